@@ -1,0 +1,214 @@
+"""The `aha` command. A command's module is imported when the command runs, never before."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aha import __version__
+from aha.types import RunFailure, UserError
+
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# What `--resume` without a folder stands for, see `main`.
+_LATEST = "latest"
+
+app = typer.Typer(
+    help="Train a small language model to reason with GRPO, and see it learn to check itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at a recipe's problems.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A shipped recipe's name or a YAML file; default countdown-tiny."),
+    ] = None,
+    set_: SetOption = None,
+    model: Annotated[str | None, typer.Option(help="model.name")] = None,
+    task: Annotated[str | None, typer.Option(help="task.name")] = None,
+    rewards: Annotated[
+        str | None, typer.Option(help="Names with commas, such as accuracy,format; weight 1 each.")
+    ] = None,
+    max_steps: Annotated[str | None, typer.Option(help="train.max_steps")] = None,
+    learning_rate: Annotated[str | None, typer.Option(help="optimizer.learning_rate")] = None,
+    seed: Annotated[str | None, typer.Option(help="train.seed")] = None,
+    report_to: Annotated[
+        str | None, typer.Option(help="logging.report_to: tensorboard, or none.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run directory; default runs/RECIPE-DATE.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved recipe and the first prompt; stop.")
+    ] = False,
+) -> None:
+    """Train RECIPE with GRPO, evaluate before and after, and write a report."""
+    overrides = list(set_ or [])
+    overrides += _short_options(
+        {
+            "model.name": model,
+            "task.name": task,
+            "train.max_steps": max_steps,
+            "optimizer.learning_rate": learning_rate,
+            "train.seed": seed,
+        }
+    )
+    if rewards is not None:
+        overrides.append(f"rewards=[{', '.join(f'{{name: {n}}}' for n in rewards.split(','))}]")
+    if report_to is not None:
+        overrides.append(f"logging.report_to=[{'' if report_to == 'none' else report_to}]")
+    if resume is not None:
+        _resume(resume, recipe, overrides, output, dry_run)
+        return
+    from aha.recipe import DEFAULT_RECIPE, load_recipe
+
+    loaded = load_recipe(recipe or DEFAULT_RECIPE, overrides)
+    if dry_run:
+        from aha.train.dry_run import describe
+
+        typer.echo(describe(loaded))
+        return
+    from aha.train.start import start_run
+
+    start_run(loaded, output)
+
+
+def _short_options(options: dict[str, str | None]) -> list[str]:
+    return [f"{key}={value}" for key, value in options.items() if value is not None]
+
+
+def _resume(
+    resume: str, recipe: str | None, overrides: list[str], output: Path | None, dry_run: bool
+) -> None:
+    if recipe or overrides or output or dry_run:
+        raise UserError(
+            "--resume goes on with a run's own recipe in its own folder; it takes no recipe, no "
+            "--output, no --dry-run and no changed settings."
+        )
+    from aha.runs import latest_run
+    from aha.train.start import resume_run
+
+    resume_run(latest_run() if resume == _LATEST else Path(resume))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    figure: Annotated[
+        Path | None, typer.Option(help="Also write the main curves to this PNG file.")
+    ] = None,
+) -> None:
+    """Write RUN's report.html from what is in its directory."""
+    from aha.report.build import build_report, write_figure
+    from aha.runs import RunDirectory
+
+    directory = RunDirectory.open(run)
+    typer.echo(f"report: {build_report(directory)}")
+    if figure is not None:
+        write_figure(directory, figure)
+        typer.echo(f"figure: {figure}")
+
+
+@data_app.command("show")
+def data_show(
+    recipe: RecipeArgument = "countdown-tiny",
+    set_: SetOption = None,
+    split: Annotated[str, typer.Option(help="train or test")] = "train",
+    n: Annotated[int, typer.Option(help="How many problems.", min=1)] = 5,
+) -> None:
+    """Show RECIPE's first problems as the model sees them."""
+    from aha.recipe import load_recipe
+    from aha.tasks.load import load_problems
+    from aha.tasks.prompts import render
+    from aha.train.policy import load_tokenizer
+
+    if split not in ("train", "test"):
+        raise UserError(f"--split is {split!r}; allowed are train and test.")
+    loaded = load_recipe(recipe, set_ or [])
+    tokenizer: Any = load_tokenizer(loaded.model)
+    for problem in load_problems(loaded.task, split, n):
+        typer.echo(f"{dict(problem.columns)}")
+        typer.echo(render(problem.columns, loaded.prompt.style, tokenizer).text + "\n")
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from aha.recipe import load_recipe, shipped_recipes
+
+    for name in shipped_recipes():
+        typer.echo(f"{name:24} {load_recipe(name).description}")
+
+
+@app.command("rewards")
+def list_rewards() -> None:
+    """List the rewards."""
+    from aha.rewards import REWARDS
+
+    for name, reward in sorted(REWARDS.items()):
+        first = " ".join((reward.__doc__ or "").split("\n\n")[0].split())
+        typer.echo(f"{name:16} {first}")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"aha {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=_with_resume_value(given), prog_name="aha")
+    except UserError as error:
+        _stop(f"error: {error}", EXIT_USER_ERROR)
+    except RunFailure as error:
+        _stop(f"failed: {error}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        _stop("interrupted; go on from the last checkpoint with --resume", EXIT_INTERRUPTED)
+
+
+def _with_resume_value(arguments: list[str]) -> list[str]:
+    """Give a `--resume` that has no folder after it the value that means the latest run."""
+    result: list[str] = []
+    for index, argument in enumerate(arguments):
+        result.append(argument)
+        following = arguments[index + 1 : index + 2]
+        if argument == "--resume" and (not following or following[0].startswith("-")):
+            result.append(_LATEST)
+    return result
+
+
+def _stop(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

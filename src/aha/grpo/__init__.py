@@ -1,0 +1,1 @@
+"""The algorithm: advantages, losses, log-probabilities, micro-batches. No rollouts, no files."""

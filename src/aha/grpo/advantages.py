@@ -1,0 +1,50 @@
+"""Group-relative advantages: how much better a completion is than its siblings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ScaleRewards = Literal["group", "batch", "none"]
+
+# Keeps a group of nearly equal rewards from exploding; TRL's value.
+_STD_EPSILON = 1e-4
+
+
+def group_advantages(rewards_PG: Tensor, scale_rewards: ScaleRewards) -> Tensor:
+    """Advantages of shape (P, G): reward less the group's mean, over a standard deviation.
+
+    `scale_rewards` says whose deviation: the group's (DeepSeekMath, arXiv:2402.03300, eq. 3
+    and section 4.1.2), the whole batch's (arXiv:2508.08221), or none (Dr. GRPO,
+    arXiv:2503.20783). A NaN reward (nothing applied) is left out of the mean and gets
+    advantage 0, and so does every completion of a group without a difference. Deviations
+    are of the sample (n - 1), as in TRL.
+    """
+    known_PG = ~rewards_PG.isnan()
+    centred_PG = rewards_PG - rewards_PG.nanmean(dim=1, keepdim=True)
+    if scale_rewards == "group":
+        centred_PG = centred_PG / (_std(centred_PG, known_PG, dim=1) + _STD_EPSILON)
+    elif scale_rewards == "batch":
+        deviation = _std(
+            (rewards_PG - rewards_PG.nanmean()).reshape(1, -1), known_PG.reshape(1, -1), dim=1
+        )
+        centred_PG = centred_PG / (deviation + _STD_EPSILON)
+    flat_P1 = without_signal(rewards_PG)[:, None]
+    return torch.where(known_PG & ~flat_P1, centred_PG, torch.zeros_like(centred_PG))
+
+
+def without_signal(rewards_PG: Tensor) -> Tensor:
+    """Which groups (P,) have no two different rewards: training on them changes nothing."""
+    highest_P = rewards_PG.nan_to_num(nan=float("-inf")).max(dim=1).values
+    lowest_P = rewards_PG.nan_to_num(nan=float("inf")).min(dim=1).values
+    # Rewards are sums of floats: differences at rounding level are none.
+    return highest_P - lowest_P <= 1e-6
+
+
+def _std(centred: Tensor, known: Tensor, dim: int) -> Tensor:
+    """Sample deviation of values that are already centred, NaN left out; kept dimension."""
+    squares = torch.where(known, centred, torch.zeros_like(centred)).square()
+    count = known.sum(dim=dim, keepdim=True)
+    return (squares.sum(dim=dim, keepdim=True) / (count - 1).clamp(min=1)).sqrt()

@@ -1,0 +1,1 @@
+"""Analysis of what a model wrote: does it reflect, check, correct itself."""

@@ -1,0 +1,59 @@
+"""Rewards for Countdown: is the answer an expression, does it use the numbers, is it right.
+
+Source: TinyZero and MiniR1, with their faults mended: exact rational arithmetic instead of
+`eval`, integers only (`1.5*2` does not use 1, 5 and 2), and `65 = 55 + 10` is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from aha.rewards.base import Reward, column
+from aha.rewards.expression import ExpressionError, expression_side, parse_expression
+from aha.rewards.parse import Text, lenient_answer, with_opened_think
+
+
+def check_answer(answer: str | None, target: int, nums: Sequence[int]) -> bool | None:
+    """Whether an answer reaches the target with each number exactly once.
+
+    None when the answer is no arithmetic expression at all.
+    """
+    if answer is None:
+        return None
+    try:
+        expression = parse_expression(expression_side(answer))
+    except ExpressionError:
+        return None
+    uses_each_once = Counter(expression.numbers) == Counter(int(n) for n in nums)
+    return uses_each_once and expression.value == int(target)
+
+
+class EquationReward(Reward):
+    """`correct` for an expression that uses each given number exactly once and equals the
+    target, `valid` for an expression that misses either, 0 otherwise.
+
+    Range 0 to `correct`; reads the last answer block. Columns: target, nums. Source: MiniR1.
+    """
+
+    name: ClassVar[str] = "equation"
+
+    correct: float = 2.0
+    valid: float = 0.1
+
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
+    ) -> list[float | None]:
+        targets = column(columns, "target", self.name)
+        nums = column(columns, "nums", self.name)
+        rows = zip(prompts, completions, targets, nums, strict=True)
+        return [
+            self._score(check_answer(lenient_answer(with_opened_think(p, c)), target, numbers))
+            for p, c, target, numbers in rows
+        ]
+
+    def _score(self, checked: bool | None) -> float:
+        if checked is None:
+            return 0.0
+        return self.correct if checked else self.valid

@@ -1,0 +1,1 @@
+"""Rollouts: completions for prompts, with the log-probabilities they were sampled at."""

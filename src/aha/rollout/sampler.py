@@ -1,0 +1,67 @@
+"""Drawing tokens: inverse of the cumulative distribution, one uniform number per token.
+
+One uniform per token (instead of one per vocabulary entry, as multinomial and Gumbel need)
+lets every row have a random stream of its own, drawn before the rollout starts, so that a
+completion does not depend on which rows share its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aha.rollout.base import SamplingSettings
+
+
+def uniforms(seed: int, rows: Sequence[int], length: int) -> Tensor:
+    """Random numbers in [0, 1), one row per stream, float64 of shape (B, length).
+
+    Row i is a function of (seed, rows[i]) alone.
+    """
+    streams = [
+        np.random.Generator(np.random.Philox(key=[seed, row])).random(length) for row in rows
+    ]
+    return torch.from_numpy(np.stack(streams))
+
+
+def sample(
+    logits_BV: Tensor, uniforms_B: Tensor, settings: SamplingSettings
+) -> tuple[Tensor, Tensor]:
+    """Next tokens and their log-probabilities, both of shape (B,).
+
+    The log-probabilities are under the full softmax at the scoring temperature.
+    """
+    logprobs_BV = torch.log_softmax(logits_BV.float() / settings.scoring_temperature, dim=-1)
+    if settings.temperature == 0:
+        tokens_B = logprobs_BV.argmax(dim=-1)
+    else:
+        tokens_B = _draw(_narrow(logprobs_BV.exp(), settings), uniforms_B)
+    return tokens_B, logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
+
+
+def _draw(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    # In float64: over 150,000 entries a float32 running sum would lose rare tokens.
+    cumulative_BV = weights_BV.cumsum(dim=-1, dtype=torch.float64)
+    points_B = uniforms_B.to(cumulative_BV) * cumulative_BV[:, -1]
+    # right=True steps over entries of weight 0; u < 1 keeps the index in range.
+    return torch.searchsorted(cumulative_BV, points_B[:, None], right=True).squeeze(1)
+
+
+def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:
+    """Probabilities with the entries that top_k, top_p and min_p exclude set to 0."""
+    if settings.top_k > 0 and settings.top_k < probs_BV.shape[1]:
+        threshold_B1 = probs_BV.topk(settings.top_k, dim=-1).values[:, -1:]
+        probs_BV = probs_BV.where(probs_BV >= threshold_B1, 0.0)
+    if settings.min_p > 0:
+        threshold_B1 = settings.min_p * probs_BV.max(dim=-1, keepdim=True).values
+        probs_BV = probs_BV.where(probs_BV >= threshold_B1, 0.0)
+    if settings.top_p < 1:
+        sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
+        before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
+        limit_B1 = settings.top_p * probs_BV.sum(dim=-1, keepdim=True)
+        kept_BV = sorted_BV.where(before_BV < limit_B1, 0.0)
+        probs_BV = torch.zeros_like(probs_BV).scatter(1, order_BV, kept_BV)
+    return probs_BV

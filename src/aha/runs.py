@@ -1,0 +1,186 @@
+"""The run directory: what is in it, how it is written, how it is read. No torch.
+
+    recipe.yaml  environment.json  metrics.jsonl  samples.jsonl  samples/step_00005.txt
+    events/  checkpoints/step-000100/  eval.json  eval-before.jsonl  eval-after.jsonl
+    report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from aha.recipe import Recipe, dump_recipe, load_recipe
+from aha.types import UserError
+
+_PACKAGES = ("aha-zero", "torch", "transformers", "tokenizers", "numpy", "pydantic")
+
+
+class RunDirectory:
+    """Paths, writers and readers of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.events = path / "events"
+        self.samples = path / "samples"
+        self.metrics_file = path / "metrics.jsonl"
+        self.samples_file = path / "samples.jsonl"
+        self.eval_file = path / "eval.json"
+        self.report_file = path / "report.html"
+
+    @classmethod
+    def create(cls, recipe: Recipe, output: Path | None) -> RunDirectory:
+        """A new run directory with its recipe and environment.
+
+        Errors: UserError when `output` already holds a run or cannot be written.
+        """
+        path = output or _default_path(recipe.name)
+        run = cls(path)
+        if (path / "recipe.yaml").exists():
+            raise UserError(
+                f"--output: {str(path)!r} already holds a run; resume it with --resume {path}, or "
+                "choose another folder."
+            )
+        try:
+            for folder in (path, run.checkpoints, run.samples):
+                folder.mkdir(parents=True, exist_ok=True)
+            (path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+            run.write_json("environment.json", environment(recipe.train.seed))
+        except OSError as error:
+            raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run. Errors: UserError when there is none."""
+        if not (path / "recipe.yaml").is_file():
+            raise UserError(f"{str(path)!r} is not a run directory: it has no recipe.yaml.")
+        return cls(path)
+
+    def recipe(self) -> Recipe:
+        return load_recipe(str(self.path / "recipe.yaml"))
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        _append(self.metrics_file, [record])
+
+    def append_samples(self, records: Iterable[dict[str, Any]]) -> None:
+        _append(self.samples_file, records)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All steps' records, in order."""
+        return _read_lines(self.metrics_file)
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """The records of a .jsonl file in the run; none when there is no such file."""
+        return _read_lines(self.path / name)
+
+    def write_lines(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        text = "".join(_line(record) for record in records)
+        _replace(self.path / name, text)
+
+    def evaluation(self) -> dict[str, Any]:
+        """eval.json, or nothing yet."""
+        return json.loads(self.eval_file.read_text("utf-8")) if self.eval_file.exists() else {}
+
+    def write_json(self, name: str, value: Any) -> None:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        _replace(self.path / name, f"{text}\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after `step`, which is where a resumed run goes on."""
+        for name in (self.metrics_file.name, self.samples_file.name):
+            kept = [record for record in self.read_lines(name) if record["step"] <= step]
+            self.write_lines(name, kept)
+        for path in self.samples.glob("step_*.txt"):
+            if int(path.stem.removeprefix("step_")) > step:
+                path.unlink()
+
+
+def latest_run(parent: Path = Path("runs")) -> Path:
+    """The run directory last begun under `parent`. Errors: UserError when there is none."""
+    runs = [path.parent for path in parent.glob("*/recipe.yaml")]
+    if not runs:
+        raise UserError(f"--resume: there is no run under {str(parent)!r}; name its folder.")
+    return max(runs, key=lambda path: (path / "recipe.yaml").stat().st_mtime)
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """What a reader needs to reproduce a run: versions, machine, seed, commit."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "seed": seed,
+        "git_commit": _git_commit(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _default_path(name: str) -> Path:
+    base = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _git_commit() -> str | None:
+    """The commit of the source that runs, when it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return None
+    return done.stdout.strip() or None
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(_line(record) for record in records))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # An interrupted write leaves a last line without its end; it was never recorded.
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,98 @@
+"""The texts that the embedded model is taught: random search over Countdown, with checks.
+
+A trace tries one combination of the numbers after another, never the same twice. After
+each it compares the result with the target. A success ends the search. A failure ends it
+too with probability `stop_after_failure`, and the trace then answers with its last, wrong
+expression; otherwise it says "Wait," and tries again. So the base model is taught how to
+write sums, to compare and to give up early; that going on pays is left for RL to find.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from aha.tasks.countdown import CountdownRanges, Step, combine
+from aha.tasks.prompts import THINK, compact_question
+
+# The problems that the embedded model can read and write: every value has a token.
+TINY_RANGES = CountdownRanges(
+    sizes=(3,), number_min=1, number_max=20, target_min=1, target_max=100, max_value=199
+)
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """How traces search.
+
+    `guided_share` is the chance that a try is drawn from those that reach the target
+    instead of from all; the rest of the search is blind.
+    """
+
+    stop_after_failure: float = 0.6
+    guided_share: float = 0.05
+    max_tries: int = 12
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to combine three numbers: two steps and the expression they make."""
+
+    steps: tuple[Step, Step]
+    expression: str
+
+    @property
+    def value(self) -> int:
+        return self.steps[-1].value
+
+    @property
+    def text(self) -> str:
+        return " , ".join(f"{s.left} {s.operator} {s.right} = {s.value}" for s in self.steps)
+
+
+def all_attempts(nums: Sequence[int], max_value: int) -> list[Attempt]:
+    """Every distinct way to combine three numbers within 0..max_value."""
+    found: dict[str, Attempt] = {}
+    for i, j in combinations(range(3), 2):
+        third = nums[3 - i - j]
+        for first in combine(nums[i], nums[j], max_value):
+            for second in combine(first.value, third, max_value):
+                attempt = Attempt((first, second), _expression(first, second, third))
+                found.setdefault(attempt.expression, attempt)
+    return list(found.values())
+
+
+def _expression(first: Step, second: Step, third: int) -> str:
+    inner = f"( {first.left} {first.operator} {first.right} )"
+    # The larger operand stands first; on a tie the first step's result does.
+    inner_first = first.value >= third
+    left, right = (inner, str(third)) if inner_first else (str(third), inner)
+    return f"{left} {second.operator} {right}"
+
+
+def prompt_text(nums: Sequence[int], target: int) -> str:
+    """The compact prompt; it already opens the think block."""
+    return f"{compact_question({'nums': nums, 'target': target})} {THINK}"
+
+
+def completion_text(
+    columns: Mapping[str, object], settings: TraceSettings, rng: random.Random
+) -> str:
+    """One trace for a problem's `nums` and `target`, without the end token."""
+    nums, target = columns["nums"], columns["target"]
+    assert isinstance(nums, list)
+    attempts = all_attempts(nums, TINY_RANGES.max_value)
+    rng.shuffle(attempts)
+    hits = [attempt for attempt in attempts if attempt.value == target]
+    parts: list[str] = []
+    while True:
+        guided = bool(hits) and rng.random() < settings.guided_share
+        attempt = hits[-1] if guided else attempts.pop()
+        solved = attempt.value == target
+        parts.append(f"{attempt.text} , {'yes' if solved else f'not {target}'} .")
+        exhausted = not attempts or len(parts) >= settings.max_tries
+        if solved or exhausted or rng.random() < settings.stop_after_failure:
+            thoughts = " Wait, ".join(parts)
+            return f"{thoughts} </think> <answer> {attempt.expression} </answer>"

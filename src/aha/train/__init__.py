@@ -1,0 +1,1 @@
+"""Training: the loop, the policy, the update, checkpoints."""

@@ -1,0 +1,187 @@
+"""The training loop: problems -> rollouts -> rewards -> advantages -> update -> record.
+
+Everything a step draws (problems, completions) is a function of (seed, step), so a resumed
+run goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aha.evaluate.evaluate import Evaluation, evaluate
+from aha.grpo.advantages import group_advantages
+from aha.observe.observer import Observer
+from aha.observe.record import group_metrics
+from aha.recipe import Recipe
+from aha.rewards.score import WeightedReward, score
+from aha.rollout.base import SamplingSettings
+from aha.runs import RunDirectory
+from aha.tasks.prompts import render_all
+from aha.train.checkpoint import save_checkpoint
+from aha.train.schedule import learning_rate_at
+from aha.train.setup import Trainer, build_trainer, sampling_settings, update_settings
+from aha.train.update import UpdateStats, update
+from aha.types import Group, Problem
+
+# Evaluations draw from a stream of their own, never from one of a training step.
+_EVALUATION_STEP = 0
+
+
+def train(
+    recipe: Recipe, run: RunDirectory, observers: Sequence[Observer], resume_from: Path | None
+) -> None:
+    """Train to `max_steps`, evaluating before and after; every step is recorded in `run`."""
+    trainer = build_trainer(recipe, resume_from)
+    if "before" not in run.evaluation():
+        _evaluate(trainer, run, observers, "before")
+    for step in range(trainer.first_step, recipe.train.max_steps + 1):
+        groups, record = train_step(trainer, step)
+        run.append_metrics(record)
+        for observer in observers:
+            observer.on_step(record, groups)
+        if step % recipe.train.save_steps == 0 or step == recipe.train.max_steps:
+            save_checkpoint(
+                run.checkpoints,
+                step,
+                trainer.model,
+                trainer.tokenizer,
+                trainer.optimizer,
+                recipe.train.save_total_limit,
+            )
+    _evaluate(trainer, run, observers, "after")
+
+
+def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]]:
+    """One step: its groups, and its record for metrics.jsonl."""
+    recipe, times = trainer.recipe, dict[str, float]()
+    started = time.perf_counter()
+    learning_rate = learning_rate_at(step, recipe.train.max_steps, recipe.optimizer)
+    for parameters in trainer.optimizer.param_groups:
+        parameters["lr"] = learning_rate
+    problems = trainer.stream.at(step)
+    with _timed(times, "time/rollout_s"):
+        groups = roll_out(trainer, problems, step)
+    with _timed(times, "time/reward_s"):
+        groups = score_groups(trainer.rewards, groups)
+        groups = with_advantages(groups, recipe)
+    with _timed(times, "time/train_s"):
+        stats = update(
+            trainer.model, trainer.reference, trainer.optimizer, groups, update_settings(recipe)
+        )
+    times["time/step_s"] = time.perf_counter() - started
+    epoch = trainer.stream.epoch(step)
+    return groups, _record(step, epoch, learning_rate, groups, stats, times)
+
+
+def roll_out(trainer: Trainer, problems: Sequence[Problem], step: int) -> list[Group]:
+    """A group of completions for each problem, not scored yet."""
+    recipe = trainer.recipe
+    prompts = render_all(problems, recipe.prompt.style, trainer.tokenizer)
+    completions = trainer.engine.generate(
+        prompts,
+        recipe.generation.num_generations,
+        sampling_settings(recipe),
+        rollout_seed(recipe.train.seed, step),
+    )
+    return [
+        Group(problem, prompt, group)
+        for problem, prompt, group in zip(problems, prompts, completions, strict=True)
+    ]
+
+
+def score_groups(rewards: Sequence[WeightedReward], groups: Sequence[Group]) -> list[Group]:
+    """The groups with a score for every completion; rewards see the whole step at once."""
+    rows = [(g.problem, g.prompt, completion) for g in groups for completion in g.completions]
+    problems, prompts, completions = zip(*rows, strict=True)
+    scores = iter(score(rewards, problems, prompts, completions))
+    return [replace(g, scores=tuple(next(scores) for _ in g.completions)) for g in groups]
+
+
+def with_advantages(groups: Sequence[Group], recipe: Recipe) -> list[Group]:
+    """The groups with an advantage for every completion."""
+    rewards_PG = torch.tensor([[s.reward for s in group.scores] for group in groups])
+    advantages_PG = group_advantages(rewards_PG, recipe.grpo.scale_rewards).tolist()
+    return [
+        replace(group, advantages=tuple(advantages))
+        for group, advantages in zip(groups, advantages_PG, strict=True)
+    ]
+
+
+def rollout_seed(seed: int, step: int) -> int:
+    """The seed of one step's random streams; no two (seed, step) pairs share one."""
+    return (seed << 32) | step
+
+
+def _evaluate(trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], when: str) -> None:
+    if not trainer.held_out:
+        return
+    recipe = trainer.recipe
+    settings = SamplingSettings(
+        recipe.generation.max_completion_length, recipe.evaluation.temperature
+    )
+    prompts = render_all(trainer.held_out, recipe.prompt.style, trainer.tokenizer)
+    seed = rollout_seed(recipe.train.seed, _EVALUATION_STEP)
+    evaluation = evaluate(trainer.engine, trainer.held_out, prompts, settings, seed)
+    run.write_lines(f"eval-{when}.jsonl", evaluation.records)
+    run.write_json("eval.json", {**run.evaluation(), when: evaluation.summary})
+    for observer in observers:
+        observer.note(f"{when} training: {_sentence(evaluation)}")
+
+
+def _sentence(evaluation: Evaluation) -> str:
+    summary = evaluation.summary
+    low, high = summary["ci95"]
+    return (
+        f"accuracy {summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, strict, "
+        f"{summary['n']} held-out problems), length {summary['mean_length']:.0f} tokens, "
+        f"{summary['reflection_rate']:.2f} reflections a completion"
+    )
+
+
+def _record(
+    step: int,
+    epoch: float,
+    learning_rate: float,
+    groups: Sequence[Group],
+    stats: UpdateStats,
+    times: dict[str, float],
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "epoch": epoch,
+        "loss": stats.loss,
+        "learning_rate": learning_rate,
+        "grad_norm": stats.grad_norm,
+        "kl": stats.kl,
+        "entropy": stats.entropy,
+        "clip_ratio": stats.clip_ratio,
+        "logprob_gap": stats.logprob_gap,
+        "trained_rows": stats.trained_rows,
+        **group_metrics(groups),
+        **times,
+        "memory/peak_gb": peak_memory_gb(),
+    }
+
+
+def peak_memory_gb() -> float:
+    """The most memory held so far: the GPU's when there is one, else the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+@contextmanager
+def _timed(times: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    times[name] = time.perf_counter() - started

@@ -1,0 +1,120 @@
+"""Everything a run needs, built once from its recipe."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from aha.grpo.losses import LossSettings
+from aha.recipe import Recipe
+from aha.rewards.score import WeightedReward, rewards_of
+from aha.rollout.base import SamplingSettings
+from aha.rollout.native import NativeEngine
+from aha.tasks.load import load_problems
+from aha.train.checkpoint import checkpoint_step, restore_optimizer
+from aha.train.data import ProblemStream
+from aha.train.policy import load_model, load_tokenizer
+from aha.train.update import UpdateSettings
+from aha.types import Problem
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Everything a step needs; built once by `build_trainer`."""
+
+    recipe: Recipe
+    model: PreTrainedModel
+    reference: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    engine: NativeEngine
+    optimizer: torch.optim.Optimizer
+    rewards: tuple[WeightedReward, ...]
+    stream: ProblemStream
+    held_out: tuple[Problem, ...]
+    first_step: int
+
+
+def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
+    """Load the policy, the reference when there is a KL term, and the problems."""
+    rewards = rewards_of(recipe)
+    problems = load_problems(recipe.task, "train", recipe.task.num_train)
+    held_out = (
+        load_problems(recipe.task, "test", recipe.evaluation.n) if recipe.evaluation.n else []
+    )
+    torch.manual_seed(recipe.train.seed)
+    source = str(resume_from) if resume_from else None
+    tokenizer = load_tokenizer(recipe.model, source)
+    model = load_model(recipe.model, source)
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    optimizer = build_optimizer(model, recipe)
+    if resume_from:
+        restore_optimizer(resume_from, optimizer)
+    return Trainer(
+        recipe=recipe,
+        model=model,
+        reference=_reference(recipe, model, resumed=resume_from is not None),
+        tokenizer=tokenizer,
+        engine=NativeEngine(model, tokenizer, recipe.generation.max_rows),
+        optimizer=optimizer,
+        rewards=rewards,
+        stream=ProblemStream(problems, recipe.grpo.prompts_per_step, recipe.train.seed),
+        held_out=tuple(held_out),
+        first_step=checkpoint_step(resume_from) + 1 if resume_from else 1,
+    )
+
+
+def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW as the recipe says; the learning rate is set at every step."""
+    settings = recipe.optimizer
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _reference(recipe: Recipe, model: PreTrainedModel, resumed: bool) -> PreTrainedModel | None:
+    """A frozen copy of the policy as it began, when the objective has a KL term."""
+    if recipe.grpo.beta == 0.0:
+        return None
+    reference = load_model(recipe.model) if resumed else copy.deepcopy(model)
+    return reference.eval().requires_grad_(False)
+
+
+def sampling_settings(recipe: Recipe) -> SamplingSettings:
+    generation = recipe.generation
+    return SamplingSettings(
+        max_completion_length=generation.max_completion_length,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+        min_p=generation.min_p,
+    )
+
+
+def update_settings(recipe: Recipe) -> UpdateSettings:
+    grpo = recipe.grpo
+    high = grpo.epsilon if grpo.epsilon_high is None else grpo.epsilon_high
+    return UpdateSettings(
+        loss=LossSettings(
+            grpo.loss_type,
+            grpo.epsilon,
+            high,
+            grpo.beta,
+            recipe.generation.max_completion_length,
+            grpo.use_bias_correction_kl,
+        ),
+        temperature=recipe.generation.temperature,
+        num_iterations=grpo.num_iterations,
+        max_grad_norm=recipe.optimizer.max_grad_norm,
+        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
+        mask_truncated=grpo.mask_truncated_completions,
+    )

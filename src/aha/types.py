@@ -1,0 +1,85 @@
+"""The values that cross layers: plain frozen dataclasses, no torch.
+
+A run turns a Problem into a Group: the problem, its prompt, G completions, their
+scores and their advantages. Nothing here computes; each layer builds the next value
+from the last, and `reward` and `advantage` stay two fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class UserError(Exception):
+    """A mistake of the user's: printed as one sentence, exit code 2, no traceback."""
+
+
+class RunFailure(Exception):
+    """A run that cannot go on for a reason worth one sentence: exit code 1."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem of a task.
+
+    `columns` holds what rewards need (Countdown: `target` and `nums`); `key` identifies
+    the content whatever its order or source, and decides the split.
+    """
+
+    task: str
+    key: str
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem as the model sees it; `text` already ends in `prefill` (often `<think>`)."""
+
+    text: str
+    prefill: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the policy wrote after one prompt.
+
+    `token_ids` includes the end token when there is one; `logprobs` has one natural
+    logarithm per token under the sampling distribution at the recipe's temperature.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Literal["stop", "length"]
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Rewards of one completion: raw value by name (None: does not apply) and weighted total."""
+
+    raw: Mapping[str, float | None]
+    weighted: Mapping[str, float]
+    reward: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """The completions of one prompt with their scores and advantages."""
+
+    problem: Problem
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    scores: tuple[Score, ...] = ()
+    advantages: tuple[float, ...] = field(default=())
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether any completion has an advantage other than zero."""
+        return any(a != 0.0 for a in self.advantages)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from aha.tiny.tokenizer import VOCABULARY_SIZE, build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture
+def random_model() -> Callable[..., LlamaForCausalLM]:
+    """Makes small untrained models over the embedded model's vocabulary."""
+
+    def make(seed: int = 0, **changes: object) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        settings = {
+            "vocab_size": VOCABULARY_SIZE,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 48,
+            "max_position_embeddings": 512,
+            "bos_token_id": None,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+            # Large enough that the untrained model has preferences of its own.
+            "initializer_range": 0.3,
+            **changes,
+        }
+        return LlamaForCausalLM(LlamaConfig(**settings)).eval()
+
+    return make

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from aha.grpo.losses import LossSettings, LossType, row_weights, token_loss
+
+
+def settings(loss_type: LossType = "grpo", **changes: float) -> LossSettings:
+    values = {"epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.0, "max_completion_length": 10}
+    return LossSettings(loss_type, **{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"),
+    [
+        ("grpo", [1 / (2 * 4), 1 / (2 * 2)]),
+        ("bnpo", [1 / 6, 1 / 6]),
+        ("dapo", [1 / 6, 1 / 6]),
+        ("dr_grpo", [1 / 20, 1 / 20]),
+    ],
+)
+def test_token_weights_by_hand(loss_type: LossType, expected: list[float]) -> None:
+    weights = row_weights(torch.tensor([4.0, 2.0]), settings(loss_type))
+    assert weights.tolist() == pytest.approx(expected)
+
+
+def test_a_masked_row_still_counts_as_a_row() -> None:
+    weights = row_weights(torch.tensor([4.0, 0.0]), settings("grpo"))
+    assert weights[0].item() == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped"),
+    [
+        (1.0, 2.0, -2.0, False),
+        (1.1, 2.0, -2.2, False),
+        (1.5, 2.0, -2.56, True),
+        (0.5, 2.0, -1.0, False),
+        (1.5, -2.0, 3.0, False),
+        (0.5, -2.0, 1.6, True),
+    ],
+)
+def test_clipping_by_hand(ratio: float, advantage: float, loss: float, clipped: bool) -> None:
+    logprobs = torch.tensor([[math.log(0.5 * ratio)]])
+    old = torch.tensor([[math.log(0.5)]])
+    result = token_loss(logprobs, old, torch.tensor([advantage]), None, settings())
+    assert result.loss_BT.item() == pytest.approx(loss, rel=1e-5)
+    assert result.clipped_BT.item() is clipped
+
+
+def test_kl_by_hand() -> None:
+    # d = log(0.4) - log(0.5); exp(d) - d - 1 = 0.8 + 0.22314 - 1.
+    logprobs = torch.tensor([[math.log(0.5)]])
+    reference = torch.tensor([[math.log(0.4)]])
+    result = token_loss(logprobs, logprobs, torch.tensor([0.0]), reference, settings(beta=0.1))
+    kl = 0.8 - math.log(0.8) - 1
+    assert result.kl_BT.item() == pytest.approx(kl, rel=1e-5)
+    assert result.loss_BT.item() == pytest.approx(0.1 * kl, rel=1e-5)
+
+
+def test_at_ratio_one_the_gradient_is_minus_the_advantage() -> None:
+    logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    result = token_loss(logprobs, logprobs.detach(), torch.tensor([3.0]), None, settings())
+    result.loss_BT.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [[-3.0, -3.0]]

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from aha.rollout import fused
+from aha.rollout.base import SamplingSettings
+from aha.rollout.native import NativeEngine
+from aha.types import Completion, Prompt
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 224,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,
+}
+
+
+def build(kind: str, random_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    torch.manual_seed(1)
+    if kind == "llama":
+        return random_model()
+    if kind == "llama-bias":
+        model = random_model(attention_bias=True)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.5)
+        return model
+    if kind == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)).eval()
+    if kind == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)).eval()
+    if kind == "mistral":
+        return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)).eval()
+    config = GPT2Config(
+        vocab_size=224, n_embd=32, n_layer=2, n_head=4, n_positions=256,
+        bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval()
+
+
+def make_prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
+    texts = ["Make 24 from 3 7 12 . <think>", "Make 5 from 1 4 . <think>", "Make 9 from 9 . <think> 9 ="]
+    return [Prompt(text, "<think>", tuple(tokenizer.encode(text))) for text in texts]
+
+
+def scored(model: PreTrainedModel, prompt: Prompt, completion: Completion, t: float) -> torch.Tensor:
+    """Log-probabilities of a completion from one plain forward over its own unpadded text."""
+    ids = torch.tensor([prompt.token_ids + completion.token_ids])
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model(input_ids=ids).logits[0].float() / t, dim=-1)
+    first = len(prompt.token_ids)
+    return logprobs[first - 1 : -1].gather(1, ids[0, first:, None]).squeeze(1)
+
+
+FUSED = ["llama", "llama-bias", "qwen2", "qwen3", "mistral"]
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_llama_like_models_take_the_fused_path(
+    kind: str, random_model: Callable[..., PreTrainedModel]
+) -> None:
+    assert fused.supports(build(kind, random_model))
+
+
+def test_what_the_fused_path_does_not_compute_it_refuses(
+    random_model: Callable[..., PreTrainedModel],
+) -> None:
+    assert not fused.supports(build("gpt2", random_model))
+    window = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4))
+    assert not fused.supports(window)
+    scaled = random_model(
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
+    )
+    assert not fused.supports(scaled)
+
+
+@pytest.mark.parametrize("allow_fused", [True, False])
+@pytest.mark.parametrize("kind", [*FUSED, "gpt2"])
+def test_sampled_logprobs_are_the_models(
+    kind: str,
+    allow_fused: bool,
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = build(kind, random_model)
+    engine = NativeEngine(model, tokenizer, allow_fused=allow_fused)
+    prompts = make_prompts(tokenizer)
+    settings = SamplingSettings(70, temperature=0.8)
+    groups = engine.generate(prompts, 12, settings, seed=3)
+    lengths = set()
+    for prompt, group in zip(prompts, groups, strict=True):
+        for completion in group:
+            lengths.add(len(completion.token_ids))
+            expected = scored(model, prompt, completion, 0.8)
+            assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-4)
+    # Rows must have left at different times, or leaving was not tested.
+    assert len(lengths) > 2
+
+
+@pytest.mark.parametrize("allow_fused", [True, False])
+def test_a_completion_does_not_depend_on_its_batch(
+    allow_fused: bool,
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = random_model()
+    prompts, settings = make_prompts(tokenizer), SamplingSettings(40)
+    whole = NativeEngine(model, tokenizer, allow_fused=allow_fused)
+    waves = NativeEngine(model, tokenizer, max_rows=4, allow_fused=allow_fused)
+    together = whole.generate(prompts, 4, settings, seed=9)
+    apart = waves.generate(prompts, 4, settings, seed=9)
+    assert ids(together) == ids(apart)
+    assert ids(whole.generate(prompts[:1], 4, settings, seed=9)) == ids(together[:1])
+
+
+def test_both_paths_write_the_same(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, prompts = random_model(), make_prompts(tokenizer)
+    settings = SamplingSettings(40)
+    fast = NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=2)
+    plain = NativeEngine(model, tokenizer, allow_fused=False).generate(prompts, 4, settings, seed=2)
+    assert ids(fast) == ids(plain)
+
+
+def test_groups_differ_and_seeds_differ(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine, prompts = NativeEngine(random_model(), tokenizer), make_prompts(tokenizer)
+    one = engine.generate(prompts, 4, SamplingSettings(12), seed=1)
+    two = engine.generate(prompts, 4, SamplingSettings(12), seed=2)
+    assert len({c.token_ids for c in one[0]}) > 1
+    assert ids(one) != ids(two)
+
+
+def test_the_limit_truncates_and_the_end_token_stops(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, prompts = random_model(), make_prompts(tokenizer)
+    engine = NativeEngine(model, tokenizer)
+    completions = [c for g in engine.generate(prompts, 8, SamplingSettings(60), 0) for c in g]
+    assert {c.finish_reason for c in completions} == {"stop", "length"}
+    for completion in completions:
+        assert 1 not in completion.token_ids[:-1]
+        if completion.truncated:
+            assert len(completion.token_ids) == 60
+        else:
+            assert completion.token_ids[-1] == 1
+            assert "<eos>" not in completion.text
+
+
+def test_rollouts_see_new_weights_at_once(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, prompts = random_model(), make_prompts(tokenizer)
+    engine, settings = NativeEngine(model, tokenizer), SamplingSettings(5, temperature=0.0)
+    with torch.no_grad():
+        model.lm_head.weight[100] = 50 * model.lm_head.weight.abs().max()
+        model.model.norm.weight.fill_(0.0)
+        model.lm_head.weight.zero_()
+    (completion,) = engine.generate(prompts[:1], 1, settings, seed=0)[0]
+    # All logits are equal now, and the first index wins.
+    assert set(completion.token_ids) == {0}
+
+
+def ids(groups: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:
+    return [[c.token_ids for c in group] for group in groups]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aha.rollout.base import SamplingSettings
+from aha.rollout.sampler import sample, uniforms
+
+LOGITS_V = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -30.0])
+
+
+def draw(count: int, **settings: float) -> torch.Tensor:
+    logits_BV = LOGITS_V.expand(count, -1)
+    points_B = uniforms(0, range(count), 1)[:, 0]
+    tokens_B, _ = sample(logits_BV, points_B, SamplingSettings(1, **settings))  # type: ignore[arg-type]
+    return torch.bincount(tokens_B, minlength=len(LOGITS_V)) / count
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_the_softmax(temperature: float) -> None:
+    expected = torch.softmax(LOGITS_V / temperature, dim=-1)
+    # 20,000 draws: five standard deviations are at most 0.018.
+    assert torch.allclose(draw(20_000, temperature=temperature), expected.float(), atol=0.018)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.5}, {0}),
+        ({"top_p": 0.8}, {0, 1, 2}),
+        ({"min_p": 0.3}, {0, 1}),
+        ({"temperature": 0.0}, {0}),
+        ({"top_k": 3, "min_p": 0.3}, {0, 1}),
+    ],
+)
+def test_narrowing_leaves_the_named_tokens(settings: dict[str, float], allowed: set[int]) -> None:
+    assert set(draw(4_000, **settings).nonzero().flatten().tolist()) == allowed
+
+
+def test_logprobs_are_of_the_full_softmax_at_the_temperature() -> None:
+    settings = SamplingSettings(1, temperature=0.7, top_k=1)
+    tokens_B, logprobs_B = sample(LOGITS_V[None], torch.tensor([0.99]), settings)
+    expected = torch.log_softmax(LOGITS_V / 0.7, dim=-1)[tokens_B]
+    assert torch.allclose(logprobs_B, expected)
+
+
+def test_the_ends_of_the_unit_interval_draw_possible_tokens() -> None:
+    logits_BV = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(2, -1)
+    points_B = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    tokens_B, _ = sample(logits_BV, points_B, SamplingSettings(1))
+    assert tokens_B.tolist() == [1, 2]
+
+
+def test_streams_depend_on_seed_and_row_alone() -> None:
+    together = uniforms(5, [0, 1, 2], 8)
+    assert torch.equal(uniforms(5, [2], 8)[0], together[2])
+    assert torch.equal(uniforms(5, [2], 20)[0, :8], together[2])
+    assert not torch.equal(uniforms(6, [2], 8)[0], together[2])

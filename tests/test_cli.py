@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aha.cli import _with_resume_value
+
+
+def aha(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "aha.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom aha.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--max-steps", "many"], ["train.max_steps", "'many'", "integer"]),
+        (["train", "--learning-rate", "-1"], ["optimizer.learning_rate", "greater than 0"]),
+        (["train", "--rewards", "accuracy,beauty"], ["'beauty'", "allowed are accuracy"]),
+        (["train", "--report-to", "paper"], ["logging.report_to", "'paper'", "'tensorboard'"]),
+        (["train", "--task", "chess"], ["task.name", "'chess'", "'countdown'"]),
+        (["train", "--set", "nope.x=1"], ["'nope'", "not a known key"]),
+        (["train", "--model", "./nowhere"], ["model.name", "'./nowhere'", "does not exist"]),
+        (["train", "--model", "nowhere"], ["model.name", "'nowhere'", "does not exist"]),
+        (["train", "no-such-recipe"], ["'no-such-recipe'", "countdown-tiny"]),
+        (["train", "--resume"], ["no run under 'runs'"]),
+        (["train", "--resume", "x", "--max-steps", "3"], ["--resume", "changed settings"]),
+        (["report", "nowhere"], ["'nowhere'", "not a run directory"]),
+        (["data", "show", "--split", "all"], ["--split", "'all'", "train and test"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str], words: list[str], tmp_path: Path
+) -> None:
+    done = aha(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unreachable_hub_is_said_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os\nos.environ['HF_ENDPOINT'] = 'http://127.0.0.1:9'\n"
+        "from aha.cli import main\nmain(['train', '--model', 'no-one/no-model'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "'no-one/no-model'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: mine\n")
+    done = aha("train", "--output", str(tmp_path))
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+    assert (tmp_path / "recipe.yaml").read_text() == "name: mine\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["train", "--resume"], ["train", "--resume", "latest"]),
+        (["train", "--resume", "--dry-run"], ["train", "--resume", "latest", "--dry-run"]),
+        (["train", "--resume", "runs/x"], ["train", "--resume", "runs/x"]),
+    ],
+)
+def test_resume_may_stand_without_a_folder(given: list[str], expected: list[str]) -> None:
+    assert _with_resume_value(given) == expected
+
+
+def test_dry_run_shows_recipe_prompt_and_needs(tmp_path: Path) -> None:
+    done = aha("train", "--dry-run", "--seed", "7", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "seed: 7" in done.stdout
+    assert "Make 38 from 16 5 17 . <think>" in done.stdout
+    assert "0.72 M parameters" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists(tmp_path: Path) -> None:
+    assert "countdown-tiny" in aha("recipes").stdout
+    assert "length_penalty" in aha("rewards").stdout
+    shown = aha("data", "show", "--n", "2").stdout
+    assert shown.count("<think>") == 2

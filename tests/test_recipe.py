@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aha.recipe import DEFAULT_RECIPE, Recipe, dump_recipe, load_recipe, shipped_recipes
+from aha.types import UserError
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_parses_and_is_named_like_its_file(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+
+
+def test_a_dumped_recipe_loads_to_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe(DEFAULT_RECIPE, ["train.max_steps=7"])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    assert load_recipe(str(path)) == recipe
+
+
+def test_set_reads_numbers_lists_and_exponents() -> None:
+    recipe = load_recipe(
+        DEFAULT_RECIPE,
+        ["optimizer.learning_rate=1e-4", "task.sizes=[3, 4]", "grpo.epsilon_high=null"],
+    )
+    assert recipe.optimizer.learning_rate == 1e-4
+    assert recipe.task.sizes == (3, 4)
+    assert recipe.grpo.epsilon_high is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.max_step=3", ["'train.max_step'", "not a known key", "max_steps"]),
+        ("nope=1", ["'nope'", "not a known key", "generation"]),
+        ("rewards=[{name: format, wieght: 2}]", ["wieght", "name, weight, options"]),
+        ("train.max_steps=abc", ["train.max_steps", "'abc'", "integer"]),
+        ("train.max_steps=0", ["train.max_steps", "0", "greater than or equal to 1"]),
+        ("grpo.loss_type=ppo", ["grpo.loss_type", "'ppo'", "'dr_grpo'"]),
+        ("task.number_min=50", ["number_min is 50", "at most number_max, 20"]),
+        ("task.sizes=[1]", ["sizes is [1]", "2 to 8"]),
+        ("generation.num_generations=1", ["num_generations", "greater than or equal to 2"]),
+        ("generation.temperature=.inf", ["temperature", "finite"]),
+        ("rewards=[]", ["rewards"]),
+        ("rewards=[{name: a}, {name: a}]", ["rewards", "once"]),
+        ("train=3", ["train", "3"]),
+        ("train", ["--set 'train'", "key=value"]),
+        ("name.deeper=1", ["no keys below"]),
+        ("name=../up", ["name", "../up"]),
+        ("train.max_steps=[", ["not a YAML value"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(DEFAULT_RECIPE, [override])
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", ["- 1\n", "a: [\n", "", "\tx: 1\n"])
+def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"broken\.yaml"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match="countdown-tiny"):
+        load_recipe("countdown-huge")
+
+
+def test_yaml_can_not_build_objects(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text("name: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_recipe(str(path))
+
+
+def test_the_defaults_alone_are_a_recipe() -> None:
+    assert yaml.safe_load(dump_recipe(Recipe(name="x")))["name"] == "x"
