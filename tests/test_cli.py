@@ -46,7 +46,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--resume"], ["no run under 'runs'"]),
         (["train", "--resume", "x", "--max-steps", "3"], ["--resume", "changed settings"]),
         (["report", "nowhere"], ["'nowhere'", "not a run directory"]),
-        (["data", "show", "--split", "all"], ["--split", "'all'", "train and test"]),
+        (["data", "show", "--split", "all"], ["--split", "'all'", "'train', 'test'"]),
+        (["train", "--max-step", "3"], ["--max-step", "--max-steps"]),
+        (["train", "one", "two"], ["unexpected", "two"]),
+        (["tarin"], ["tarin"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

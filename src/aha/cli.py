@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.exceptions import TyperException
 
 from aha import __version__
 from aha.types import RunFailure, UserError
@@ -20,12 +21,11 @@ _LATEST = "latest"
 
 app = typer.Typer(
     help="Train a small language model to reason with GRPO, and see it learn to check itself.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at a recipe's problems.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at a recipe's problems.")
 app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")]
@@ -135,7 +135,7 @@ def report(
 def data_show(
     recipe: RecipeArgument = "countdown-tiny",
     set_: SetOption = None,
-    split: Annotated[str, typer.Option(help="train or test")] = "train",
+    split: Annotated[Literal["train", "test"], typer.Option()] = "train",
     n: Annotated[int, typer.Option(help="How many problems.", min=1)] = 5,
 ) -> None:
     """Show RECIPE's first problems as the model sees them."""
@@ -144,8 +144,6 @@ def data_show(
     from aha.tasks.prompts import render
     from aha.train.policy import load_tokenizer
 
-    if split not in ("train", "test"):
-        raise UserError(f"--split is {split!r}; allowed are train and test.")
     loaded = load_recipe(recipe, set_ or [])
     tokenizer: Any = load_tokenizer(loaded.model)
     for problem in load_problems(loaded.task, split, n):
@@ -174,18 +172,22 @@ def list_rewards() -> None:
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
 ) -> None:
     if version:
         typer.echo(f"aha {__version__}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=_with_resume_value(given), prog_name="aha")
+        app(args=_with_resume_value(given), prog_name="aha", standalone_mode=False)
+    except TyperException as error:
+        _stop(f"error: {' '.join(error.format_message().split())}", EXIT_USER_ERROR)
     except UserError as error:
         _stop(f"error: {error}", EXIT_USER_ERROR)
     except RunFailure as error:

@@ -203,7 +203,7 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every key written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
@@ -264,7 +264,9 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{key!r} is not a known key; allowed there are {', '.join(_siblings(fault['loc']))}."
+        return (
+            f"{key!r} is not a known key; allowed there are {', '.join(_siblings(fault['loc']))}."
+        )
     if kind == "missing":
         return f"{key} is missing; it is required."
     if kind == "value_error":

@@ -1,8 +1,8 @@
 """The run directory: what is in it, how it is written, how it is read. No torch.
 
-    recipe.yaml  environment.json  metrics.jsonl  samples.jsonl  samples/step_00005.txt
-    events/  checkpoints/step-000100/  eval.json  eval-before.jsonl  eval-after.jsonl
-    report.html
+recipe.yaml  environment.json  metrics.jsonl  samples.jsonl  samples/step_00005.txt
+events/  checkpoints/step-000100/  eval.json  eval-before.jsonl  eval-after.jsonl
+report.html
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _git_commit() -> str | None:
     """The commit of the source that runs, when it runs from a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     except OSError:  # no git on this machine
         return None
     return done.stdout.strip() or None

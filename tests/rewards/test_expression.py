@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from fractions import Fraction
 
 import pytest
@@ -123,7 +124,5 @@ def test_agrees_with_pythons_grammar(text: str) -> None:
 
 @given(st.text(alphabet="0123456789+-*/() .=", max_size=60) | st.text(max_size=60))
 def test_any_text_is_a_value_or_an_expression_error(text: str) -> None:
-    try:
+    with contextlib.suppress(ExpressionError):
         parse_expression(text)
-    except ExpressionError as error:
-        assert str(error)

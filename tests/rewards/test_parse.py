@@ -68,7 +68,9 @@ def test_chat_messages_are_read_by_their_last_content() -> None:
 
 @given(
     st.lists(
-        st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "<ANSWER>", "7", " ", "\n"])
+        st.sampled_from(
+            ["<think>", "</think>", "<answer>", "</answer>", "<ANSWER>", "7", " ", "\n"]
+        )
     ).map("".join)
 )
 def test_what_strict_reads_lenient_reads_too(text: str) -> None:

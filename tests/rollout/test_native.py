@@ -61,11 +61,17 @@ def build(kind: str, random_model: Callable[..., PreTrainedModel]) -> PreTrained
 
 
 def make_prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
-    texts = ["Make 24 from 3 7 12 . <think>", "Make 5 from 1 4 . <think>", "Make 9 from 9 . <think> 9 ="]
+    texts = [
+        "Make 24 from 3 7 12 . <think>",
+        "Make 5 from 1 4 . <think>",
+        "Make 9 from 9 . <think> 9 =",
+    ]
     return [Prompt(text, "<think>", tuple(tokenizer.encode(text))) for text in texts]
 
 
-def scored(model: PreTrainedModel, prompt: Prompt, completion: Completion, t: float) -> torch.Tensor:
+def scored(
+    model: PreTrainedModel, prompt: Prompt, completion: Completion, t: float
+) -> torch.Tensor:
     """Log-probabilities of a completion from one plain forward over its own unpadded text."""
     ids = torch.tensor([prompt.token_ids + completion.token_ids])
     with torch.no_grad():

@@ -45,7 +45,9 @@ def test_every_format_gives_the_same_problems(tmp_path: Path, ending: str) -> No
 def test_duplicates_are_dropped_whatever_their_order(tmp_path: Path) -> None:
     rows = [*ROWS, {"target": 11, "nums": [7, 10, 1]}, ROWS[5]]
     source = str(write(tmp_path / "rows.jsonl", rows))
-    problems = [p for s in ("train", "test") for p in load_problems(TaskSection(source=source), s, 999)]  # type: ignore[arg-type]
+    problems = [
+        p for s in ("train", "test") for p in load_problems(TaskSection(source=source), s, 999)
+    ]  # type: ignore[arg-type]
     assert len(problems) == len(ROWS)
 
 

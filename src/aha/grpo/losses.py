@@ -76,9 +76,7 @@ def token_loss(
     ratio_BT = torch.exp(logprobs_BT - old_logprobs_BT)
     low, high = 1 - settings.epsilon, 1 + settings.epsilon_high
     advantages_B1 = advantages_B[:, None]
-    surrogate_BT = torch.min(
-        ratio_BT * advantages_B1, ratio_BT.clamp(low, high) * advantages_B1
-    )
+    surrogate_BT = torch.min(ratio_BT * advantages_B1, ratio_BT.clamp(low, high) * advantages_B1)
     clipped_BT = ((ratio_BT < low) & (advantages_B1 < 0)) | (
         (ratio_BT > high) & (advantages_B1 > 0)
     )

@@ -24,9 +24,7 @@ class SamplesObserver:
         chosen = groups[: self._settings.samples_groups]
         self._run.append_samples(sample_record(step, group) for group in chosen)
         path = self._run.samples / f"step_{step:05d}.txt"
-        path.write_text(
-            "\n".join(sample_text(step, group) for group in chosen), encoding="utf-8"
-        )
+        path.write_text("\n".join(sample_text(step, group) for group in chosen), encoding="utf-8")
 
     def note(self, message: str) -> None:
         """Samples hold no notes."""

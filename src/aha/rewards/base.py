@@ -46,4 +46,5 @@ def column(columns: dict[str, Any], name: str, reward: str) -> Sequence[Any]:
             f"reward {reward!r} needs the column {name!r}; this data has "
             f"{sorted(key for key, value in columns.items() if isinstance(value, list))}."
         )
-    return columns[name]
+    values: Sequence[Any] = columns[name]
+    return values

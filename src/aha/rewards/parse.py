@@ -43,7 +43,9 @@ def strict_answer(text: str) -> str | None:
     tags = list(_TAG.finditer(text))
     if [tag.group() for tag in tags] != _STRICT_SEQUENCE:
         return None
-    outside = text[: tags[0].start()] + text[tags[1].end() : tags[2].start()] + text[tags[3].end() :]
+    outside = (
+        text[: tags[0].start()] + text[tags[1].end() : tags[2].start()] + text[tags[3].end() :]
+    )
     if outside.strip():
         return None
     return text[tags[2].end() : tags[3].start()].strip()

@@ -73,9 +73,7 @@ def _checked(name: str, values: Any, rows: int) -> list[float | None]:
     return values
 
 
-def _total(
-    raw: dict[str, list[float | None]], weights: dict[str, float], row: int
-) -> Score:
+def _total(raw: dict[str, list[float | None]], weights: dict[str, float], row: int) -> Score:
     values = {name: column[row] for name, column in raw.items()}
     weighted = {name: weights[name] * v for name, v in values.items() if v is not None}
     return Score(values, weighted, sum(weighted.values()) if weighted else math.nan)

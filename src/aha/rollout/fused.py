@@ -1,4 +1,4 @@
-"""A decoder for Llama-like blocks (Qwen2, Qwen3, Llama, Mistral) that reads the policy's own weights.
+"""A decoder for Llama-like blocks (Qwen2, Qwen3, Llama, Mistral), on the policy's own weights.
 
 Per token it does the block's arithmetic and nothing else: no module calls, no cache objects,
 no masks where all rows are equally long. Whatever it does not know (sliding windows, scaled
@@ -52,9 +52,7 @@ class FusedDecoder:
         self._model: Any = model
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
-        self._head_dim: int = (
-            getattr(config, "head_dim", None) or config.hidden_size // self._heads
-        )
+        self._head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self._heads
         self._eps: float = config.rms_norm_eps
         self._length_R = torch.empty(0, dtype=torch.long)
         self._cache = torch.empty(0)

@@ -25,12 +25,14 @@ class ScriptedEngine:
         seed: int,
     ) -> list[tuple[Completion, ...]]:
         return [
-            tuple(self._completion(self._script(prompt, g), settings) for g in range(num_generations))
+            tuple(
+                self._completion(self._script(prompt, g), settings) for g in range(num_generations)
+            )
             for prompt in prompts
         ]
 
     def _completion(self, text: str, settings: SamplingSettings) -> Completion:
         ids = tuple(self._encode(text))
         kept = ids[: settings.max_completion_length]
-        reason = "stop" if len(kept) == len(ids) else "length"
-        return Completion(text, kept, (0.0,) * len(kept), reason)
+        logprobs = (0.0,) * len(kept)
+        return Completion(text, kept, logprobs, "stop" if len(kept) == len(ids) else "length")

@@ -54,7 +54,10 @@ def compact_question(columns: Any) -> str:
 
 def _r1_base(columns: Any, tokenizer: PromptTokenizer) -> tuple[str, bool]:
     question = countdown_question(columns)
-    return f"{_R1_INSTRUCTION}\nUser: {question}\nAssistant: Let me solve this step by step.\n", True
+    return (
+        f"{_R1_INSTRUCTION}\nUser: {question}\nAssistant: Let me solve this step by step.\n",
+        True,
+    )
 
 
 def _r1_chat(columns: Any, tokenizer: PromptTokenizer) -> tuple[str, bool]:

@@ -17,7 +17,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,11 +26,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 
 from aha.tasks.countdown import generate
+from aha.tiny.card import measure, write_card
 from aha.tiny.tokenizer import VOCABULARY_SIZE, build_tokenizer
 from aha.tiny.traces import TINY_RANGES, TraceSettings, completion_text, prompt_text
 from aha.types import Problem
 
 _IGNORED = -100  # the label that cross_entropy skips
+_CARD_PROBLEMS = 1_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class BuildSettings:
     weight_decay: float = 0.1
     bucket_batches: int = 8
     save_every: int = 250
-    traces: TraceSettings = TraceSettings()
+    traces: TraceSettings = field(default_factory=TraceSettings)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,9 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
         tokens += batch.input_ids.numel()
         if step % 25 == 0:
             speed = tokens / (time.monotonic() - started)
-            print(f"step {step}/{settings.steps}  loss {loss:.4f}  {speed:,.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{settings.steps}  loss {loss:.4f}  {speed:,.0f} tokens/s", flush=True
+            )
         if step % settings.save_every == 0 or step == settings.steps:
             _save(work_dir, model, optimizer, step, settings)
     return model
@@ -241,6 +245,9 @@ def main() -> None:
     model = train(settings, arguments.work_dir)
     model.save_pretrained(arguments.output)
     build_tokenizer().save_pretrained(arguments.output)
+    figures = measure(arguments.output, _CARD_PROBLEMS)
+    write_card(arguments.output, figures, asdict(settings))
+    print(f"{arguments.output}: {figures}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ WORDS = ("Make", "from", "not", "yes", "Wait,")
 VOCABULARY_SIZE = 224
 
 # A tag, an integer, a word with its comma ("Wait,"), or any other single character.
-_TOKEN_PATTERN = r"</?[a-z]+>|[0-9]+|[A-Za-z]+,?|[^\sA-Za-z0-9]"
+_PIECE = r"</?[a-z]+>|[0-9]+|[A-Za-z]+,?|[^\sA-Za-z0-9]"
 
 
 def vocabulary() -> dict[str, int]:
@@ -35,7 +35,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(_TOKEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_PIECE), behavior="isolated"),
         ]
     )
     return PreTrainedTokenizerFast(

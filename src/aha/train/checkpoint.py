@@ -59,9 +59,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     """Load the optimizer's state. Errors: RunFailure when it does not fit the checkpoint."""
-    state: dict[str, Any] = torch.load(
-        checkpoint / _STATE, weights_only=True, map_location="cpu"
-    )
+    state: dict[str, Any] = torch.load(checkpoint / _STATE, weights_only=True, map_location="cpu")
     if state["step"] != checkpoint_step(checkpoint):
         raise RunFailure(f"{checkpoint}: its state is of step {state['step']}.")
     optimizer.load_state_dict(state["optimizer"])

@@ -121,7 +121,9 @@ def rollout_seed(seed: int, step: int) -> int:
     return (seed << 32) | step
 
 
-def _evaluate(trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], when: str) -> None:
+def _evaluate(
+    trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], when: str
+) -> None:
     if not trainer.held_out:
         return
     recipe = trainer.recipe

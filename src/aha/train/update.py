@@ -111,9 +111,7 @@ def update(
     )
 
 
-def _backward(
-    model: PreTrainedModel, part: _Part, settings: UpdateSettings, sums: _Sums
-) -> Tensor:
+def _backward(model: PreTrainedModel, part: _Part, settings: UpdateSettings, sums: _Sums) -> Tensor:
     """Add one micro-batch's gradient and statistics; its log-probabilities (B, T), detached."""
     mask_BT = part.batch.mask_BT
     logprobs_BT, entropy_BT = completion_logprobs(model, part.batch, settings.temperature)
@@ -171,9 +169,7 @@ def _rows(
     return rows, advantages_B, row_weights(lengths_B, settings.loss)
 
 
-def _score_no_grad(
-    model: PreTrainedModel, batch: MicroBatch, settings: UpdateSettings
-) -> Tensor:
+def _score_no_grad(model: PreTrainedModel, batch: MicroBatch, settings: UpdateSettings) -> Tensor:
     with torch.no_grad():
         return completion_logprobs(model, batch, settings.temperature)[0]
 

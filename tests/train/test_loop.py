@@ -1,0 +1,173 @@
+"""Whole runs on a tiny untrained model: files, records, resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from aha.recipe import Recipe, load_recipe, shipped_recipes
+from aha.runs import RunDirectory
+from aha.train.start import resume_run, start_run
+
+RECORD_KEYS = {
+    "step", "epoch", "loss", "learning_rate", "grad_norm", "reward", "reward_std",
+    "frac_reward_zero_std", "completions/mean_length", "completions/min_length",
+    "completions/max_length", "completions/clipped_ratio", "kl", "entropy", "clip_ratio",
+    "reflection_rate", "format_rate", "accuracy", "accuracy_lenient", "logprob_gap", "tokens",
+    "trained_rows", "time/rollout_s", "time/reward_s", "time/train_s", "time/step_s",
+    "memory/peak_gb",
+}  # fmt: skip
+
+
+@pytest.fixture
+def model_folder(
+    tmp_path: Path,
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+) -> str:
+    folder = tmp_path / "model"
+    random_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def small(name: str, model_folder: str, *changes: str) -> Recipe:
+    return load_recipe(
+        name,
+        [
+            f"model.name={model_folder}",
+            "train.max_steps=2",
+            "train.save_steps=1",
+            "grpo.prompts_per_step=3",
+            "generation.num_generations=4",
+            "generation.max_completion_length=40",
+            "evaluation.n=4",
+            "logging.samples_steps=2",
+            # An untrained model never scores; a reward that varies makes it learn something.
+            "rewards=[{name: accuracy}, {name: format}, "
+            "{name: length_penalty, options: {start: 0.0}}]",
+            *changes,
+        ],
+    )
+
+
+def weights(run: RunDirectory, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoints / f"step-{step:06d}" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_recipe_trains_two_steps(name: str, model_folder: str, tmp_path: Path) -> None:
+    run = start_run(small(name, model_folder), tmp_path / "run")
+    records = run.metrics()
+    assert [record["step"] for record in records] == [1, 2]
+    assert any(record["trained_rows"] > 0 for record in records)
+    before = load_file(Path(model_folder) / "model.safetensors")
+    after = weights(run, 2)
+    assert any(not torch.equal(before[key], after[key]) for key in after)
+
+
+def test_a_run_directory_holds_what_it_promises(model_folder: str, tmp_path: Path) -> None:
+    run = start_run(small("countdown-tiny", model_folder), tmp_path / "run")
+    files = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+    assert {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "samples/step_00001.txt",
+        "samples/step_00002.txt",
+        "eval.json",
+        "eval-before.jsonl",
+        "eval-after.jsonl",
+        "report.html",
+        "checkpoints/step-000001/model.safetensors",
+        "checkpoints/step-000002/model.safetensors",
+    } <= files
+    assert any(name.startswith("events/events.out.tfevents") for name in files)
+    for record in run.metrics():
+        rewards = {key for key in record if key.startswith("rewards/")}
+        assert set(record) - rewards == RECORD_KEYS
+        assert {f"rewards/{n}/{s}" for n in ("accuracy", "format", "length_penalty")
+                for s in ("mean", "std", "min", "max")} == rewards  # fmt: skip
+        assert record["logprob_gap"] < 1e-4
+    summary = json.loads((run.path / "eval.json").read_text())
+    assert set(summary) == {"before", "after"}
+    assert summary["after"]["n"] == 4
+    sample = run.read_lines("samples.jsonl")[0]
+    first = sample["completions"][0]
+    assert first["reward"] == pytest.approx(sum(first["weighted"].values()))
+    assert sum(c["advantage"] for c in sample["completions"]) == pytest.approx(0, abs=1e-4)
+    AutoModelForCausalLM.from_pretrained(run.checkpoints / "step-000002")
+
+
+def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in record.items() if not k.startswith(("time/", "memory/"))}
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_an_interrupted_run_resumes_as_if_never_stopped(
+    beta: float, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(
+        "countdown-tiny",
+        model_folder,
+        "train.max_steps=5",
+        "train.save_steps=2",
+        f"grpo.beta={beta}",
+    )
+    whole = start_run(recipe, tmp_path / "whole")
+
+    import aha.train.loop as loop
+
+    real = loop.train_step
+
+    def interrupted(trainer: Any, step: int) -> Any:
+        if step == 4:
+            raise KeyboardInterrupt
+        return real(trainer, step)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_run(recipe, tmp_path / "parts")
+    monkeypatch.undo()
+    # Step 3 was recorded, but the last checkpoint is of step 2.
+    parts = resume_run(tmp_path / "parts")
+    assert comparable(parts.metrics()) == comparable(whole.metrics())
+    assert parts.read_lines("samples.jsonl") == whole.read_lines("samples.jsonl")
+    assert parts.evaluation() == whole.evaluation()
+    expected, got = weights(whole, 5), weights(parts, 5)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_resume_without_a_checkpoint_starts_over(model_folder: str, tmp_path: Path) -> None:
+    recipe = small("countdown-tiny", model_folder)
+    run = RunDirectory.create(recipe, tmp_path / "run")
+    run.append_metrics({"step": 1, "reward": 0.0})
+    resumed = resume_run(run.path)
+    assert [record["step"] for record in resumed.metrics()] == [1, 2]
+
+
+def test_save_total_limit_keeps_the_newest(model_folder: str, tmp_path: Path) -> None:
+    recipe = small("countdown-tiny", model_folder, "train.max_steps=4", "train.save_total_limit=2")
+    run = start_run(recipe, tmp_path / "run")
+    names = sorted(path.name for path in run.checkpoints.iterdir())
+    assert names == ["step-000003", "step-000004"]
+
+
+def test_the_seed_decides_the_run(model_folder: str, tmp_path: Path) -> None:
+    def run(name: str, seed: int) -> list[dict[str, Any]]:
+        recipe = small("countdown-tiny", model_folder, f"train.seed={seed}", "evaluation.n=0")
+        return comparable(start_run(recipe, tmp_path / name).metrics())
+
+    assert run("a", 0) == run("b", 0)
+    assert run("c", 1) != run("d", 0)

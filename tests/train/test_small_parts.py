@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aha.recipe import OptimizerSection
+from aha.train.data import ProblemStream
+from aha.train.loop import rollout_seed
+from aha.train.schedule import learning_rate_at
+from aha.types import Problem
+
+
+def rates(max_steps: int, **settings: Any) -> list[float]:
+    section = OptimizerSection(learning_rate=1.0, **settings)
+    return [learning_rate_at(step, max_steps, section) for step in range(1, max_steps + 1)]
+
+
+def test_schedules_by_hand() -> None:
+    assert rates(4, lr_scheduler_type="constant") == [1.0] * 4
+    assert rates(4, lr_scheduler_type="linear") == [1.0, 0.75, 0.5, 0.25]
+    assert rates(4, lr_scheduler_type="cosine") == pytest.approx(
+        [1.0, 0.853553, 0.5, 0.146447], abs=1e-6
+    )
+    assert rates(4, lr_scheduler_type="linear", min_lr_ratio=0.5) == [1.0, 0.875, 0.75, 0.625]
+    assert rates(4, lr_scheduler_type="constant", warmup_ratio=0.5) == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_a_step_of_warm_up_already_learns() -> None:
+    assert rates(10, lr_scheduler_type="cosine", warmup_ratio=0.3)[0] == pytest.approx(1 / 3)
+
+
+def test_problems_come_once_an_epoch_in_a_new_order() -> None:
+    problems = [Problem("t", str(i), {}) for i in range(12)]
+    stream = ProblemStream(problems, per_step=4, seed=0)
+    epochs = [[p.key for s in steps for p in stream.at(s)] for steps in ((1, 2, 3), (4, 5, 6))]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(p.key for p in problems)
+    assert epochs[0] != epochs[1]
+    assert stream.epoch(6) == 2.0
+
+
+def test_a_step_does_not_depend_on_the_steps_before_it() -> None:
+    problems = [Problem("t", str(i), {}) for i in range(10)]
+    walked = ProblemStream(problems, per_step=4, seed=3)
+    for step in range(1, 8):
+        steps = walked.at(step)
+    assert ProblemStream(problems, per_step=4, seed=3).at(7) == steps
+
+
+def test_no_two_steps_share_a_random_stream() -> None:
+    seeds = {rollout_seed(seed, step) for seed in range(20) for step in range(200)}
+    assert len(seeds) == 20 * 200
