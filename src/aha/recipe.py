@@ -40,9 +40,19 @@ class ModelSection(Section):
 class TaskSection(Section):
     """The problems: generated, or read from `source`."""
 
-    name: Literal["countdown"] = "countdown"
-    source: str | None = Field(None, description="file or hub data set; none: generated")
-    num_train: int = Field(10_000, ge=1)
+    name: Literal["countdown", "gsm8k", "math", "numina-math-tir", "bespoke-stratos", "custom"] = (
+        "countdown"
+    )
+    source: str | None = Field(
+        None, description="file or hub data set; none: generated, or the task's own set"
+    )
+    test_source: str | None = Field(
+        None, description="set of the held-out problems; none: split off by content"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our column: the set's column"
+    )
+    num_train: int | None = Field(None, ge=1, description="none: all, or 10,000 generated")
     data_seed: int = Field(0, description="seed of the generator; never moves test problems")
     sizes: tuple[int, ...] = Field((3, 4), min_length=1, description="how many numbers")
     number_min: int = Field(1, ge=0)
@@ -64,10 +74,21 @@ class TaskSection(Section):
         return self
 
 
+class ExampleSection(Section):
+    """A worked example that stands before the problem."""
+
+    problem: str
+    completion: str
+
+
 class PromptSection(Section):
     """How problems are asked."""
 
-    style: Literal["r1-base", "r1-chat", "compact"] = "r1-base"
+    style: Literal["r1", "think-answer", "reasoning-answer", "plain", "compact"] = "r1"
+    format: Literal["text", "chat"] = Field("text", description="plain text, or chat template")
+    prefill: str = Field("<think>", description="what the completion is made to begin with")
+    system: str | None = Field(None, description="instead of the style's own instruction")
+    examples: tuple[ExampleSection, ...] = ()
 
 
 class RewardSection(Section):

@@ -35,11 +35,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the model sees it; `text` already ends in `prefill` (often `<think>`)."""
+    """A problem as the model sees it; `text` already ends in `prefill` (often `<think>`).
+
+    `messages` are the chat turns it was made from, the prefill as a last assistant turn; none
+    for plain text. Rewards get the messages where there are any, as in TRL.
+    """
 
     text: str
     prefill: str
     token_ids: tuple[int, ...]
+    messages: tuple[Mapping[str, str], ...] | None = None
+
+    @property
+    def for_rewards(self) -> str | list[Mapping[str, str]]:
+        """The prompt in TRL's form: text, or chat messages."""
+        return self.text if self.messages is None else list(self.messages)
+
+    def reply(self, completion: str) -> str | list[Mapping[str, str]]:
+        """A completion in the prompt's form."""
+        if self.messages is None:
+            return completion
+        return [{"role": "assistant", "content": completion}]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aha.rewards.parse import lenient_answer, strict_answer, text_of, with_opened_think
+from aha.rewards.parse import lenient_answer, strict_answer, text_of, with_opened_thoughts
 
 GOOD = "<think> 1 + 2\n = 3 </think>\n<answer> 3 </answer>\n"
 
@@ -54,10 +54,10 @@ def test_lenient_reads_the_last_closed_block(text: str, answer: str | None) -> N
 
 def test_a_prompt_may_have_opened_the_think_block() -> None:
     completion = "x</think><answer>3</answer>"
-    assert strict_answer(with_opened_think("Make 3. <think>", completion)) == "3"
-    assert strict_answer(with_opened_think("Make 3. <think>\n", completion)) == "3"
-    assert strict_answer(with_opened_think("Make 3.", completion)) is None
-    assert strict_answer(with_opened_think("Write <think> tags.", completion)) is None
+    assert strict_answer(with_opened_thoughts("Make 3. <think>", completion)) == "3"
+    assert strict_answer(with_opened_thoughts("Make 3. <think>\n", completion)) == "3"
+    assert strict_answer(with_opened_thoughts("Make 3.", completion)) is None
+    assert strict_answer(with_opened_thoughts("Write <think> tags.", completion)) is None
 
 
 def test_chat_messages_are_read_by_their_last_content() -> None:

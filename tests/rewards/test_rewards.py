@@ -92,8 +92,7 @@ def test_chat_messages_score_like_text() -> None:
 
 def test_every_reward_has_a_contract_and_a_label() -> None:
     for name in REWARDS:
-        options = {"max_length": 10} if name == "length_penalty" else {}
-        reward = load_reward(name, **options)
+        reward = load_reward(name)
         assert reward.__name__ == name
         assert reward.__doc__
 
@@ -101,8 +100,8 @@ def test_every_reward_has_a_contract_and_a_label() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("formatt", {}, ["formatt", "accuracy, equation, format, length_penalty"]),
-        ("format", {"ful": 1.0}, ["ful", "full, partial"]),
+        ("formatt", {}, ["formatt", "accuracy", "xmlcount", "module:function"]),
+        ("format", {"ful": 1.0}, ["ful", "full, partial, tags"]),
         ("format", {"full": "high"}, ["rewards.format.options.full", "'high'"]),
         ("length_penalty", {"start": 2.0}, ["start", "2.0", "less than 1"]),
     ],

@@ -93,3 +93,4 @@ def test_held_out_problems_do_not_depend_on_the_training_seed() -> None:
     two = load_recipe("countdown-tiny", ["task.data_seed=2"]).task
     assert load_problems(one, "test", 50) == load_problems(two, "test", 50)
     assert load_problems(one, "train", 50) != load_problems(two, "train", 50)
+    assert len(load_problems(one, "train", 50).problems) == 50

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from aha.recipe import TaskSection
-from aha.tasks.load import load_problems
+from aha.tasks.load import load_all, load_problems
 from aha.types import UserError
 
 ROWS = [{"target": 10 + i, "nums": [i, 10, 7]} for i in range(1, 60)]
@@ -34,8 +34,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet"])
 def test_every_format_gives_the_same_problems(tmp_path: Path, ending: str) -> None:
     source = str(write(tmp_path / f"rows{ending}", ROWS))
-    train = load_problems(TaskSection(source=source), "train", 1_000)
-    test = load_problems(TaskSection(source=source), "test", 1_000)
+    train = load_problems(TaskSection(source=source), "train", 1_000).problems
+    test = load_problems(TaskSection(source=source), "test", 1_000).problems
     assert len(train) + len(test) == len(ROWS)
     assert len(test) > 0
     rows = {p.key: dict(p.columns) for p in train + test}
@@ -45,9 +45,7 @@ def test_every_format_gives_the_same_problems(tmp_path: Path, ending: str) -> No
 def test_duplicates_are_dropped_whatever_their_order(tmp_path: Path) -> None:
     rows = [*ROWS, {"target": 11, "nums": [7, 10, 1]}, ROWS[5]]
     source = str(write(tmp_path / "rows.jsonl", rows))
-    problems = [
-        p for s in ("train", "test") for p in load_problems(TaskSection(source=source), s, 999)
-    ]  # type: ignore[arg-type]
+    problems = load_all(TaskSection(), source).problems
     assert len(problems) == len(ROWS)
 
 

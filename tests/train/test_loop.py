@@ -43,6 +43,7 @@ def small(name: str, model_folder: str, *changes: str) -> Recipe:
         name,
         [
             f"model.name={model_folder}",
+            "model.dtype=float32",
             "train.max_steps=2",
             "train.save_steps=1",
             "grpo.prompts_per_step=3",

@@ -9,7 +9,7 @@ from typing import Any
 
 from aha.evaluate.intervals import wilson_interval
 from aha.reasoning.reflection import reflection_count
-from aha.rewards.accuracy import judge
+from aha.rewards.accuracy import Verdict, judge_many
 from aha.rollout.base import Engine, SamplingSettings
 from aha.types import Completion, Problem, Prompt
 
@@ -36,15 +36,19 @@ def evaluate(
 ) -> Evaluation:
     """One completion per problem, judged."""
     groups = engine.generate(prompts, 1, settings, seed)
-    records = tuple(
-        _record(problem, prompt, group[0])
-        for problem, prompt, group in zip(problems, prompts, groups, strict=True)
+    completions = [group[0] for group in groups]
+    verdicts = judge_many(
+        [prompt.text for prompt in prompts],
+        [completion.text for completion in completions],
+        [problem.columns for problem in problems],
     )
+    records = tuple(map(_record, problems, prompts, completions, verdicts))
     return Evaluation(_summary(records, settings), records)
 
 
-def _record(problem: Problem, prompt: Prompt, completion: Completion) -> dict[str, Any]:
-    verdict = judge(prompt.text, completion.text, problem.columns)
+def _record(
+    problem: Problem, prompt: Prompt, completion: Completion, verdict: Verdict
+) -> dict[str, Any]:
     return {
         "key": problem.key,
         "columns": dict(problem.columns),

@@ -8,7 +8,7 @@ from statistics import fmean, pstdev, stdev
 from typing import Any
 
 from aha.reasoning.reflection import reflection_count
-from aha.rewards.accuracy import judge
+from aha.rewards.accuracy import judge_many
 from aha.types import Completion, Group, Score
 
 
@@ -16,11 +16,12 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     """Everything that can be said of a step's groups: rewards, lengths, accuracy, reflection."""
     completions = [c for group in groups for c in group.completions]
     scores = [s for group in groups for s in group.scores]
-    verdicts = [
-        judge(group.prompt.text, completion.text, group.problem.columns)
-        for group in groups
-        for completion in group.completions
-    ]
+    rows = [(group, completion) for group in groups for completion in group.completions]
+    verdicts = judge_many(
+        [group.prompt.text for group, _ in rows],
+        [completion.text for _, completion in rows],
+        [group.problem.columns for group, _ in rows],
+    )
     return {
         **_reward_metrics(groups, scores),
         **_length_metrics(completions),

@@ -8,37 +8,72 @@ from pydantic import ValidationError
 
 from aha.rewards.accuracy import AccuracyReward
 from aha.rewards.base import Reward
+from aha.rewards.correctness import CorrectnessReward
 from aha.rewards.countdown import EquationReward
-from aha.rewards.layout import FormatReward
-from aha.rewards.length import LengthPenaltyReward
+from aha.rewards.custom import CustomReward, load_custom
+from aha.rewards.layout import (
+    FormatReward,
+    IntReward,
+    SoftFormatReward,
+    StrictFormatReward,
+    XmlCountReward,
+)
+from aha.rewards.length import (
+    CosineReward,
+    EosReward,
+    LengthPenaltyReward,
+    LengthReward,
+    SoftOverlongReward,
+)
+from aha.rewards.prose import ReasoningStepsReward, ReflectionReward, RepetitionPenaltyReward
 from aha.types import UserError
 
-REWARDS: dict[str, type[Reward]] = {
-    reward.name: reward
-    for reward in (AccuracyReward, EquationReward, FormatReward, LengthPenaltyReward)
-}
+_SHIPPED: tuple[type[Reward], ...] = (
+    AccuracyReward,
+    CorrectnessReward,
+    CosineReward,
+    EosReward,
+    EquationReward,
+    FormatReward,
+    IntReward,
+    LengthPenaltyReward,
+    LengthReward,
+    ReasoningStepsReward,
+    ReflectionReward,
+    RepetitionPenaltyReward,
+    SoftFormatReward,
+    SoftOverlongReward,
+    StrictFormatReward,
+    XmlCountReward,
+)
+REWARDS: dict[str, type[Reward]] = {reward.name: reward for reward in _SHIPPED}
 
 
-def load_reward(name: str, **options: Any) -> Reward:
-    """A reward by its recipe name, with options.
+def load_reward(name: str, **options: Any) -> Reward | CustomReward:
+    """A reward by its recipe name, or as `module:function` or `path/file.py:function`.
 
     Errors: UserError naming the reward, or the option, its value and what is allowed.
     """
+    if ":" in name:
+        return load_custom(name, options)
     if name not in REWARDS:
-        raise UserError(f"rewards: {name!r} is unknown; allowed are {', '.join(sorted(REWARDS))}.")
+        raise UserError(
+            f"rewards: {name!r} is unknown; allowed are {', '.join(sorted(REWARDS))}, "
+            "module:function and path/file.py:function."
+        )
     try:
         return REWARDS[name](**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            allowed = ", ".join(REWARDS[name].model_fields) or "none"
-            raise UserError(
-                f"rewards.{name}.options: {field!r} is unknown; allowed are {allowed}."
-            ) from None
-        raise UserError(
-            f"rewards.{name}.options.{field} is {first['input']!r}; {first['msg'].lower()}."
-        ) from None
+        raise UserError(_sentence(name, error)) from None
 
 
-__all__ = ["REWARDS", "Reward", "load_reward"]
+def _sentence(name: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(REWARDS[name].model_fields) or "none"
+        return f"rewards.{name}.options: {field!r} is unknown; allowed are {allowed}."
+    return f"rewards.{name}.options.{field} is {first['input']!r}; {first['msg'].lower()}."
+
+
+__all__ = ["REWARDS", "CustomReward", "Reward", "load_reward"]

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from aha.rewards.base import Reward, column
-from aha.rewards.expression import ExpressionError, expression_side, parse_expression
-from aha.rewards.parse import Text, lenient_answer, with_opened_think
+from aha.rewards.expression import Expression, ExpressionError, expression_side, parse_expression
+from aha.rewards.parse import Text, answer_block, with_opened_thoughts
 
 
 def check_answer(answer: str | None, target: int, nums: Sequence[int]) -> bool | None:
@@ -26,8 +26,26 @@ def check_answer(answer: str | None, target: int, nums: Sequence[int]) -> bool |
         expression = parse_expression(expression_side(answer))
     except ExpressionError:
         return None
-    uses_each_once = Counter(expression.numbers) == Counter(int(n) for n in nums)
-    return uses_each_once and expression.value == int(target)
+    return _uses_each_once(expression, nums) and expression.value == int(target)
+
+
+def why_not(answer: str | None, target: int, nums: Sequence[int]) -> str | None:
+    """What is wrong with an answer, in words; None when it is right."""
+    if answer is None:
+        return "there is no answer block"
+    try:
+        expression = parse_expression(expression_side(answer))
+    except ExpressionError as error:
+        return f"not an expression: {error}"
+    if not _uses_each_once(expression, nums):
+        return f"it uses {list(expression.numbers)}, not each of {list(nums)} exactly once"
+    if expression.value != int(target):
+        return f"it is {expression.value}, not {target}"
+    return None
+
+
+def _uses_each_once(expression: Expression, nums: Sequence[int]) -> bool:
+    return Counter(expression.numbers) == Counter(int(n) for n in nums)
 
 
 class EquationReward(Reward):
@@ -49,7 +67,7 @@ class EquationReward(Reward):
         nums = column(columns, "nums", self.name)
         rows = zip(prompts, completions, targets, nums, strict=True)
         return [
-            self._score(check_answer(lenient_answer(with_opened_think(p, c)), target, numbers))
+            self._score(check_answer(answer_block(with_opened_thoughts(p, c)), target, numbers))
             for p, c, target, numbers in rows
         ]
 

@@ -1,22 +1,47 @@
-"""The one grammar of think and answer tags, for rewards, evaluation and analysis.
+"""The one grammar of tags and answers, for rewards, evaluation and analysis.
 
-Two readings, and every accuracy says which it used. Strict: the completion is exactly one
-think block, then one answer block, and nothing else but white space. Lenient: whatever
-stands in the last answer block, even when the layout around it is broken.
+Two readings, and every accuracy says which it used. Strict: the text is exactly one block of
+thoughts, then one answer block, and nothing else but white space. Lenient: whatever stands in
+the last answer block, even when the layout around it is broken; without such a block the last
+`\\boxed{...}`, then what follows the last `####`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-THINK_OPENED = re.compile(r"<think>\s*\Z")
-_TAG = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
-_STRICT_SEQUENCE = ["<think>", "</think>", "<answer>", "</answer>"]
 
 # TRL's two kinds of prompt and completion: plain text, or chat messages.
 Text = str | Sequence[Mapping[str, Any]]
+
+_TAG = re.compile(r"<(/?)(think|reasoning|answer)>", re.IGNORECASE)
+_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tags of a layout: thoughts, then the answer."""
+
+    thoughts: str = "think"
+    answer: str = "answer"
+
+    @property
+    def tags(self) -> tuple[str, str, str, str]:
+        return (
+            f"<{self.thoughts}>",
+            f"</{self.thoughts}>",
+            f"<{self.answer}>",
+            f"</{self.answer}>",
+        )
+
+
+THINK = Layout()
+REASONING = Layout(thoughts="reasoning")
+LAYOUTS = {"think": THINK, "reasoning": REASONING}
+_OPENED = re.compile(r"<(?:think|reasoning)>\s*\Z")
 
 
 def text_of(message: Text) -> str:
@@ -29,29 +54,44 @@ def text_of(message: Text) -> str:
     return str(message[-1].get("content") or "") if message else ""
 
 
-def with_opened_think(prompt: Text, completion: Text) -> str:
-    """The completion's text, with `<think>` before it when the prompt had already opened it."""
-    text = text_of(completion)
-    return f"<think>{text}" if THINK_OPENED.search(text_of(prompt)) else text
+def with_opened_thoughts(prompt: Text, completion: Text) -> str:
+    """The completion's text, after the opening tag when the prompt ended in one."""
+    opened = _OPENED.search(text_of(prompt))
+    return f"{opened.group()}{text_of(completion)}" if opened else text_of(completion)
 
 
-def strict_answer(text: str) -> str | None:
-    """The answer of a text with exactly the asked layout, else None.
+def strict_answer(text: str, layouts: Sequence[Layout] = (THINK, REASONING)) -> str | None:
+    """The answer of a text with exactly one of the asked layouts, else None.
 
-    `text` includes the opening `<think>`; see `with_opened_think`.
+    `text` includes the opening tag; see `with_opened_thoughts`. Tags are lower case.
     """
     tags = list(_TAG.finditer(text))
-    if [tag.group() for tag in tags] != _STRICT_SEQUENCE:
+    names = tuple(tag.group() for tag in tags)
+    if names not in [layout.tags for layout in layouts]:
         return None
-    outside = (
-        text[: tags[0].start()] + text[tags[1].end() : tags[2].start()] + text[tags[3].end() :]
-    )
+    between = text[tags[1].end() : tags[2].start()]
+    outside = text[: tags[0].start()] + between + text[tags[3].end() :]
     if outside.strip():
         return None
     return text[tags[2].end() : tags[3].start()].strip()
 
 
 def lenient_answer(text: str) -> str | None:
+    """The answer wherever it stands, tags in any case; None without any.
+
+    The last closed answer block, else the last `\\boxed{...}`, else what follows `####`.
+    """
+    block = answer_block(text)
+    if block is not None:
+        return block
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed
+    hashes = _HASHES.findall(text)
+    return hashes[-1].strip() if hashes else None
+
+
+def answer_block(text: str) -> str | None:
     """What stands in the last closed answer block, tags in any case; None without one."""
     opened: int | None = None
     found: str | None = None
@@ -65,6 +105,27 @@ def lenient_answer(text: str) -> str | None:
     return None if found is None else found.strip()
 
 
-def has_all_tags(text: str) -> bool:
+def last_boxed(text: str) -> str | None:
+    """The content of the last `\\boxed{...}` whose braces close; None without one."""
+    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
+        depth = 1
+        for position in range(start, len(text)):
+            character = text[position]
+            if character in "{}" and text[position - 1] != "\\":
+                depth += 1 if character == "{" else -1
+            if depth == 0:
+                return text[start:position].strip()
+    return None
+
+
+def has_all_tags(text: str, layout: Layout = THINK) -> bool:
     """Whether all four tags occur, in whatever order and number."""
-    return set(_STRICT_SEQUENCE) <= {tag.group() for tag in _TAG.finditer(text)}
+    return set(layout.tags) <= {tag.group() for tag in _TAG.finditer(text)}
+
+
+def thoughts_of(text: str) -> str:
+    """The text before the first answer block: what was thought, in any layout."""
+    for tag in _TAG.finditer(text):
+        if tag.group(2).lower() == "answer":
+            return text[: tag.start()]
+    return text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aha.recipe import Recipe
-from aha.rewards import Reward, load_reward
+from aha.rewards import CustomReward, Reward, load_reward
 from aha.types import Completion, Problem, Prompt, RunFailure, Score
 
 
@@ -16,7 +16,7 @@ from aha.types import Completion, Problem, Prompt, RunFailure, Score
 class WeightedReward:
     """A reward with its weight in the sum."""
 
-    reward: Reward
+    reward: Reward | CustomReward
     weight: float
 
 
@@ -25,9 +25,10 @@ def rewards_of(recipe: Recipe) -> tuple[WeightedReward, ...]:
     loaded = []
     for section in recipe.rewards:
         reward = load_reward(section.name, **section.options)
-        if "max_length" in type(reward).model_fields and "max_length" not in section.options:
+        if isinstance(reward, Reward) and getattr(reward, "max_length", 0) is None:
             limit = recipe.generation.max_completion_length
-            reward = load_reward(section.name, **section.options, max_length=limit)
+            options = {**section.options, "max_length": limit}
+            reward = load_reward(section.name, **options)
         loaded.append(WeightedReward(reward, section.weight))
     return tuple(loaded)
 
@@ -45,17 +46,20 @@ def score(
     """
     columns = _columns(problems)
     columns["completion_ids"] = [list(c.token_ids) for c in completions]
-    texts = [c.text for c in completions]
+    columns["prompts"] = [prompt.for_rewards for prompt in prompts]
+    columns["completions"] = [p.reply(c.text) for p, c in zip(prompts, completions, strict=True)]
     raw = {
-        item.reward.name: _checked(
-            item.reward.name,
-            item.reward(prompts=[p.text for p in prompts], completions=texts, **columns),
-            len(texts),
-        )
+        item.reward.name: _checked(item.reward.name, item.reward(**columns), len(completions))
         for item in rewards
     }
     weights = {item.reward.name: item.weight for item in rewards}
-    return tuple(_total(raw, weights, row) for row in range(len(texts)))
+    scores = tuple(_total(raw, weights, row) for row in range(len(completions)))
+    if not any(score.weighted for score in scores):
+        raise RunFailure(
+            f"no reward applies to any completion: {', '.join(raw)} gave none for all; the data "
+            f"has the columns {', '.join(sorted(_columns(problems)))}."
+        )
+    return scores
 
 
 def _columns(problems: Sequence[Problem]) -> dict[str, Any]:

@@ -1,30 +1,41 @@
-"""How a problem is asked: each style turns a question into the text that the model sees.
+"""How a problem is asked: a style's instruction, the question, and what the completion begins with.
 
-`r1-chat` is for instruct models (system prompt, chat template), `r1-base` for base models
-(DeepSeek-R1's conversation as plain text), `compact` for the embedded model. All end in an
-opened `<think>`, so that every completion begins with thoughts.
+A style says what layout is wanted; `format` says whether it is said through the model's chat
+template or as plain text (for base models). The prefill (often an opened `<think>`) belongs to the
+prompt: the completion goes on from it, and rewards count it as written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from aha.recipe import PromptSection
 from aha.types import Prompt, UserError
 
 THINK = "<think>"
 
-_R1_INSTRUCTION = (
-    "A conversation between User and Assistant. The User asks a question, and the Assistant "
-    "solves it. The Assistant first thinks about the reasoning process in the mind and then "
-    "gives the User the answer. The reasoning process and the answer are enclosed within "
-    "<think> </think> and <answer> </answer> tags, respectively, that is, <think> reasoning "
-    "process here </think> <answer> answer here </answer>."
+# DeepSeek-R1 (arXiv:2501.12948) table 1, in the wording that TinyZero and open-r1 share.
+_R1 = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves "
+    "it. The assistant first thinks about the reasoning process in the mind and then provides the "
+    "user with the answer. The reasoning process and answer are enclosed within <think> </think> "
+    "and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> "
+    "<answer> answer here </answer>."
 )
-_SYSTEM = (
-    "You are a helpful assistant. You first think about the reasoning process in the mind and "
-    "then give the user the answer."
+_THINK_ANSWER = (
+    "You are a helpful assistant. First think about the reasoning process, then give the answer. "
+    "Write the reasoning in <think> </think> tags and the final answer in <answer> </answer> tags."
 )
+_REASONING_ANSWER = (
+    "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
+)
+INSTRUCTIONS = {
+    "r1": _R1,
+    "think-answer": _THINK_ANSWER,
+    "reasoning-answer": _REASONING_ANSWER,
+    "plain": "",
+}
 
 
 class PromptTokenizer(Protocol):
@@ -37,64 +48,95 @@ class PromptTokenizer(Protocol):
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any: ...
 
 
-def countdown_question(columns: Any) -> str:
-    """The Countdown question in TinyZero's words, for models that read English."""
-    return (
-        f"Using the numbers {list(columns['nums'])}, create an equation that equals "
-        f"{columns['target']}. You can use basic arithmetic operations (+, -, *, /) and each "
-        "number can only be used once. Show your work in <think> </think> tags. And return the "
-        "final equation in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>."
-    )
+class Question(Protocol):
+    """Makes a task's question from a problem's columns."""
+
+    def __call__(self, columns: Mapping[str, Any], /) -> str: ...
 
 
-def compact_question(columns: Any) -> str:
+def compact_question(columns: Mapping[str, Any]) -> str:
     """The Countdown question in the embedded model's few words."""
     return f"Make {columns['target']} from {' '.join(str(n) for n in columns['nums'])} ."
 
 
-def _r1_base(columns: Any, tokenizer: PromptTokenizer) -> tuple[str, bool]:
-    question = countdown_question(columns)
-    return (
-        f"{_R1_INSTRUCTION}\nUser: {question}\nAssistant: Let me solve this step by step.\n",
-        True,
+def render(
+    columns: Mapping[str, Any],
+    question: Question,
+    settings: PromptSection,
+    tokenizer: PromptTokenizer,
+) -> Prompt:
+    """One problem as the model sees it.
+
+    Errors: UserError when the style does not fit the task or the tokenizer.
+    """
+    if settings.style == "compact":
+        return _compact(columns, settings, tokenizer)
+    instruction = INSTRUCTIONS[settings.style] if settings.system is None else settings.system
+    if settings.format == "chat":
+        return _chat(instruction, question(columns), settings, tokenizer)
+    text = _plain(instruction, question(columns), settings)
+    return _prompt(text, settings.prefill, tokenizer, add_special_tokens=True)
+
+
+def _compact(
+    columns: Mapping[str, Any], settings: PromptSection, tokenizer: PromptTokenizer
+) -> Prompt:
+    if "nums" not in columns:
+        raise UserError(
+            "prompt.style is 'compact', which asks Countdown problems only; allowed for this task "
+            f"are {', '.join(INSTRUCTIONS)}."
+        )
+    text = f"{compact_question(columns)} {settings.prefill}"
+    return _prompt(text, settings.prefill, tokenizer, add_special_tokens=True)
+
+
+def _plain(instruction: str, question: str, settings: PromptSection) -> str:
+    """User and Assistant by name, as base models saw them in their texts."""
+    turns = [instruction] if instruction else []
+    for example in settings.examples:
+        turns.append(f"User: {example.problem}\nAssistant: {example.completion}")
+    turns.append(f"User: {question}\nAssistant: {settings.prefill}")
+    return "\n".join(turns)
+
+
+def _chat(
+    instruction: str, question: str, settings: PromptSection, tokenizer: PromptTokenizer
+) -> Prompt:
+    if not tokenizer.chat_template:
+        raise UserError(
+            "prompt.format is 'chat', but this model's tokenizer has no chat template; allowed is "
+            "'text'."
+        )
+    messages = [{"role": "system", "content": instruction}] if instruction else []
+    for example in settings.examples:
+        messages.append({"role": "user", "content": example.problem})
+        messages.append({"role": "assistant", "content": example.completion})
+    messages.append({"role": "user", "content": question})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if settings.prefill:
+        messages.append({"role": "assistant", "content": settings.prefill})
+    # The template has written the special tokens already.
+    return _prompt(
+        text + settings.prefill, settings.prefill, tokenizer, False, messages=tuple(messages)
     )
 
 
-def _r1_chat(columns: Any, tokenizer: PromptTokenizer) -> tuple[str, bool]:
-    if not tokenizer.chat_template:
-        raise UserError(
-            "prompt.style is 'r1-chat', but this model's tokenizer has no chat template; use "
-            "'r1-base'."
-        )
-    messages = [
-        {"role": "system", "content": _SYSTEM},
-        {"role": "user", "content": countdown_question(columns)},
-    ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    # The template has written the special tokens already.
-    return f"{text}Let me solve this step by step.\n", False
-
-
-def _compact(columns: Any, tokenizer: PromptTokenizer) -> tuple[str, bool]:
-    return f"{compact_question(columns)} ", True
-
-
-STYLES = {"r1-base": _r1_base, "r1-chat": _r1_chat, "compact": _compact}
-
-
-def render(columns: Any, style: str, tokenizer: PromptTokenizer) -> Prompt:
-    """One problem as the model sees it, opened `<think>` included.
-
-    Errors: UserError when the style does not fit the tokenizer.
-    """
-    text, add_special_tokens = STYLES[style](columns, tokenizer)
-    text += THINK
+def _prompt(
+    text: str,
+    prefill: str,
+    tokenizer: PromptTokenizer,
+    add_special_tokens: bool,
+    messages: tuple[Mapping[str, str], ...] | None = None,
+) -> Prompt:
     token_ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    return Prompt(text=text, prefill=THINK, token_ids=tuple(token_ids))
+    return Prompt(text, prefill, tuple(token_ids), messages)
 
 
 def render_all(
-    problems: Sequence[Any], style: str, tokenizer: PromptTokenizer
+    rows: Sequence[Mapping[str, Any]],
+    question: Question,
+    settings: PromptSection,
+    tokenizer: PromptTokenizer,
 ) -> tuple[Prompt, ...]:
-    """`render` for a sequence of problems."""
-    return tuple(render(problem.columns, style, tokenizer) for problem in problems)
+    """`render` for the columns of many problems."""
+    return tuple(render(columns, question, settings, tokenizer) for columns in rows)

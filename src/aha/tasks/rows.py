@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,23 @@ Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 
 
-def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Row]]:
+_HUB_NAME = re.compile(
+    r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?"
+)
+
+
+def read_rows(source: str) -> Iterator[tuple[str, Row]]:
     """Pairs of where a row stands (for messages) and the row.
 
-    `source` is a file with one of FORMATS, or a hub data set of which `split` is read.
+    `source` is a file with one of FORMATS, or a hub data set as owner/name, with :config and
+    @split where wanted (train when not).
     Errors: UserError naming the source and, in a text file, the line.
     """
     path = Path(source).expanduser()
     if path.suffix.lower() in FORMATS or path.exists():
         yield from _read_file(path)
-    elif source.count("/") == 1 and not source.startswith((".", "/")):
-        yield from _read_hub(source, split)
+    elif (hub := _HUB_NAME.fullmatch(source)) and not source.startswith("."):
+        yield from _read_hub(hub["name"], hub["config"], hub["split"] or "train")
     else:
         raise UserError(
             f"task.source: {source!r} is neither a file ({', '.join(FORMATS)}) nor a hub data set "
@@ -100,11 +107,11 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     yield from _numbered(table.to_pylist(), str(path))
 
 
-def _read_hub(name: str, split: str) -> Iterator[tuple[str, Row]]:
+def _read_hub(name: str, config: str | None, split: str) -> Iterator[tuple[str, Row]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(f"task.source: {name!r} could not be loaded: {first_line}") from None

@@ -7,10 +7,7 @@ problem into training, and two people who load the same rows hold out the same o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from typing import Literal
-
-from aha.types import Problem
 
 Split = Literal["train", "test"]
 
@@ -23,12 +20,3 @@ def split_of(key: str) -> Split:
     digest = hashlib.sha256(key.encode("utf-8")).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "test" if share < TEST_FRACTION else "train"
-
-
-def deduplicate(problems: Iterable[Problem]) -> Iterator[Problem]:
-    """The problems in order, each key once."""
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.key not in seen:
-            seen.add(problem.key)
-            yield problem

@@ -36,19 +36,34 @@ _CARD_PROBLEMS = 1_000
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """One warm-up and cosine decay of the learning rate."""
+
+    steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class BuildSettings:
-    """What the build depends on; the defaults made the shipped weights."""
+    """What the build depends on; the defaults made the shipped weights.
+
+    After the first cycle 96 % of the sums are true; the second, a warm restart, mends most of
+    the rest (docs/log.md).
+    """
 
     seed: int = 0
-    steps: int = 2_000
+    cycles: tuple[Cycle, ...] = (Cycle(2_000, 3e-3), Cycle(1_000, 1.5e-3))
     batch_size: int = 192
-    learning_rate: float = 3e-3
     final_learning_rate: float = 1e-4
     warmup_steps: int = 100
     weight_decay: float = 0.1
     bucket_batches: int = 8
     save_every: int = 250
     traces: TraceSettings = field(default_factory=TraceSettings)
+
+    @property
+    def steps(self) -> int:
+        return sum(cycle.steps for cycle in self.cycles)
 
 
 @dataclass(frozen=True)
@@ -91,11 +106,17 @@ def new_model(seed: int) -> LlamaForCausalLM:
 
 
 def learning_rate_at(step: int, settings: BuildSettings) -> float:
-    """Linear warm-up, then cosine from `learning_rate` to `final_learning_rate`."""
+    """The rate of step 0, 1, ...: in each cycle a linear warm-up, then a cosine down to
+    `final_learning_rate`."""
+    cycle = settings.cycles[0]
+    for cycle in settings.cycles:
+        if step < cycle.steps:
+            break
+        step -= cycle.steps
     if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    span = settings.learning_rate - settings.final_learning_rate
+        return cycle.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, cycle.steps - settings.warmup_steps)
+    span = cycle.learning_rate - settings.final_learning_rate
     return settings.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -239,9 +260,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the finished model")
     parser.add_argument("--work-dir", type=Path, default=Path("build/tiny"), help="checkpoints")
     parser.add_argument("--seed", type=int, default=BuildSettings.seed)
-    parser.add_argument("--steps", type=int, default=BuildSettings.steps)
     arguments = parser.parse_args()
-    settings = BuildSettings(seed=arguments.seed, steps=arguments.steps)
+    settings = BuildSettings(seed=arguments.seed)
     model = train(settings, arguments.work_dir)
     model.save_pretrained(arguments.output)
     build_tokenizer().save_pretrained(arguments.output)

@@ -13,15 +13,17 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aha.reasoning.reflection import reflection_count
+from aha.recipe import PromptSection
 from aha.rewards.accuracy import judge
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine
 from aha.tasks.countdown import generate
-from aha.tasks.prompts import render
+from aha.tasks.prompts import compact_question, render
 from aha.tiny.traces import TINY_RANGES, TraceSettings
 
 _SUM = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 _CHECK = re.compile(r"= (\d+) , (yes|not (\d+)) \.")
+_PROMPT = PromptSection(style="compact")
 _SETTINGS = SamplingSettings(max_completion_length=240, temperature=1.0)
 
 
@@ -42,7 +44,9 @@ def measure(folder: Path, problems: int) -> CardFigures:
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     held_out = list(islice(generate(TINY_RANGES, "test", seed=0), problems))
-    prompts = [render(problem.columns, "compact", tokenizer) for problem in held_out]
+    prompts = [
+        render(problem.columns, compact_question, _PROMPT, tokenizer) for problem in held_out
+    ]
     groups = NativeEngine(model, tokenizer).generate(prompts, 1, _SETTINGS, seed=0)
     completions = [group[0] for group in groups]
     triples = list(zip(held_out, prompts, completions, strict=True))
@@ -90,6 +94,8 @@ def write_card(folder: Path, figures: CardFigures, settings: dict[str, Any]) -> 
 
 
 def _card(figures: CardFigures, settings: dict[str, Any], traces: TraceSettings) -> str:
+    cycles = " and then ".join(f"{cycle['steps']:,}" for cycle in settings["cycles"])
+    rates = " and ".join(f"{cycle['learning_rate']:g}" for cycle in settings["cycles"])
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -127,8 +133,8 @@ CPU in float32:
 | reflection phrases ("Wait,") | {figures.waits:.2f} a completion |
 
 ## Made by
-`python -m aha.tiny.build --output DIR`: seed {settings["seed"]}, {settings["steps"]:,} steps of
-{settings["batch_size"]} texts, AdamW {settings["learning_rate"]:g} decaying to
+`python -m aha.tiny.build --output DIR`: seed {settings["seed"]}, {cycles} steps of
+{settings["batch_size"]} texts, AdamW with cosine decay from {rates} to
 {settings["final_learning_rate"]:g}, loss on completions only. Llama architecture with biases,
 hidden size 128, 4 layers, 4 heads (2 for keys and values), tied embeddings; one token per integer
 0 to 199, per symbol and per word.

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from aha.recipe import Recipe, dump_recipe
 from aha.rewards.score import rewards_of
+from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
-from aha.tasks.prompts import render
 from aha.train.policy import choose_device, choose_dtype, find_model, load_tokenizer
 from aha.types import Prompt
 
@@ -18,8 +18,8 @@ def describe(recipe: Recipe) -> str:
     """The resolved recipe, the first prompt as the model sees it, and what the run will need."""
     rewards_of(recipe)
     tokenizer: Any = load_tokenizer(recipe.model)
-    problem = load_problems(recipe.task, "train", 1)[0]
-    prompt = render(problem.columns, recipe.prompt.style, tokenizer)
+    problem = load_problems(recipe.task, "train", 1).problems[0]
+    (prompt,) = ask([problem], recipe, tokenizer)
     return "\n".join(
         [
             dump_recipe(recipe),

@@ -25,7 +25,7 @@ from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, score
 from aha.rollout.base import SamplingSettings
 from aha.runs import RunDirectory
-from aha.tasks.prompts import render_all
+from aha.tasks.ask import ask
 from aha.train.checkpoint import save_checkpoint
 from aha.train.schedule import learning_rate_at
 from aha.train.setup import Trainer, build_trainer, sampling_settings, update_settings
@@ -41,6 +41,9 @@ def train(
 ) -> None:
     """Train to `max_steps`, evaluating before and after; every step is recorded in `run`."""
     trainer = build_trainer(recipe, resume_from)
+    for note in trainer.notes:
+        for observer in observers:
+            observer.note(note)
     if "before" not in run.evaluation():
         _evaluate(trainer, run, observers, "before")
     for step in range(trainer.first_step, recipe.train.max_steps + 1):
@@ -85,7 +88,7 @@ def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]
 def roll_out(trainer: Trainer, problems: Sequence[Problem], step: int) -> list[Group]:
     """A group of completions for each problem, not scored yet."""
     recipe = trainer.recipe
-    prompts = render_all(problems, recipe.prompt.style, trainer.tokenizer)
+    prompts = ask(problems, recipe, trainer.tokenizer)
     completions = trainer.engine.generate(
         prompts,
         recipe.generation.num_generations,
@@ -130,7 +133,7 @@ def _evaluate(
     settings = SamplingSettings(
         recipe.generation.max_completion_length, recipe.evaluation.temperature
     )
-    prompts = render_all(trainer.held_out, recipe.prompt.style, trainer.tokenizer)
+    prompts = ask(trainer.held_out, recipe, trainer.tokenizer)
     seed = rollout_seed(recipe.train.seed, _EVALUATION_STEP)
     evaluation = evaluate(trainer.engine, trainer.held_out, prompts, settings, seed)
     run.write_lines(f"eval-{when}.jsonl", evaluation.records)

@@ -36,15 +36,16 @@ class Trainer:
     stream: ProblemStream
     held_out: tuple[Problem, ...]
     first_step: int
+    notes: tuple[str, ...]
 
 
 def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
     """Load the policy, the reference when there is a KL term, and the problems."""
     rewards = rewards_of(recipe)
     problems = load_problems(recipe.task, "train", recipe.task.num_train)
-    held_out = (
-        load_problems(recipe.task, "test", recipe.evaluation.n) if recipe.evaluation.n else []
-    )
+    held_out: tuple[Problem, ...] = ()
+    if recipe.evaluation.n:
+        held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
     torch.manual_seed(recipe.train.seed)
     source = str(resume_from) if resume_from else None
     tokenizer = load_tokenizer(recipe.model, source)
@@ -62,9 +63,10 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
         engine=NativeEngine(model, tokenizer, recipe.generation.max_rows),
         optimizer=optimizer,
         rewards=rewards,
-        stream=ProblemStream(problems, recipe.grpo.prompts_per_step, recipe.train.seed),
-        held_out=tuple(held_out),
+        stream=ProblemStream(problems.problems, recipe.grpo.prompts_per_step, recipe.train.seed),
+        held_out=held_out,
         first_step=checkpoint_step(resume_from) + 1 if resume_from else 1,
+        notes=tuple(filter(None, [problems.losses()])),
     )
 
 

@@ -1,0 +1,82 @@
+"""What a reward makes of one text, and why: for people who write or debug one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aha.rewards import Reward, load_reward
+from aha.rewards.accuracy import gold_answer, is_countdown, judge, read_answer
+from aha.rewards.countdown import why_not
+from aha.rewards.parse import strict_answer, with_opened_thoughts
+from aha.types import UserError
+
+
+def try_reward(
+    name: str,
+    completion_file: Path,
+    columns: Sequence[str],
+    options: Sequence[str],
+    prompt: str,
+) -> str:
+    """The score of a file's text, and what was read in it.
+
+    `columns` and `options` are NAME=VALUE, values in YAML. Tokens are counted as words here, for
+    want of a tokenizer.
+    Errors: UserError for an unreadable file, a malformed pair, or a reward that lacks a column.
+    """
+    text = _read(completion_file)
+    row = dict(_pair("--column", item) for item in columns)
+    reward = load_reward(name, **dict(_pair("--option", item) for item in options))
+    words = text.split()
+    given = {key: [value] for key, value in row.items()}
+    try:
+        (value,) = reward(
+            prompts=[prompt], completions=[text], completion_ids=[list(range(len(words)))], **given
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    shown = "none (does not apply)" if value is None else f"{value:g}"
+    lines = [f"{name}: {shown}", *_reading(prompt, text, row)]
+    if isinstance(reward, Reward):
+        lines += ["", " ".join((reward.__doc__ or "").split())]
+    return "\n".join(lines)
+
+
+def _reading(prompt: str, text: str, row: dict[str, Any]) -> list[str]:
+    whole = with_opened_thoughts(prompt, text)
+    answer = read_answer(whole, row)
+    lines = [
+        f"layout: {'as asked' if strict_answer(whole) is not None else 'not as asked'}",
+        f"answer: {'none found' if answer is None else repr(answer)}",
+        f"tokens: {len(text.split())} (words)",
+    ]
+    if is_countdown(row):
+        reason = why_not(answer, row["target"], row["nums"])
+        lines.append(f"verdict: {'right' if reason is None else f'wrong, {reason}'}")
+    elif (gold := gold_answer(row)) is not None:
+        verdict = judge(prompt, text, row)
+        known = "right" if verdict.lenient else "wrong"
+        lines.append(f"gold: {gold!r}")
+        lines.append(f"verdict: {known if verdict.known else 'gold cannot be read'}")
+    return lines
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--completion: {str(path)!r} cannot be read: {error}.") from None
+
+
+def _pair(option: str, item: str) -> tuple[str, Any]:
+    name, separator, value = item.partition("=")
+    if not separator or not name:
+        raise UserError(f"{option} {item!r}: write it as NAME=VALUE.")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{option} {item!r}: {value!r} is not a YAML value.") from None

@@ -1,0 +1,255 @@
+"""Are two mathematical answers equal: string and number fast paths, then math-verify.
+
+math-verify (sympy behind it) can be made to run for hours, or to eat all memory, by a short
+text. So it runs in worker processes that are killed at a time limit and started again; a
+worker that lives is used again. Nothing here depends on signals, so any thread may call.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import multiprocessing
+import os
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
+
+from aha.rewards.numbers import Quantity, parse_quantity
+
+# Equal, different, or: the gold cannot be parsed, so that there is nothing to be equal to.
+Outcome = Literal["equal", "different", "no_gold"]
+
+MAX_CHARACTERS = 2_000
+_MEMORY_BYTES = 4 * 2**30
+_START_SECONDS = 120.0
+
+_THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
+# Space between two digits is not nothing: `7 2` is not 72.
+_SPACE = re.compile(r"(?<![0-9])(?:\s|\\ |\\quad|\\qquad)+|(?:\s|\\ |\\quad|\\qquad)+(?![0-9\s\\])")
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_SIZES = re.compile(r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr)(?![A-Za-z])")
+_DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gold answer and what is compared with it."""
+
+    gold: str
+    answer: str
+
+
+class MathVerifier:
+    """Compares answers in `workers` processes, `timeout` seconds each at the most.
+
+    Use `equal_many` for a batch; results are cached. Thread-safe. `close` ends the workers.
+    """
+
+    def __init__(
+        self, workers: int | None = None, timeout: float = 2.0, cache_size: int = 100_000
+    ) -> None:
+        self._count = workers or max(1, min(4, os.cpu_count() or 1))
+        self._timeout = timeout
+        self._cache_size = cache_size
+        self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+        self.killed = 0
+
+    def equal(self, gold: str, answer: str) -> Outcome:
+        """`equal_many` for one pair."""
+        return self.equal_many([Pair(gold, answer)])[0]
+
+    def equal_many(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        """An outcome for each pair, in order. A comparison past its time is "different"."""
+        with self._lock:
+            slow: dict[Pair, None] = {}
+            for pair in pairs:
+                if pair not in self._cache:
+                    outcome = fast_outcome(pair.gold, pair.answer)
+                    if outcome is None:
+                        slow[pair] = None
+                    else:
+                        self._remember(pair, outcome)
+            if slow:
+                self._compare(list(slow))
+            outcomes = [self._cache[pair] for pair in pairs]
+            while len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+            return outcomes
+
+    def close(self) -> None:
+        """End the workers; the next comparison starts new ones."""
+        with self._lock:
+            for worker in self._workers:
+                worker.kill()
+            self._workers.clear()
+
+    def _remember(self, pair: Pair, outcome: Outcome) -> None:
+        self._cache[pair] = outcome
+
+    def _compare(self, pairs: list[Pair]) -> None:
+        waiting: Iterator[Pair] = iter(pairs)
+        wanted = min(self._count, len(pairs))
+        while len(self._workers) < wanted:
+            self._workers.append(_Worker())
+        busy = [worker for worker in self._workers if self._give(worker, waiting)]
+        while busy:
+            self._collect(busy)
+            busy = [worker for worker in busy if worker.pair or self._give(worker, waiting)]
+
+    def _give(self, worker: _Worker, waiting: Iterator[Pair]) -> bool:
+        pair = next(waiting, None)
+        if pair is not None:
+            worker.give(pair, self._timeout)
+        return pair is not None
+
+    def _collect(self, busy: Sequence[_Worker]) -> None:
+        """Take every answer that is there, and kill every worker whose time is over."""
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        ready = wait([worker.connection for worker in busy], timeout=patience)
+        for worker in busy:
+            assert worker.pair is not None
+            if worker.connection in ready:
+                self._remember(worker.pair, worker.take())
+            elif time.monotonic() >= worker.deadline:
+                self._remember(worker.pair, "different")
+                worker.restart()
+            if worker.pair is None and not worker.alive:
+                self.killed += 1
+
+
+class _Worker:
+    """One process with at most one comparison under way."""
+
+    def __init__(self) -> None:
+        self.pair: Pair | None = None
+        self.deadline = 0.0
+        self.alive = False
+        self.connection: Connection
+        self._process: BaseProcess
+        self._start()
+
+    def _start(self) -> None:
+        # Not fork: the parent has threads. Daemon: it dies with the parent.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.alive = True
+        self._ready = False
+
+    def give(self, pair: Pair, timeout: float) -> None:
+        if not self.alive:
+            self._start()
+        if not self._ready:
+            # Importing sympy takes a second or two, which is not the comparison's fault.
+            if not self.connection.poll(_START_SECONDS):
+                raise RuntimeError(f"a math worker did not start in {_START_SECONDS:.0f} s")
+            self.connection.recv()
+            self._ready = True
+        self.pair = pair
+        self.deadline = time.monotonic() + timeout
+        self.connection.send((pair.gold, pair.answer))
+
+    def take(self) -> Outcome:
+        self.pair = None
+        try:
+            outcome: Outcome = self.connection.recv()
+        except (EOFError, OSError):  # it died of its memory limit
+            self.kill()
+            return "different"
+        return outcome
+
+    def restart(self) -> None:
+        self.pair = None
+        self.kill()
+
+    def kill(self) -> None:
+        self.alive = False
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection) -> None:
+    """A worker's life: import math-verify, say so, compare until the pipe closes."""
+    import logging
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    logging.disable(logging.CRITICAL)
+    connection.send(_slow_outcome("1", "1"))
+    while True:
+        try:
+            gold, answer = connection.recv()
+        except EOFError:
+            return
+        connection.send(_slow_outcome(gold, answer))
+
+
+def _slow_outcome(gold: str, answer: str) -> Outcome:
+    """math-verify's opinion, without its own timeouts: they use signals.
+
+    Only as LaTeX, whole: its other readings pick a number out of prose (`not 72`).
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    config = [LatexExtractionConfig()]
+    options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None}
+    try:
+        parsed_gold = parse(f"${gold}$", config, **options)
+        if not parsed_gold:
+            return "no_gold"
+        parsed_answer = parse(f"${answer}$", config, **options)
+        if not parsed_answer:
+            return "different"
+        return "equal" if verify(parsed_gold, parsed_answer, timeout_seconds=None) else "different"
+    except Exception:  # sympy raises anything on hostile text; the process is expendable
+        return "different"
+
+
+@functools.cache
+def shared_verifier() -> MathVerifier:
+    """One verifier for all rewards of the process, started when first needed."""
+    verifier = MathVerifier()
+    atexit.register(verifier.close)
+    return verifier
+
+
+def fast_outcome(gold: str, answer: str) -> Outcome | None:
+    """The outcome where strings or exact numbers decide; None where algebra must."""
+    if len(gold) > MAX_CHARACTERS or len(answer) > MAX_CHARACTERS or not answer.strip():
+        return "different"
+    if not gold.strip():
+        return "no_gold"
+    if _normal(gold) == _normal(answer):
+        return "equal"
+    gold_quantity, answer_quantity = parse_quantity(gold), parse_quantity(answer)
+    if gold_quantity is None or answer_quantity is None:
+        return None
+    return _compare_quantities(gold_quantity, answer_quantity)
+
+
+def _compare_quantities(gold: Quantity, answer: Quantity) -> Outcome | None:
+    """Numbers decide, and a unit only where both name one; per cent is left to algebra."""
+    if gold.unit and answer.unit and gold.unit != answer.unit:
+        return "different"
+    if gold.value == answer.value:
+        return "equal"
+    return None if "%" in (gold.unit, answer.unit) else "different"
+
+
+def _normal(text: str) -> str:
+    """Text without what never changes its mathematics: space, sizes of brackets, dollars."""
+    text = _TEXT.sub(r" \1 ", text.strip().strip("$")).strip().removesuffix(".")
+    text = _DISPLAY_FRACTION.sub(r"\\frac", _SIZES.sub("", text))
+    return _SPACE.sub("", _THIN_SPACE.sub("", text)).replace("\u2212", "-")

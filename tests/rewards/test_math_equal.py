@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import re
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from aha.rewards.math_equal import MathVerifier, Pair, fast_outcome
+from aha.rewards.numbers import parse_number, parse_quantity
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("72", 72), ("1,234,567", 1_234_567), ("$72.50", Fraction(145, 2)), ("-3", -3),
+        ("\u22123", -3), ("3 1/2", Fraction(7, 2)), ("-3 1/2", Fraction(-7, 2)), (".5", Fraction(1, 2)),
+        ("\\frac{3}{4}", Fraction(3, 4)), ("-\\dfrac34", Fraction(-3, 4)), ("x = 5", 5), ("18.", 18),
+        ("5 miles per hour", 5), ("5cm", 5), ("90^\\circ", 90), ("007", 7), ("\\text{ 5 } cm", 5),
+        ("1{,}000", None), ("1,23", None), ("2x", None), ("2 pi", None), ("4 million", None),
+        ("3 or 4", None), ("5 5", None), ("1/0", None), ("1e5", None), ("", None), ("-", None),
+        ("60% of 240", None), ("9" * 101, None), ("1.2.3", None), ("\u00bd", None),
+    ],
+)  # fmt: skip
+def test_numbers_are_exact_or_none(text: str, value: Fraction | int | None) -> None:
+    assert parse_number(text) == value
+
+
+def test_units_are_read() -> None:
+    quantity = parse_quantity("40 percent")
+    assert quantity is not None
+    assert quantity.unit == "%"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "outcome"),
+    [
+        ("72", "72.0", "equal"),
+        ("72", "73", "different"),
+        ("5 \\text{ cm}", "5 inches", "different"),
+        ("5 \\text{ cm}", "5", "equal"),
+        ("40\\%", "40", "equal"),
+        ("40\\%", "0.4", None),
+        ("7 2", "72", None),
+        ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\dfrac{\\pi}{2})", "equal"),
+        ("x+1", "1+x", None),
+        ("72", "", "different"),
+        ("", "72", "no_gold"),
+        ("x", "y" * 3_000, "different"),
+    ],
+)
+def test_fast_paths_decide_or_pass_on(gold: str, answer: str, outcome: str | None) -> None:
+    assert fast_outcome(gold, answer) == outcome
+
+
+@pytest.fixture(scope="module")
+def verifier() -> MathVerifier:
+    return MathVerifier(workers=2)
+
+
+def test_a_batch_comes_back_in_order(verifier: MathVerifier) -> None:
+    pairs = [Pair("x+1", f"{i}+x") for i in range(20)]
+    outcomes = verifier.equal_many(pairs)
+    assert outcomes == ["equal" if i == 1 else "different" for i in range(20)]
+    assert verifier.equal_many(pairs[::-1]) == outcomes[::-1]
+
+
+def test_a_comparison_that_does_not_end_is_killed_and_the_rest_goes_on() -> None:
+    verifier = MathVerifier(workers=1, timeout=0.5)
+    hostile = Pair("7", "9^{9^{9^{9}}}")
+    outcomes = verifier.equal_many([Pair("x+1", "1+x"), hostile, Pair("y+2", "2+y")])
+    assert outcomes == ["equal", "different", "equal"]
+    assert verifier.killed == 1
+    verifier.close()
+    assert verifier.equal("z+3", "3+z") == "equal"
+    verifier.close()
+
+
+def test_it_works_off_the_main_thread(verifier: MathVerifier) -> None:
+    results: list[str] = []
+    threads = [
+        threading.Thread(target=lambda i=i: results.append(verifier.equal(f"a+{i}", f"{i}+a")))
+        for i in range(2, 6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == ["equal"] * 4
+
+
+def test_a_gold_that_cannot_be_parsed_is_said(verifier: MathVerifier) -> None:
+    assert verifier.equal("\\begin{", "x") == "no_gold"
+
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def rewritten(gold: str) -> list[str]:
+    """Other ways to write a MATH answer that mean the same."""
+    forms = [f" {gold} ", f"${gold}$", gold.replace("\\frac", "\\dfrac")]
+    simple = re.fullmatch(r"\\frac\{(\d+)\}\{(\d+)\}", gold)
+    if simple:
+        forms.append(f"{simple[1]}/{simple[2]}")
+    if gold.endswith("^\\circ"):
+        forms += [gold.removesuffix("^\\circ"), gold.replace("^\\circ", "^{\\circ}")]
+    if re.fullmatch(r"\d+", gold):
+        forms += [f"{gold}.0", f"{int(gold):,}"]
+    if re.match(r"[(\[]", gold):
+        forms.append(gold.replace(",", " , "))
+    return forms
+
+
+@pytest.mark.parametrize("name", ["math500.jsonl", "aime24.jsonl"])
+def test_every_gold_equals_its_other_forms(name: str, verifier: MathVerifier) -> None:
+    rows = [json.loads(line) for line in (DATA / name).read_text("utf-8").splitlines()]
+    pairs = [Pair(row["answer"], form) for row in rows for form in rewritten(row["answer"])]
+    wrong = [
+        pair
+        for pair, outcome in zip(pairs, verifier.equal_many(pairs), strict=True)
+        if outcome != "equal"
+    ]
+    assert not wrong
