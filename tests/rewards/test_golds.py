@@ -31,10 +31,15 @@ def wrong(gold: str) -> str:
     return str(int(digits) + 1) if digits.lstrip("-").isdigit() else "-987654321"
 
 
+LAYOUTS = [
+    (" <think>", "</think> <answer>{}</answer>"),
+    ("", "<reasoning>\nx\n</reasoning>\n<answer>\n{}\n</answer>\n"),
+]
+
+
 def check(found: list[Problem]) -> None:
     golds = [problem.columns["answer"] for problem in found]
-    for opened, tags in ((" <think>", "</think> <answer>{}</answer>"),
-                         ("", "<reasoning>\nx\n</reasoning>\n<answer>\n{}\n</answer>\n")):  # fmt: skip
+    for opened, tags in LAYOUTS:
         prompts = [f"{problem.columns['problem']}{opened}" for problem in found]
         rows = [problem.columns for problem in found]
         right = judge_many(prompts, [tags.format(gold) for gold in golds], rows)

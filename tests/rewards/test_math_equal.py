@@ -16,8 +16,10 @@ from aha.rewards.numbers import parse_number, parse_quantity
     ("text", "value"),
     [
         ("72", 72), ("1,234,567", 1_234_567), ("$72.50", Fraction(145, 2)), ("-3", -3),
-        ("\u22123", -3), ("3 1/2", Fraction(7, 2)), ("-3 1/2", Fraction(-7, 2)), (".5", Fraction(1, 2)),
-        ("\\frac{3}{4}", Fraction(3, 4)), ("-\\dfrac34", Fraction(-3, 4)), ("x = 5", 5), ("18.", 18),
+        ("\u22123", -3), ("3 1/2", Fraction(7, 2)),
+        ("-3 1/2", Fraction(-7, 2)), (".5", Fraction(1, 2)),
+        ("\\frac{3}{4}", Fraction(3, 4)), ("-\\dfrac34", Fraction(-3, 4)), ("x = 5", 5),
+        ("18.", 18),
         ("5 miles per hour", 5), ("5cm", 5), ("90^\\circ", 90), ("007", 7), ("\\text{ 5 } cm", 5),
         ("1{,}000", None), ("1,23", None), ("2x", None), ("2 pi", None), ("4 million", None),
         ("3 or 4", None), ("5 5", None), ("1/0", None), ("1e5", None), ("", None), ("-", None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.runs import RunDirectory
+from aha.train.dry_run import describe
+from aha.train.loop import score_groups
 from aha.train.start import resume_run, start_run
 
 RECORD_KEYS = {
@@ -35,6 +38,19 @@ def model_folder(
     folder = tmp_path / "model"
     random_model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def byte_model_folder(
+    tmp_path: Path,
+    random_model: Callable[..., PreTrainedModel],
+    byte_tokenizer: PreTrainedTokenizerFast,
+) -> str:
+    folder = tmp_path / "byte-model"
+    model = random_model(vocab_size=len(byte_tokenizer), max_position_embeddings=4096)
+    model.save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
     return str(folder)
 
 
@@ -63,15 +79,64 @@ def weights(run: RunDirectory, step: int) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoints / f"step-{step:06d}" / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_every_recipe_trains_two_steps(name: str, model_folder: str, tmp_path: Path) -> None:
-    run = start_run(small(name, model_folder), tmp_path / "run")
+ROWS = {"countdown": "countdown", "gsm8k": "gsm8k", "math": "math500"}
+
+
+def on_a_tiny_model(name: str, folder: str) -> Recipe:
+    """A shipped recipe with its own prompts, rewards and objective, on real rows, made small."""
+    task = load_recipe(name).task.name
+    source = Path(__file__).parents[1] / "data" / f"{ROWS[task]}.jsonl"
+    return load_recipe(
+        name,
+        [
+            f"model.name={folder}",
+            "model.dtype=float32",
+            f"task.source={source}",
+            "train.max_steps=2",
+            "grpo.prompts_per_step=2",
+            "generation.num_generations=4",
+            "generation.max_completion_length=24",
+            "optimizer.warmup_ratio=0",
+            "evaluation.n=2",
+        ],
+    )
+
+
+REAL_RECIPES = [name for name in shipped_recipes() if name != "countdown-tiny"]
+
+
+@pytest.mark.parametrize("name", REAL_RECIPES)
+def test_every_recipe_dry_runs_and_trains_two_steps_on_real_rows(
+    name: str, byte_model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = on_a_tiny_model(name, byte_model_folder)
+    text = describe(recipe)
+    prefill = recipe.prompt.prefill.splitlines()[-1] if recipe.prompt.prefill else "<|assistant|>"
+    assert f"{prefill}\n" in text
+    # An untrained model earns nothing; noise in place of the rewards makes it take real steps.
+    monkeypatch.setattr("aha.train.loop.score_groups", noisy)
+    run = start_run(recipe, tmp_path / "run")
+    records = run.metrics()
+    assert [record["trained_rows"] for record in records] == [8, 8]
+    assert {f"rewards/{reward.name}/mean" for reward in recipe.rewards} <= set(records[0])
+    before = load_file(Path(byte_model_folder) / "model.safetensors")
+    after = weights(run, 2)
+    assert any(not torch.equal(before[key], after[key]) for key in after)
+
+
+def noisy(rewards: Any, groups: Any) -> Any:
+    scored = score_groups(rewards, groups)
+    return [
+        replace(g, scores=tuple(replace(s, reward=s.reward + i) for i, s in enumerate(g.scores)))
+        for g in scored
+    ]
+
+
+def test_the_default_recipe_trains_two_steps(model_folder: str, tmp_path: Path) -> None:
+    run = start_run(small("countdown-tiny", model_folder), tmp_path / "run")
     records = run.metrics()
     assert [record["step"] for record in records] == [1, 2]
     assert any(record["trained_rows"] > 0 for record in records)
-    before = load_file(Path(model_folder) / "model.safetensors")
-    after = weights(run, 2)
-    assert any(not torch.equal(before[key], after[key]) for key in after)
 
 
 def test_a_run_directory_holds_what_it_promises(model_folder: str, tmp_path: Path) -> None:

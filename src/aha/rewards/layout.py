@@ -63,7 +63,7 @@ class XmlCountReward(_TextReward):
     """0.125 for each of the four reasoning and answer tags that stands exactly once, on a line of
     its own, less 0.001 for each character after the closing answer tag; at least 0.
 
-    Range 0 to 0.5. White space at the very end is not counted. Source: the GRPO lab's
+    Range 0 to 0.5. White space around them is not counted. Source: the GRPO lab's
     xmlcount_reward_func (W. Brown's GRPO demo).
     """
 
@@ -74,7 +74,7 @@ class XmlCountReward(_TextReward):
         value = sum(
             0.125 for tag in REASONING.tags if text.count(tag) == 1 and lines.count(tag) == 1
         )
-        trailing = text.rpartition(_CLOSING_ANSWER)[2].rstrip() if _CLOSING_ANSWER in text else ""
+        trailing = text.rpartition(_CLOSING_ANSWER)[2].strip() if _CLOSING_ANSWER in text else ""
         return max(0.0, value - 0.001 * len(trailing))
 
 

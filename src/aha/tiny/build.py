@@ -52,7 +52,7 @@ class BuildSettings:
     """
 
     seed: int = 0
-    cycles: tuple[Cycle, ...] = (Cycle(2_000, 3e-3), Cycle(1_000, 1.5e-3))
+    cycles: tuple[Cycle, ...] = (Cycle(2_000, 3e-3), Cycle(1_000, 1.5e-3), Cycle(1_000, 1.5e-3))
     batch_size: int = 192
     final_learning_rate: float = 1e-4
     warmup_steps: int = 100
