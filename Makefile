@@ -36,7 +36,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/rewards.py
 
 clean:
 	rm -rf $(VENV) build dist

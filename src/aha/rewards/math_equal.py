@@ -116,14 +116,17 @@ class MathVerifier:
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
         ready = wait([worker.connection for worker in busy], timeout=patience)
         for worker in busy:
-            assert worker.pair is not None
+            pair = worker.pair
+            assert pair is not None
             if worker.connection in ready:
-                self._remember(worker.pair, worker.take())
+                self._remember(pair, worker.take())
             elif time.monotonic() >= worker.deadline:
-                self._remember(worker.pair, "different")
-                worker.restart()
-            if worker.pair is None and not worker.alive:
-                self.killed += 1
+                worker.kill()
+                self._remember(pair, "different")
+            else:
+                continue
+            worker.pair = None
+            self.killed += not worker.alive
 
 
 class _Worker:
@@ -161,17 +164,12 @@ class _Worker:
         self.connection.send((pair.gold, pair.answer))
 
     def take(self) -> Outcome:
-        self.pair = None
         try:
             outcome: Outcome = self.connection.recv()
         except (EOFError, OSError):  # it died of its memory limit
             self.kill()
             return "different"
         return outcome
-
-    def restart(self) -> None:
-        self.pair = None
-        self.kill()
 
     def kill(self) -> None:
         self.alive = False
