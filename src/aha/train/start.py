@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from aha.observe.console import ConsoleObserver
 from aha.observe.observer import Observer
@@ -37,6 +38,8 @@ def resume_run(path: Path) -> RunDirectory:
 
 
 def _run(recipe: Recipe, run: RunDirectory, resume_from: Path | None) -> RunDirectory:
+    # Its bars for loading and saving weights would break ours, and say nothing of the run.
+    transformers_logging.disable_progress_bar()
     console = Console()
     done = checkpoint_step(resume_from) if resume_from else 0
     run.rewind(done)
