@@ -13,19 +13,18 @@ from aha.runs import RunDirectory
 from aha.train.start import start_run
 
 HEADER = """\
-| seed | solved before | solved after | tokens before | after | "Wait," before | after | training |
-|---|---|---|---|---|---|---|---|"""
+| seed | solved before | solved after | tokens before | after | "Wait," before | after |
+|---|---|---|---|---|---|---|"""
 
 
 def row(run: RunDirectory) -> str:
     evaluation = run.evaluation()
     before, after = evaluation["before"], evaluation["after"]
-    minutes = sum(record["time/step_s"] for record in run.metrics()) / 60
     low, high = (f"{bound:.1%}" for bound in after["ci95"])
     return (
         f"| {run.recipe().train.seed} | {before['accuracy']:.1%} | {after['accuracy']:.1%} "
         f"({low} to {high}) | {before['mean_length']:.0f} | {after['mean_length']:.0f} "
-        f"| {before['reflection_rate']:.2f} | {after['reflection_rate']:.2f} | {minutes:.1f} min |"
+        f"| {before['reflection_rate']:.2f} | {after['reflection_rate']:.2f} |"
     )
 
 

@@ -25,7 +25,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom aha.cli import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

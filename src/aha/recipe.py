@@ -30,7 +30,8 @@ class ModelSection(Section):
 
     name: str = "aha-tiny"
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: float32 on a CPU, bfloat16 on a GPU"
+        "auto",
+        description="auto: float32; bfloat16 rounds away most updates at rates like 1e-6",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -143,7 +144,7 @@ class TrainSection(Section):
     """The loop."""
 
     max_steps: int = Field(200, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     save_steps: int = Field(50, ge=1)
     save_total_limit: int = Field(2, ge=1)
     gradient_checkpointing: bool = False

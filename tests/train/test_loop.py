@@ -59,7 +59,6 @@ def small(name: str, model_folder: str, *changes: str) -> Recipe:
         name,
         [
             f"model.name={model_folder}",
-            "model.dtype=float32",
             "train.max_steps=2",
             "train.save_steps=1",
             "grpo.prompts_per_step=3",
@@ -90,7 +89,6 @@ def on_a_tiny_model(name: str, folder: str) -> Recipe:
         name,
         [
             f"model.name={folder}",
-            "model.dtype=float32",
             f"task.source={source}",
             "train.max_steps=2",
             "grpo.prompts_per_step=2",

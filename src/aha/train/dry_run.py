@@ -34,7 +34,7 @@ def describe(recipe: Recipe) -> str:
 
 def _needs(recipe: Recipe, prompt: Prompt) -> str:
     device = choose_device(recipe.model)
-    dtype = choose_dtype(recipe.model, device)
+    dtype = choose_dtype(recipe.model)
     parameters = _parameter_count(recipe)
     copies = 2 if recipe.grpo.beta else 1
     # Weights and reference, gradient, AdamW's two moments: all in the model's type.

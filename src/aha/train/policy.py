@@ -72,10 +72,13 @@ def choose_device(section: ModelSection) -> torch.device:
     return torch.device(section.device)
 
 
-def choose_dtype(section: ModelSection, device: torch.device) -> torch.dtype:
-    if section.dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[section.dtype]
+def choose_dtype(section: ModelSection) -> torch.dtype:
+    """The type of the weights.
+
+    float32 unless asked otherwise: the spacing of bfloat16 near a weight of 0.02 is 1e-4, a
+    hundred times an update at a learning rate of 1e-6.
+    """
+    return torch.bfloat16 if section.dtype == "bfloat16" else torch.float32
 
 
 def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrainedTokenizerBase:
@@ -90,7 +93,7 @@ def load_model(section: ModelSection, source: str | None = None) -> PreTrainedMo
         AutoModelForCausalLM,
         section,
         source or find_model(section.name),
-        dtype=choose_dtype(section, device),
+        dtype=choose_dtype(section),
         attn_implementation=section.attn_implementation,
     )
     for module in model.modules():
