@@ -2,32 +2,35 @@
 
 math-verify (sympy behind it) can be made to run for hours, or to eat all memory, by a short
 text. So it runs in worker processes that are killed at a time limit and started again; a
-worker that lives is used again. Nothing here depends on signals, so any thread may call.
+worker that lives is used again. Nothing here depends on signals, so any thread may call, nor on
+the main script, so a notebook may.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
-import multiprocessing
+import json
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, Literal
+from multiprocessing.connection import wait
+from typing import Literal
 
 from aha.rewards.numbers import Quantity, parse_quantity
+from aha.types import RunFailure
 
 # Equal, different, or: the gold cannot be parsed, so that there is nothing to be equal to.
 Outcome = Literal["equal", "different", "no_gold"]
 
 MAX_CHARACTERS = 2_000
-_MEMORY_BYTES = 4 * 2**30
 _START_SECONDS = 120.0
 
 _THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
@@ -114,11 +117,11 @@ class MathVerifier:
     def _collect(self, busy: Sequence[_Worker]) -> None:
         """Take every answer that is there, and kill every worker whose time is over."""
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-        ready = wait([worker.connection for worker in busy], timeout=patience)
+        ready = wait([worker.answers for worker in busy], timeout=patience)
         for worker in busy:
             pair = worker.pair
             assert pair is not None
-            if worker.connection in ready:
+            if worker.answers in ready:
                 self._remember(pair, worker.take())
             elif time.monotonic() >= worker.deadline:
                 worker.kill()
@@ -136,17 +139,18 @@ class _Worker:
         self.pair: Pair | None = None
         self.deadline = 0.0
         self.alive = False
-        self.connection: Connection
-        self._process: BaseProcess
         self._start()
 
     def _start(self) -> None:
-        # Not fork: the parent has threads. Daemon: it dies with the parent.
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "aha.rewards.math_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self.answers = self._process.stdin, self._process.stdout
         self.alive = True
         self._ready = False
 
@@ -155,64 +159,31 @@ class _Worker:
             self._start()
         if not self._ready:
             # Importing sympy takes a second or two, which is not the comparison's fault.
-            if not self.connection.poll(_START_SECONDS):
-                raise RuntimeError(f"a math worker did not start in {_START_SECONDS:.0f} s")
-            self.connection.recv()
+            if not wait([self.answers], timeout=_START_SECONDS) or not self.answers.readline():
+                raise RunFailure("math-verify's process did not start; is it installed?")
             self._ready = True
         self.pair = pair
         self.deadline = time.monotonic() + timeout
-        self.connection.send((pair.gold, pair.answer))
+        self._requests.write(json.dumps([pair.gold, pair.answer]).encode() + b"\n")
+        self._requests.flush()
 
     def take(self) -> Outcome:
-        try:
-            outcome: Outcome = self.connection.recv()
-        except (EOFError, OSError):  # it died of its memory limit
+        """The answer that is waiting; "different" from a process that died of its memory."""
+        line = self.answers.readline()
+        if not line:
             self.kill()
             return "different"
+        outcome: Outcome = json.loads(line)
         return outcome
 
     def kill(self) -> None:
         self.alive = False
         self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-
-def _serve(connection: Connection) -> None:
-    """A worker's life: import math-verify, say so, compare until the pipe closes."""
-    import logging
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    logging.disable(logging.CRITICAL)
-    connection.send(_slow_outcome("1", "1"))
-    while True:
-        try:
-            gold, answer = connection.recv()
-        except EOFError:
-            return
-        connection.send(_slow_outcome(gold, answer))
-
-
-def _slow_outcome(gold: str, answer: str) -> Outcome:
-    """math-verify's opinion, without its own timeouts: they use signals.
-
-    Only as LaTeX, whole: its other readings pick a number out of prose (`not 72`).
-    """
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    config = [LatexExtractionConfig()]
-    options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None}
-    try:
-        parsed_gold = parse(f"${gold}$", config, **options)
-        if not parsed_gold:
-            return "no_gold"
-        parsed_answer = parse(f"${answer}$", config, **options)
-        if not parsed_answer:
-            return "different"
-        return "equal" if verify(parsed_gold, parsed_answer, timeout_seconds=None) else "different"
-    except Exception:  # sympy raises anything on hostile text; the process is expendable
-        return "different"
+        self._process.wait()
+        # Closing flushes, and there may be nobody to flush to.
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()
+        self.answers.close()
 
 
 @functools.cache
