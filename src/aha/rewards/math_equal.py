@@ -117,11 +117,11 @@ class MathVerifier:
     def _collect(self, busy: Sequence[_Worker]) -> None:
         """Take every answer that is there, and kill every worker whose time is over."""
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-        ready = wait([worker.answers for worker in busy], timeout=patience)
+        ready = wait([worker.answers.fileno() for worker in busy], timeout=patience)
         for worker in busy:
             pair = worker.pair
             assert pair is not None
-            if worker.answers in ready:
+            if worker.answers.fileno() in ready:
                 self._remember(pair, worker.take())
             elif time.monotonic() >= worker.deadline:
                 worker.kill()
@@ -159,7 +159,10 @@ class _Worker:
             self._start()
         if not self._ready:
             # Importing sympy takes a second or two, which is not the comparison's fault.
-            if not wait([self.answers], timeout=_START_SECONDS) or not self.answers.readline():
+            if (
+                not wait([self.answers.fileno()], timeout=_START_SECONDS)
+                or not self.answers.readline()
+            ):
                 raise RunFailure("math-verify's process did not start; is it installed?")
             self._ready = True
         self.pair = pair
