@@ -48,6 +48,8 @@ def test_units_are_read() -> None:
         ("7 2", "72", None),
         ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\dfrac{\\pi}{2})", "equal"),
         ("x+1", "1+x", None),
+        ("72", "it must be seventy-two or so", "different"),
+        ("72", "\\frac{144}{\\sqrt{4}}", None),
         ("72", "", "different"),
         ("", "72", "no_gold"),
         ("x", "y" * 3_000, "different"),

@@ -46,6 +46,10 @@ def test_strict_refuses_any_other_layout(text: str) -> None:
         ("<answer>1", None),
         ("<answer></answer>", ""),
         ("no tags", None),
+        ("so #### 72", "72"),
+        ("#### 72</think> <answer>1", "72"),
+        ("\\boxed{1} and \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{1} <answer>2</answer>", "2"),
     ],
 )
 def test_lenient_reads_the_last_closed_block(text: str, answer: str | None) -> None:

@@ -38,6 +38,8 @@ _THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
 _SPACE = re.compile(r"(?<![0-9])(?:\s|\\ |\\quad|\\qquad)+|(?:\s|\\ |\\quad|\\qquad)+(?![0-9\s\\])")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr)(?![A-Za-z])")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_PROSE_WORDS = 3
 _DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 
@@ -205,9 +207,13 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
         return "no_gold"
     if _normal(gold) == _normal(answer):
         return "equal"
-    gold_quantity, answer_quantity = parse_quantity(gold), parse_quantity(answer)
-    if gold_quantity is None or answer_quantity is None:
+    gold_quantity = parse_quantity(gold)
+    if gold_quantity is None:
         return None
+    answer_quantity = parse_quantity(answer)
+    if answer_quantity is None:
+        # Prose is never a number, and algebra would only take its time to say so.
+        return "different" if len(_WORD.findall(answer)) >= _PROSE_WORDS else None
     return _compare_quantities(gold_quantity, answer_quantity)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 Text = str | Sequence[Mapping[str, Any]]
 
 _TAG = re.compile(r"<(/?)(think|reasoning|answer)>", re.IGNORECASE)
-_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_HASHES = re.compile(r"####[ \t]*([^\n<]*)")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
