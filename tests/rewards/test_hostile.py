@@ -46,6 +46,11 @@ ANSWERS: list[tuple[dict[str, Any], str, bool]] = [
     (SIX, "2 * 3 / 1", True),
     (SIX, "3 / (1 / 2)", True),
     # Countdown: wrong value, wrong numbers.
+    (COUNTDOWN, "55 + 10 = 66", False),
+    (COUNTDOWN, "-65 = 55 + 10", False),
+    (COUNTDOWN, "55 + 10 = x", False),
+    (COUNTDOWN, "55 + 10 = 60 + 5", True),
+    (SIX, "1 \\times 2 \\cdot 3", True),
     (COUNTDOWN, "55 - 10", False),
     (COUNTDOWN, "65", False),
     (COUNTDOWN, "65 = 65", False),
@@ -345,3 +350,18 @@ def test_no_text_raises_or_leaves_the_range(text: str) -> None:
 @given(TEXTS)
 def test_no_text_of_twenty_thousand_raises_or_leaves_the_range(text: str) -> None:
     score_everything(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\\boxed{" * 15_000, "<reasoning>" * 9_000, "<reasoning></reasoning>" * 4_500, "{" * 100_000,
+     "<answer>" * 12_000, "</reasoning>\n<answer>\n" * 4_000, "#### " * 20_000, "1. a b\n" * 15_000,
+     "=" * 100_000, "<think>" * 14_000 + "</think>" * 14_000],
+    ids=lambda text: text[:16],
+)  # fmt: skip
+def test_a_hundred_kilobytes_take_no_longer_than_they_should(text: str) -> None:
+    score_everything("warm")
+    started = time.monotonic()
+    score_everything(text)
+    # Quadratic scans took 2 to 33 seconds here; linear ones take tenths.
+    assert time.monotonic() - started < 5

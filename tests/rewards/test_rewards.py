@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aha.recipe import load_recipe
@@ -159,6 +160,18 @@ def test_a_reward_that_does_not_apply_anywhere_gives_no_total() -> None:
     nothing, something = score_texts(rewards, ["a", "b"])
     assert math.isnan(nothing.reward)
     assert something.reward == 2.0
+
+
+def test_arrays_are_lists_of_numbers() -> None:
+    rewards: Any = [WeightedReward(_Fixed(np.array([1, 0.5], dtype=np.float32)), 1.0)]  # type: ignore[arg-type]
+    assert [s.reward for s in score_texts(rewards, ["a", "b"])] == [1.0, 0.5]
+
+
+def test_numbers_that_are_not_whole_are_refused() -> None:
+    reward = load_reward("equation")
+    text = completion("55 + 10")
+    with pytest.raises(ValueError, match="must be an integer"):
+        reward(prompts=[PROMPT], completions=[text], target=[65.5], nums=[[55, 10]])
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, float("nan")], [1.0, "x"], None])

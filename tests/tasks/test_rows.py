@@ -72,3 +72,36 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     for source in (str(tmp_path / "none.json"), "nowhere", str(tmp_path)):
         with pytest.raises(UserError, match=r"task\.source"):
             load_problems(TaskSection(source=source), "train", 10)
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"rows{ending}", ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_all(TaskSection(), str(path)).problems) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "target,nums\n1,2,3\n", ["line 2", "more fields than the 2 columns"]),
+        ("a.csv", f"target,nums\n1,{'9' * 200_000}\n", ["field larger"]),
+        ("a.jsonl", '{"target": ' + "9" * 5_000 + "}\n", ["line 1", "not valid JSON"]),
+        ("a.json", "[" * 100_000, ["a.json"]),
+        ("a.json", b"\xff\xfe", ["not UTF-8"]),
+    ],
+)
+def test_a_strange_file_is_one_sentence(
+    tmp_path: Path, name: str, content: str | bytes, words: list[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UserError) as caught:
+        load_all(TaskSection(), str(path))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["~no-such-user/x.json", "x" * 5_000])
+def test_a_strange_name_is_one_sentence(source: str) -> None:
+    with pytest.raises(UserError, match=r"task\.source"):
+        load_all(TaskSection(), source)

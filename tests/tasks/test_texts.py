@@ -115,6 +115,13 @@ def test_the_boxed_answer_is_the_last_whole_one() -> None:
     assert problem.columns["answer"] == "\\frac{1}{\\sqrt{2}}"
 
 
+def test_a_gold_of_zero_is_a_gold() -> None:
+    for gold in (0, 0.0, "0"):
+        problem = math_problem({"problem": "p", "answer": gold}, "row 1")
+        assert problem is not None
+        assert problem.columns["answer"] == str(gold)
+
+
 def test_stratos_without_a_box_has_no_gold() -> None:
     turns = [{"from": "user", "value": "p"}, {"from": "assistant", "value": "maybe 3"}]
     assert stratos_problem({"conversations": turns}, "row 1") is None

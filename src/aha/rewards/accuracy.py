@@ -25,8 +25,8 @@ def gold_answer(columns: Mapping[str, Any]) -> str | None:
     None when the row has neither.
     """
     answer = columns.get("answer")
-    if answer is not None and str(answer).strip():
-        text = str(answer)
+    text = "" if answer is None else str(answer).strip()
+    if text and text.lower() != "nan":  # how pandas writes a missing cell
         if "####" in text:
             return text.rpartition("####")[2].strip()
         boxed = last_boxed(text)
@@ -115,7 +115,11 @@ def judge(prompt: Text, completion: Text, columns: Mapping[str, Any]) -> Verdict
 
 def rows_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     """Columns of a batch as one mapping a row; what is not one value a row is left out."""
-    usable = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == count}
+    usable = {
+        name: values
+        for name, values in columns.items()
+        if hasattr(values, "__len__") and not isinstance(values, str) and len(values) == count
+    }
     return [{name: values[row] for name, values in usable.items()} for row in range(count)]
 
 

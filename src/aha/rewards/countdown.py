@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from aha.rewards.base import Reward, column
-from aha.rewards.expression import Expression, ExpressionError, expression_side, parse_expression
+from aha.rewards.expression import (
+    Expression,
+    ExpressionError,
+    expression_side,
+    other_side,
+    parse_expression,
+)
 from aha.rewards.parse import Text, answer_block, with_opened_thoughts
 
 
@@ -26,7 +32,28 @@ def check_answer(answer: str | None, target: int, nums: Sequence[int]) -> bool |
         expression = parse_expression(expression_side(answer))
     except ExpressionError:
         return None
-    return _uses_each_once(expression, nums) and expression.value == int(target)
+    right = _uses_each_once(expression, nums) and expression.value == whole(target)
+    return right and _claims_target(answer, target)
+
+
+def whole(value: Any) -> int:
+    """A column's value as an integer. Errors: ValueError for anything else."""
+    if isinstance(value, str):
+        return int(value)
+    if isinstance(value, bool) or value != int(value):
+        raise ValueError(f"a Countdown number is {value!r}; it must be an integer.")
+    return int(value)
+
+
+def _claims_target(answer: str, target: int) -> bool:
+    """Whether the other side of an equation, when there is one, is the target."""
+    other = other_side(answer)
+    if not other:
+        return True
+    try:
+        return parse_expression(other).value == whole(target)
+    except ExpressionError:
+        return False
 
 
 def why_not(answer: str | None, target: int, nums: Sequence[int]) -> str | None:
@@ -39,13 +66,15 @@ def why_not(answer: str | None, target: int, nums: Sequence[int]) -> str | None:
         return f"not an expression: {error}"
     if not _uses_each_once(expression, nums):
         return f"it uses {list(expression.numbers)}, not each of {list(nums)} exactly once"
-    if expression.value != int(target):
+    if expression.value != whole(target):
         return f"it is {expression.value}, not {target}"
+    if not _claims_target(answer, target):
+        return f"the other side of the equation is not {target}"
     return None
 
 
 def _uses_each_once(expression: Expression, nums: Sequence[int]) -> bool:
-    return Counter(expression.numbers) == Counter(int(n) for n in nums)
+    return Counter(expression.numbers) == Counter(whole(n) for n in nums)
 
 
 class EquationReward(Reward):

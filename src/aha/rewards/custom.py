@@ -53,7 +53,10 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"rewards: {where!r} has no function {name!r}.")
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        raise UserError(f"rewards: {reference!r} does not say which arguments it takes.") from None
     known = {p.name for p in parameters}
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     for option in options:
@@ -85,7 +88,7 @@ def _from_module(where: str) -> ModuleType:
 def _execute(action: Callable[[], None], where: str) -> None:
     try:
         action()
-    except Exception as error:  # the user's own code: whatever it raises is their news
+    except (Exception, SystemExit) as error:  # the user's own code: what it raises is their news
         raise UserError(
             f"rewards: {where!r} cannot be imported: {type(error).__name__}: {error}."
         ) from None

@@ -27,6 +27,8 @@ _UNICODE_OPERATORS = str.maketrans(
         "\u2013": "-",  # en dash
     }
 )
+_LATEX_OPERATORS = {"\\times": "*", "\\cdot": "*", "\\div": "/"}
+_LATEX_OPERATOR = re.compile(r"\\times|\\cdot|\\div")
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
 _OPERATOR = re.compile(r"[-+*/]")
 
@@ -51,7 +53,8 @@ def parse_expression(text: str) -> Expression:
     """
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"longer than {MAX_CHARACTERS} characters")
-    parser = _Parser(list(_tokens(text.translate(_UNICODE_OPERATORS))))
+    plain = _LATEX_OPERATOR.sub(lambda match: _LATEX_OPERATORS[match.group()], text)
+    parser = _Parser(list(_tokens(plain.translate(_UNICODE_OPERATORS))))
     value = parser.sum(depth=0)
     if parser.position != len(parser.tokens):
         raise ExpressionError(f"{parser.tokens[parser.position]!r} is out of place")
@@ -75,6 +78,13 @@ def expression_side(text: str) -> str:
     if _OPERATOR.search(right_plain) and not _OPERATOR.search(left_plain):
         return right
     return left
+
+
+def other_side(text: str) -> str:
+    """What stands on the other side of the equation; "" when there is no equation."""
+    side = expression_side(text)
+    left, _, right = text.partition("=")
+    return right.strip() if left.strip() == side else left.strip()
 
 
 def _tokens(text: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from aha.rewards.parse import (
 )
 
 _CLOSING_ANSWER = "</answer>"
-_SOFT = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>", re.DOTALL)
+_SOFT_MIDDLE = re.compile(r"</reasoning>\s*<answer>")
 _STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n?", re.DOTALL)
 _INTEGER = re.compile(r"[-\u2212]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
@@ -87,7 +87,10 @@ class SoftFormatReward(_TextReward):
     name: ClassVar[str] = "soft_format"
 
     def _score(self, text: str) -> float:
-        return 0.5 if _SOFT.search(text) else 0.0
+        begin = text.find(REASONING.tags[0])
+        middle = _SOFT_MIDDLE.search(text, begin) if begin >= 0 else None
+        closed = middle is not None and text.find(_CLOSING_ANSWER, middle.end()) >= 0
+        return 0.5 if closed else 0.0
 
 
 class StrictFormatReward(_TextReward):
@@ -100,8 +103,10 @@ class StrictFormatReward(_TextReward):
     name: ClassVar[str] = "strict_format"
 
     def _score(self, text: str) -> float:
-        exact = _STRICT.fullmatch(text) is not None
-        return 0.5 if exact and strict_answer(text, [REASONING]) is not None else 0.0
+        # First the count of tags, which is linear; then the pattern has one way to match.
+        if strict_answer(text, [REASONING]) is None:
+            return 0.0
+        return 0.5 if _STRICT.fullmatch(text) else 0.0
 
 
 class IntReward(_TextReward):

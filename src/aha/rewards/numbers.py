@@ -28,7 +28,9 @@ _CHARACTERS = str.maketrans(
 _MARKUP = re.compile(r"\\(?:left|right|!|,|;|:|quad|qquad)(?![A-Za-z])|\\\(|\\\)|\\\[|\\\]")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed)\s*\{([^{}]*)\}")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
-_CURRENCY = re.compile(r"[$\u20ac\u00a3\u00a5]")
+# A sign may stand before the currency's: `-$5`.
+_CURRENCY = re.compile(r"(?<![0-9])[$\u20ac\u00a3\u00a5]")
+_NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}")
 _PLAIN = re.compile(r"([-+])?\s*(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?")
 _SLASH = re.compile(r"([-+]?)\s*(\d+)\s*/\s*(\d+)")
 _MIXED = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
@@ -41,7 +43,19 @@ _NOT_UNITS = frozenset((
     "thirds", "quarters", "squared", "cubed", "hundred", "thousand", "million", "billion",
     "trillion", "dozen", "dozens", "thousands", "millions", "billions", "or", "and", "to",
     "over", "minus", "plus",
+    "not", "no", "is", "wrong", "isn", "less", "more", "than", "by", "below", "above", "base",
+    "divided", "factorial", "remainder", "mod", "percent", "tenths", "tenth", "hundredths",
+    "hundredth", "thousandths", "thousandth", "zero", "one", "two", "three", "four", "five",
+    "six", "seven", "eight", "nine", "ten", "alpha", "beta", "gamma", "delta", "theta", "phi",
+    "lambda", "omega", "if", "but", "maybe", "approximately", "about",
 ))
+_TOUCHING_UNITS = frozenset((
+    "cm", "mm", "km", "kg", "mg", "ml", "ft", "lb", "lbs", "oz", "hr", "hrs", "min", "mins",
+    "sec", "secs", "mph", "am", "pm", "km/h", "th", "st", "nd", "rd",
+))
+_LETTER_UNITS = frozenset("mgshlLCF")
+_SAME_UNITS = {"dollars": "$", "dollar": "$", "degrees": "\u00b0", "degree": "\u00b0"}
+_MAX_UNIT_WORDS = 4
 # fmt: on
 
 
@@ -61,20 +75,25 @@ def parse_quantity(text: str) -> Quantity | None:
     """
     if len(text) > MAX_CHARACTERS:
         return None
-    cleaned = text.translate(_CHARACTERS).strip().strip("$").strip()
+    cleaned = text.translate(_CHARACTERS).strip().strip("*`").strip()
+    if cleaned.count("$") > 1:  # delimiters of mathematics, not a currency
+        cleaned = cleaned.strip("$").strip()
     cleaned = _WRAPPED.sub(r" \1", _MARKUP.sub("", cleaned))
     cleaned = cleaned.replace("\\%", "%").replace("\\$", "$").replace("^\\circ", "\u00b0")
     if cleaned.count("=") == 1:
-        cleaned = cleaned.partition("=")[2]
-    cleaned = _LATEX_FRACTION.sub(_as_slash, cleaned)
-    cleaned = _CURRENCY.sub("", cleaned).strip()
+        name, _, cleaned = cleaned.partition("=")
+        if not _NAME.fullmatch(name.strip()):
+            return None
+    cleaned = _LATEX_FRACTION.sub(_as_slash, cleaned).strip()
+    currency = _CURRENCY.match(cleaned)
+    cleaned = _CURRENCY.sub("", cleaned, count=1).strip()
     for pattern, value_of in ((_MIXED, _mixed), (_SLASH, _slash), (_PLAIN, _plain)):
         match = pattern.match(cleaned)
         if match is None:
             continue
         value, unit = value_of(match), _unit(cleaned[match.end() :])
         if value is not None and unit is not None:
-            return Quantity(value, unit)
+            return Quantity(value, unit or (currency.group().strip("- ") if currency else ""))
     return None
 
 
@@ -98,10 +117,14 @@ def _unit(rest: str) -> str | None:
     names = words.lower().replace("/", " ").split()
     if names in (["percent"], ["per", "cent"]):
         return "%"
-    # A letter that touches the number is a variable: `2x`.
-    if (len(words) == 1 and not space) or any(name in _NOT_UNITS for name in names):
+    if len(names) > _MAX_UNIT_WORDS or any(name.strip(".") in _NOT_UNITS for name in names):
         return None
-    return " ".join(names)
+    # Letters that touch the number are variables (`2x`, `5ab`), unless they are a known unit.
+    if not space and words.strip(".").lower() not in _TOUCHING_UNITS:
+        return None
+    if len(words) == 1 and words not in _LETTER_UNITS:
+        return None
+    return _SAME_UNITS.get(" ".join(names), " ".join(names))
 
 
 def _as_slash(match: re.Match[str]) -> str:

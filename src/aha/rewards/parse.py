@@ -18,6 +18,7 @@ Text = str | Sequence[Mapping[str, Any]]
 
 _TAG = re.compile(r"<(/?)(think|reasoning|answer)>", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n<]*)")
+_BRACE = re.compile(r"(?<!\\)[{}]")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
@@ -107,15 +108,16 @@ def answer_block(text: str) -> str | None:
 
 def last_boxed(text: str) -> str | None:
     """The content of the last `\\boxed{...}` whose braces close; None without one."""
-    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
-        depth = 1
-        for position in range(start, len(text)):
-            character = text[position]
-            if character in "{}" and text[position - 1] != "\\":
-                depth += 1 if character == "{" else -1
-            if depth == 0:
-                return text[start:position].strip()
-    return None
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in _BRACE.finditer(text):
+        if brace.group() == "{":
+            opened.append(brace.end())
+        elif opened:
+            closing[opened.pop()] = brace.start()
+    starts = [match.end() for match in _BOXED.finditer(text)]
+    whole = [start for start in starts if start in closing]
+    return text[whole[-1] : closing[whole[-1]]].strip() if whole else None
 
 
 def has_all_tags(text: str, layout: Layout = THINK) -> bool:

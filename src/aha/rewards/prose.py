@@ -51,7 +51,8 @@ def count_steps(text: str) -> int:
         words = [word.lower() for word in _WORD.findall(line)]
         content = " ".join(words)
         # Bullets look alike; what tells them apart is their content.
-        marker = content if match.group(3) else " ".join(match.group().lower().split())
+        number = int(match.group(2)) if match.group(2) else match.group().lower()
+        marker = content if match.group(3) else " ".join(str(number).split())
         if len(words) >= _MIN_WORDS and content not in contents and marker not in markers:
             markers.add(marker)
             contents.add(content)

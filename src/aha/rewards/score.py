@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from aha.recipe import Recipe
@@ -67,14 +68,21 @@ def _columns(problems: Sequence[Problem]) -> dict[str, Any]:
     return {name: [problem.columns.get(name) for problem in problems] for name in sorted(names)}
 
 
-def _checked(name: str, values: Any, rows: int) -> list[float | None]:
-    if not isinstance(values, list) or len(values) != rows:
-        count = len(values) if isinstance(values, list) else type(values).__name__
-        raise RunFailure(f"reward {name!r} returned {count} for {rows} completions; one each.")
+def _checked(name: str, returned: Any, rows: int) -> list[float | None]:
+    """The values as floats, also from an array or a tensor."""
+    values = returned.tolist() if hasattr(returned, "tolist") else returned
+    if not isinstance(values, list | tuple):
+        raise RunFailure(f"reward {name!r} returned {values!r:.80}; it must be a list of numbers.")
+    if len(values) != rows:
+        raise RunFailure(
+            f"reward {name!r} returned {len(values)} values for {rows} completions; one each."
+        )
     for row, value in enumerate(values):
-        if value is not None and (not isinstance(value, int | float) or not math.isfinite(value)):
-            raise RunFailure(f"reward {name!r} returned {value!r} for row {row}; a finite number.")
-    return values
+        if value is not None and (not isinstance(value, Real) or not math.isfinite(value)):
+            raise RunFailure(
+                f"reward {name!r} returned {value!r:.80} for row {row}; allowed is a finite number or None."
+            )
+    return [None if value is None else float(value) for value in values]
 
 
 def _total(raw: dict[str, list[float | None]], weights: dict[str, float], row: int) -> Score:

@@ -30,8 +30,12 @@ def read_rows(source: str) -> Iterator[tuple[str, Row]]:
     @split where wanted (train when not).
     Errors: UserError naming the source and, in a text file, the line.
     """
-    path = Path(source).expanduser()
-    if path.suffix.lower() in FORMATS or path.exists():
+    try:
+        path = Path(source).expanduser()
+        is_file = path.suffix.lower() in FORMATS or path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, or a home that does not exist
+        raise UserError(f"task.source: {source!r:.80} cannot be read: {error}.") from None
+    if is_file:
         yield from _read_file(path)
     elif (hub := _HUB_NAME.fullmatch(source)) and not source.startswith("."):
         yield from _read_hub(hub["name"], hub["config"], hub["split"] or "train")
@@ -56,15 +60,21 @@ def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
             yield where, row
     except UnicodeDecodeError as error:
         raise UserError(f"task.source: {str(path)!r} is not UTF-8 text: {error}.") from None
+    except (OSError, csv.Error, RecursionError) as error:
+        raise UserError(f"task.source: {str(path)!r}, after row {count}: {error}.") from None
     if count == 0:
         raise UserError(f"task.source: {str(path)!r} holds no rows.")
 
 
 def _json(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}.") from None
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}.") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: the file must hold a JSON list of objects.")
     for index, row in enumerate(rows):
@@ -72,15 +82,15 @@ def _json(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
             try:
                 yield _object(json.loads(line), where)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not valid JSON: {error.msg}.") from None
+            except ValueError as error:  # bad JSON, or a number of thousands of digits
+                raise UserError(f"{where}: not valid JSON: {error}.") from None
 
 
 def _object(row: Any, where: str) -> tuple[str, Row]:
@@ -90,10 +100,16 @@ def _object(row: Any, where: str) -> tuple[str, Row]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
         for row in reader:
-            yield f"{path}, line {reader.line_num}", dict(row)
+            where = f"{path}, line {reader.line_num}"
+            if None in row:
+                raise UserError(
+                    f"{where}: more fields than the {len(reader.fieldnames or [])} columns; a text "
+                    "with commas needs quotes."
+                )
+            yield where, dict(row)
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:

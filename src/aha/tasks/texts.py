@@ -21,7 +21,7 @@ _KEPT = ("level", "subject", "type", "unique_id", "id")
 def text_key(problem: str) -> str:
     """The identity of a text problem: case and white space do not matter."""
     folded = " ".join(problem.lower().split())
-    return f"text:{hashlib.sha256(folded.encode('utf-8')).hexdigest()[:24]}"
+    return f"text:{hashlib.sha256(folded.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
 
 
 def gsm8k_problem(row: Mapping[str, Any], where: str) -> Problem | None:
@@ -42,7 +42,8 @@ def math_problem(row: Mapping[str, Any], where: str) -> Problem | None:
             f"has {sorted(row)}."
         )
     solution = str(row.get("solution") or "")
-    gold = str(row.get("answer") or "").strip() or last_boxed(solution)
+    given = "" if row.get("answer") is None else str(row["answer"]).strip()
+    gold = given or last_boxed(solution)
     return _problem("math", problem, row, answer=gold, solution=solution) if gold else None
 
 
@@ -52,7 +53,7 @@ def stratos_problem(row: Mapping[str, Any], where: str) -> Problem | None:
     if turns is None:
         raise UserError(f"{where}: column 'conversations' is missing; this row has {sorted(row)}.")
     try:
-        said = {turn["from"]: turn["value"] for turn in turns}
+        said = {turn["from"]: str(turn["value"]) for turn in turns}
     except (TypeError, KeyError):
         raise UserError(
             f"{where}: conversations must be a list of {{from, value}}, not {turns!r:.80}."
