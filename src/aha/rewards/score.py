@@ -80,7 +80,8 @@ def _checked(name: str, returned: Any, rows: int) -> list[float | None]:
     for row, value in enumerate(values):
         if value is not None and (not isinstance(value, Real) or not math.isfinite(value)):
             raise RunFailure(
-                f"reward {name!r} returned {value!r:.80} for row {row}; allowed is a finite number or None."
+                f"reward {name!r} returned {value!r:.80} for row {row}; "
+                "allowed is a finite number or None."
             )
     return [None if value is None else float(value) for value in values]
 
