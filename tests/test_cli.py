@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--resume"], ["no run under 'runs'"]),
         (["train", "--resume", "x", "--max-steps", "3"], ["--resume", "changed settings"]),
         (["report", "nowhere"], ["'nowhere'", "not a run directory"]),
+        (["report", "x", "--figure", "x.txt"], ["not a run directory"]),
         (["data", "show", "--split", "all"], ["--split", "'all'", "'train', 'test'"]),
         (["train", "--max-step", "3"], ["--max-step", "--max-steps"]),
         (["train", "one", "two"], ["unexpected", "two"]),
@@ -99,6 +101,45 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 )
 def test_resume_may_stand_without_a_folder(given: list[str], expected: list[str]) -> None:
     assert _with_resume_value(given) == expected
+
+
+def test_an_interrupt_is_said_and_has_its_own_code(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aha.cli", "train", "--output", "run", "--set", "evaluation.n=0"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "step 2/" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; go on from the last checkpoint with --resume" in errors
+
+
+def test_a_mistake_in_the_data_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"target": 1}\n')
+    done = aha("train", "--set", "task.source=rows.jsonl", cwd=tmp_path)
+    assert done.returncode == 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_faulty_reward_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def crash(completions, **kwargs):\n    return [c['x'] for c in completions]\n"
+    )
+    done = aha("train", "--rewards", "mine.py:crash", "--set", "evaluation.n=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "reward 'crash' raised TypeError" in done.stderr
+    assert "mine.py, line 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / "text.txt").write_text("x")
+    done = aha("rewards", "try", "mine.py:crash", "--completion", "text.txt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "raised TypeError" in done.stderr
 
 
 def test_dry_run_shows_recipe_prompt_and_needs(tmp_path: Path) -> None:

@@ -127,6 +127,10 @@ def report(
     from aha.runs import RunDirectory
 
     directory = RunDirectory.open(run)
+    if figure is not None and (figure.suffix != ".png" or not figure.parent.is_dir()):
+        raise UserError(
+            f"--figure is {str(figure)!r}; it must end in .png, in a folder that exists."
+        )
     typer.echo(f"report: {build_report(directory)}")
     if figure is not None:
         write_figure(directory, figure)
@@ -239,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=_with_resume_value(given), prog_name="aha", standalone_mode=False)
+        code = app(args=_with_resume_value(given), prog_name="aha", standalone_mode=False)
     except TyperException as error:
         _stop(f"error: {' '.join(error.format_message().split())}", EXIT_USER_ERROR)
     except UserError as error:
@@ -247,7 +251,12 @@ def main(arguments: list[str] | None = None) -> None:
     except RunFailure as error:
         _stop(f"failed: {error}", EXIT_FAILED)
     except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    # typer turns an interrupt into this code and hands it back.
+    if code == EXIT_INTERRUPTED:
         _stop("interrupted; go on from the last checkpoint with --resume", EXIT_INTERRUPTED)
+    if code:
+        raise SystemExit(code)
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:

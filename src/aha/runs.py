@@ -45,11 +45,7 @@ class RunDirectory:
         """
         path = output or _default_path(recipe.name)
         run = cls(path)
-        if (path / "recipe.yaml").exists():
-            raise UserError(
-                f"--output: {str(path)!r} already holds a run; resume it with --resume {path}, or "
-                "choose another folder."
-            )
+        cls.require_new(path)
         try:
             for folder in (path, run.checkpoints, run.samples):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +54,15 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
         return run
+
+    @staticmethod
+    def require_new(path: Path) -> None:
+        """Errors: UserError when `path` already holds a run."""
+        if (path / "recipe.yaml").exists():
+            raise UserError(
+                f"--output: {str(path)!r} already holds a run; resume it with --resume {path}, or "
+                "choose another folder."
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:

@@ -12,7 +12,8 @@ from aha.rewards import Reward, load_reward
 from aha.rewards.accuracy import gold_answer, is_countdown, judge, read_answer
 from aha.rewards.countdown import why_not
 from aha.rewards.parse import strict_answer, with_opened_thoughts
-from aha.types import UserError
+from aha.rewards.score import call
+from aha.types import RunFailure, UserError
 
 
 def try_reward(
@@ -32,12 +33,15 @@ def try_reward(
     row = dict(_pair("--column", item) for item in columns)
     reward = load_reward(name, **dict(_pair("--option", item) for item in options))
     words = text.split()
-    given = {key: [value] for key, value in row.items()}
+    given: dict[str, Any] = {key: [value] for key, value in row.items()}
+    given |= {
+        "prompts": [prompt],
+        "completions": [text],
+        "completion_ids": [list(range(len(words)))],
+    }
     try:
-        (value,) = reward(
-            prompts=[prompt], completions=[text], completion_ids=[list(range(len(words)))], **given
-        )
-    except ValueError as error:
+        (value,) = call(reward, given, 1)
+    except RunFailure as error:
         raise UserError(str(error)) from None
     shown = "none (does not apply)" if value is None else f"{value:g}"
     lines = [f"{name}: {shown}", *_reading(prompt, text, row)]

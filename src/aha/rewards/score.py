@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -49,10 +50,7 @@ def score(
     columns["completion_ids"] = [list(c.token_ids) for c in completions]
     columns["prompts"] = [prompt.for_rewards for prompt in prompts]
     columns["completions"] = [p.reply(c.text) for p, c in zip(prompts, completions, strict=True)]
-    raw = {
-        item.reward.name: _checked(item.reward.name, item.reward(**columns), len(completions))
-        for item in rewards
-    }
+    raw = {item.reward.name: call(item.reward, columns, len(completions)) for item in rewards}
     weights = {item.reward.name: item.weight for item in rewards}
     scores = tuple(_total(raw, weights, row) for row in range(len(completions)))
     if not any(score.weighted for score in scores):
@@ -61,6 +59,19 @@ def score(
             f"has the columns {', '.join(sorted(_columns(problems)))}."
         )
     return scores
+
+
+def call(reward: Reward | CustomReward, columns: dict[str, Any], rows: int) -> list[float | None]:
+    """A reward's values for a batch, checked. Errors: RunFailure naming its fault."""
+    try:
+        returned = reward(**columns)
+    except Exception as error:  # anyone's code: whatever it raises, the run must name it
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise RunFailure(
+            f"reward {reward.name!r} raised {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno})"
+        ) from error
+    return _checked(reward.name, returned, rows)
 
 
 def _columns(problems: Sequence[Problem]) -> dict[str, Any]:

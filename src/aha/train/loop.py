@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from aha.runs import RunDirectory
 from aha.tasks.ask import ask
 from aha.train.checkpoint import save_checkpoint
 from aha.train.schedule import learning_rate_at
-from aha.train.setup import Trainer, build_trainer, sampling_settings, update_settings
+from aha.train.setup import Trainer, sampling_settings, update_settings
 from aha.train.update import UpdateStats, update
 from aha.types import Group, Problem
 
@@ -36,11 +35,9 @@ from aha.types import Group, Problem
 _EVALUATION_STEP = 0
 
 
-def train(
-    recipe: Recipe, run: RunDirectory, observers: Sequence[Observer], resume_from: Path | None
-) -> None:
+def train(trainer: Trainer, run: RunDirectory, observers: Sequence[Observer]) -> None:
     """Train to `max_steps`, evaluating before and after; every step is recorded in `run`."""
-    trainer = build_trainer(recipe, resume_from)
+    recipe = trainer.recipe
     for note in trainer.notes:
         for observer in observers:
             observer.note(note)

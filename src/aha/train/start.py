@@ -14,40 +14,48 @@ from aha.observe.observer import Observer
 from aha.observe.samples import SamplesObserver
 from aha.observe.tensorboard import TensorBoardObserver
 from aha.recipe import Recipe
-from aha.rewards.score import rewards_of
 from aha.runs import RunDirectory
-from aha.train.checkpoint import checkpoint_step, latest_checkpoint
+from aha.train.checkpoint import latest_checkpoint
 from aha.train.loop import train
-from aha.train.policy import choose_device, find_model
+from aha.train.setup import Trainer, build_trainer
 
 
 def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     """A new run, from the first step to its report."""
-    # Mistakes are found before a folder is made.
-    find_model(recipe.model.name)
-    choose_device(recipe.model)
-    rewards_of(recipe)
-    run = RunDirectory.create(recipe, output)
-    return _run(recipe, run, resume_from=None)
+    _quiet()
+    if output is not None:
+        RunDirectory.require_new(output)
+    # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
+    trainer = build_trainer(recipe, None)
+    return _run(trainer, RunDirectory.create(recipe, output), "")
 
 
 def resume_run(path: Path) -> RunDirectory:
     """Go on with a run from its last checkpoint, or from the start when it has none."""
+    _quiet()
     run = RunDirectory.open(path)
-    return _run(run.recipe(), run, latest_checkpoint(run.checkpoints))
+    checkpoint = latest_checkpoint(run.checkpoints)
+    trainer = build_trainer(run.recipe(), checkpoint)
+    done = trainer.first_step - 1
+    lost = sum(record["step"] > done for record in run.metrics())
+    run.rewind(done)
+    where = (
+        f"from the checkpoint of step {done}" if checkpoint else "no checkpoint yet: from step 1"
+    )
+    return _run(trainer, run, f" ({where}; {lost} later steps are done again)")
 
 
-def _run(recipe: Recipe, run: RunDirectory, resume_from: Path | None) -> RunDirectory:
+def _quiet() -> None:
     # Its bars for loading and saving weights would break ours, and say nothing of the run.
     transformers_logging.disable_progress_bar()
-    console = Console()
-    done = checkpoint_step(resume_from) if resume_from else 0
-    run.rewind(done)
-    observers = _observers(recipe, run, console, done)
-    _tell(observers, f"run directory: {run.path}" + (f", from step {done}" if done else ""))
+
+
+def _run(trainer: Trainer, run: RunDirectory, how: str) -> RunDirectory:
+    observers = _observers(trainer.recipe, run, Console(), trainer.first_step - 1)
+    _tell(observers, f"run directory: {run.path}{how}")
     started = time.monotonic()
     try:
-        train(recipe, run, observers, resume_from)
+        train(trainer, run, observers)
     finally:
         for observer in observers:
             observer.close()
