@@ -110,6 +110,8 @@ def test_an_interrupt_is_said_and_has_its_own_code(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore interrupts, and their children would inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     while "step 2/" not in process.stdout.readline():
