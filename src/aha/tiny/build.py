@@ -47,8 +47,8 @@ class Cycle:
 class BuildSettings:
     """What the build depends on; the defaults made the shipped weights.
 
-    After the first cycle 96 % of the sums are true; the second, a warm restart, mends most of
-    the rest (docs/log.md).
+    After the first cycle 96 % of the sums are true, after the two warm restarts 99 %
+    (docs/log.md).
     """
 
     seed: int = 0
