@@ -32,8 +32,7 @@ def check_answer(answer: str | None, target: int, nums: Sequence[int]) -> bool |
         expression = parse_expression(expression_side(answer))
     except ExpressionError:
         return None
-    right = _uses_each_once(expression, nums) and expression.value == whole(target)
-    return right and _claims_target(answer, target)
+    return _miss(expression, answer, target, nums) is None
 
 
 def whole(value: Any) -> int:
@@ -64,6 +63,11 @@ def why_not(answer: str | None, target: int, nums: Sequence[int]) -> str | None:
         expression = parse_expression(expression_side(answer))
     except ExpressionError as error:
         return f"not an expression: {error}"
+    return _miss(expression, answer, target, nums)
+
+
+def _miss(expression: Expression, answer: str, target: int, nums: Sequence[int]) -> str | None:
+    """How an expression misses the numbers or the target; None when it does not."""
     if not _uses_each_once(expression, nums):
         return f"it uses {list(expression.numbers)}, not each of {list(nums)} exactly once"
     if expression.value != whole(target):

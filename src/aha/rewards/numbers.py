@@ -93,7 +93,7 @@ def parse_quantity(text: str) -> Quantity | None:
             continue
         value, unit = value_of(match), _unit(cleaned[match.end() :])
         if value is not None and unit is not None:
-            return Quantity(value, unit or (currency.group().strip("- ") if currency else ""))
+            return Quantity(value, unit or (currency.group() if currency else ""))
     return None
 
 

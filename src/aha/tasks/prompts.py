@@ -7,7 +7,7 @@ prompt: the completion goes on from it, and rewards count it as written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from aha.recipe import PromptSection
@@ -130,13 +130,3 @@ def _prompt(
 ) -> Prompt:
     token_ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
     return Prompt(text, prefill, tuple(token_ids), messages)
-
-
-def render_all(
-    rows: Sequence[Mapping[str, Any]],
-    question: Question,
-    settings: PromptSection,
-    tokenizer: PromptTokenizer,
-) -> tuple[Prompt, ...]:
-    """`render` for the columns of many problems."""
-    return tuple(render(columns, question, settings, tokenizer) for columns in rows)
