@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from aha.blocks.llama import blocks_of
 from aha.recipe import load_recipe
 from aha.rollout.native import NativeEngine
 from aha.tasks.ask import ask
@@ -34,7 +35,7 @@ def main() -> None:
     problems = load_problems(recipe.task, "train", arguments.prompts).problems
     prompts = ask(problems, recipe, tokenizer)
     group, settings = recipe.generation.num_generations, sampling_settings(recipe)
-    engine = NativeEngine(model, tokenizer)
+    engine = NativeEngine(model, tokenizer, blocks_of(model))
 
     def native(seed: int) -> int:
         groups = engine.generate(prompts, group, settings, seed)

@@ -34,6 +34,7 @@ def random_model() -> Callable[..., LlamaForCausalLM]:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "intermediate_size": 48,
+            "head_dim": 16,
             "max_position_embeddings": 512,
             "bos_token_id": None,
             "eos_token_id": 1,

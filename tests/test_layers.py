@@ -20,6 +20,8 @@ LEVELS = {
     "reasoning": 2,
     "runs": 2,
     "tiny": 3,
+    "kernels": 2,
+    "blocks": 2,
     "rollout": 3,
     "grpo": 3,
     "observe": 3,

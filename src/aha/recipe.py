@@ -33,6 +33,9 @@ class ModelSection(Section):
         "auto",
         description="auto: float32; bfloat16 rounds away most updates at rates like 1e-6",
     )
+    autocast: Literal["auto", "none", "bfloat16"] = Field(
+        "auto", description="type of large products in training; auto: bfloat16 on a GPU"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     trust_remote_code: bool = False
@@ -109,7 +112,14 @@ class GenerationSection(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0: off")
     min_p: float = Field(0.0, ge=0, le=1)
+    stop: tuple[str, ...] = Field((), description="texts after which a completion ends")
     max_rows: int = Field(512, ge=1, description="completions in the KV cache at a time")
+
+    @model_validator(mode="after")
+    def _check_stop(self) -> GenerationSection:
+        if "" in self.stop:
+            raise ValueError("stop holds an empty text; each must have a character at least")
+        return self
 
 
 class GrpoSection(Section):
@@ -124,6 +134,12 @@ class GrpoSection(Section):
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
     mask_truncated_completions: bool = False
+    dynamic_sampling: bool = Field(
+        False, description="draw prompts until prompts_per_step groups have signal (DAPO)"
+    )
+    max_sampling_rounds: int = Field(
+        4, ge=1, le=15, description="with dynamic_sampling: rounds of prompts_per_step at most"
+    )
 
 
 class OptimizerSection(Section):
@@ -148,7 +164,9 @@ class TrainSection(Section):
     save_steps: int = Field(50, ge=1)
     save_total_limit: int = Field(2, ge=1)
     gradient_checkpointing: bool = False
-    tokens_per_microbatch: int = Field(16_384, ge=1, description="padded tokens at a time")
+    tokens_per_microbatch: int | None = Field(
+        None, ge=1, description="padded tokens at a time; none: from the free memory"
+    )
 
 
 class EvaluationSection(Section):

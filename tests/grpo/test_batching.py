@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from aha.grpo.batching import Row, align, micro_batches
-from aha.grpo.logprobs import completion_logprobs
+from aha.blocks.llama import blocks_of
+from aha.grpo.batching import Row, micro_batches
+from aha.grpo.logprobs import scorer
 
 CPU = torch.device("cpu")
 LENGTHS = st.tuples(st.integers(1, 9), st.integers(1, 30))
@@ -27,27 +28,23 @@ def test_every_row_is_in_one_batch_within_the_budget(
         for place, index in enumerate(batch.index_B.tolist()):
             prompt, completion = lengths[index]
             assert batch.ids_BS[place].count_nonzero() == prompt + completion
-            assert batch.mask_BT[place].sum() == completion
-            assert batch.first_B[place] == prompt
+            mine = batch.row_N == place
+            assert mine.sum() == completion
+            first = place * batch.ids_BS.shape[1] + prompt - 1
+            assert batch.predict_N[mine].tolist() == list(range(first, first + completion))
+        # Each target stands right after the place that predicts it.
+        assert torch.equal(batch.ids_BS.flatten()[batch.predict_N + 1], batch.targets_N)
         # No column is padding for all rows.
         assert batch.ids_BS[:, -1].any()
-        assert batch.mask_BT[:, -1].any()
 
 
-def test_align_places_values_beside_their_tokens() -> None:
-    rows = [Row(0, (2,), (3, 4)), Row(2, (2, 2, 2), (5,))]
-    (batch,) = micro_batches(rows, 100, CPU)
-    values = align([[0.1, 0.2], [9.0], [0.3]], batch)
-    by_index = dict(zip(batch.index_B.tolist(), values.tolist(), strict=True))
-    assert by_index[0] == pytest.approx([0.1, 0.2])
-    assert by_index[2] == pytest.approx([0.3, 0.0])
-
-
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_do_not_depend_on_padding_or_order(
-    temperature: float, random_model: Callable[..., PreTrainedModel]
+    temperature: float, fused: bool, random_model: Callable[..., PreTrainedModel]
 ) -> None:
     model = random_model()
+    policy = scorer(model, blocks_of(model) if fused else None)
     generator = torch.Generator().manual_seed(0)
     rows = [
         Row(
@@ -60,16 +57,19 @@ def test_logprobs_do_not_depend_on_padding_or_order(
     for given_rows in (rows, rows[::-1]):
         for budget in (14, 40, 1_000):
             for batch in micro_batches(given_rows, budget, CPU):
-                logprobs, entropy = completion_logprobs(model, batch, temperature)
-                for place, index in enumerate(batch.index_B.tolist()):
+                counts = batch.row_N.bincount().tolist()
+                logprobs, entropy = policy.backward(batch, temperature, lambda x, _: x.sum())
+                assert torch.allclose(policy.logprobs(batch, temperature), logprobs, atol=1e-6)
+                parts = zip(
+                    batch.index_B.tolist(), logprobs.split(counts), entropy.split(counts),
+                    strict=True,
+                )  # fmt: skip
+                for index, mine, uncertainty in parts:
                     expected = alone(model, rows[index], temperature)
-                    length = len(rows[index].completion_ids)
-                    chosen = expected.gather(
-                        1, torch.tensor(rows[index].completion_ids)[:, None]
-                    ).squeeze(1)
-                    assert torch.allclose(logprobs[place, :length], chosen, atol=1e-5)
+                    targets = torch.tensor(rows[index].completion_ids)[:, None]
+                    assert torch.allclose(mine, expected.gather(1, targets).squeeze(1), atol=1e-5)
                     by_hand = -(expected.exp() * expected).sum(dim=-1)
-                    assert torch.allclose(entropy[place, :length], by_hand, atol=1e-4)
+                    assert torch.allclose(uncertainty, by_hand, atol=1e-4)
 
 
 def alone(model: PreTrainedModel, row: Row, temperature: float) -> torch.Tensor:

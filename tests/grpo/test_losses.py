@@ -44,26 +44,26 @@ def test_a_masked_row_still_counts_as_a_row() -> None:
     ],
 )
 def test_clipping_by_hand(ratio: float, advantage: float, loss: float, clipped: bool) -> None:
-    logprobs = torch.tensor([[math.log(0.5 * ratio)]])
-    old = torch.tensor([[math.log(0.5)]])
+    logprobs = torch.tensor([math.log(0.5 * ratio)])
+    old = torch.tensor([math.log(0.5)])
     result = token_loss(logprobs, old, torch.tensor([advantage]), None, settings())
-    assert result.loss_BT.item() == pytest.approx(loss, rel=1e-5)
-    assert result.clipped_BT.item() is clipped
+    assert result.loss_N.item() == pytest.approx(loss, rel=1e-5)
+    assert result.clipped_N.item() is clipped
 
 
 def test_kl_by_hand() -> None:
     # d = log(0.4) - log(0.5); exp(d) - d - 1 = 0.8 + 0.22314 - 1.
-    logprobs = torch.tensor([[math.log(0.5)]])
-    reference = torch.tensor([[math.log(0.4)]])
+    logprobs = torch.tensor([math.log(0.5)])
+    reference = torch.tensor([math.log(0.4)])
     result = token_loss(logprobs, logprobs, torch.tensor([0.0]), reference, settings(beta=0.1))
     kl = 0.8 - math.log(0.8) - 1
-    assert result.kl_BT.item() == pytest.approx(kl, rel=1e-5)
-    assert result.loss_BT.item() == pytest.approx(0.1 * kl, rel=1e-5)
+    assert result.kl_N.item() == pytest.approx(kl, rel=1e-5)
+    assert result.loss_N.item() == pytest.approx(0.1 * kl, rel=1e-5)
 
 
 def test_at_ratio_one_the_gradient_is_minus_the_advantage() -> None:
-    logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
     result = token_loss(logprobs, logprobs.detach(), torch.tensor([3.0]), None, settings())
-    result.loss_BT.sum().backward()
+    result.loss_N.sum().backward()
     assert logprobs.grad is not None
-    assert logprobs.grad.tolist() == [[-3.0, -3.0]]
+    assert logprobs.grad.tolist() == [-3.0, -3.0]

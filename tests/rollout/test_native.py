@@ -18,9 +18,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from aha.rollout import fused
+from aha.blocks.llama import blocks_of, supports
+from aha.kernels import calls
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine
+from aha.rollout.paged import PagedDecoder
 from aha.types import Completion, Prompt
 
 SIZES: dict[str, Any] = {
@@ -45,14 +47,16 @@ def build(kind: str, random_model: Callable[..., PreTrainedModel]) -> PreTrained
         model = random_model(attention_bias=True)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.5)
+                torch.nn.init.normal_(parameter, std=0.1)
         return model
     if kind == "qwen2":
-        return Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)).eval()
+        return Qwen2ForCausalLM(
+            Qwen2Config(**{**SIZES, "hidden_size": 64}, tie_word_embeddings=True)
+        ).eval()
     if kind == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)).eval()
     if kind == "mistral":
-        return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)).eval()
+        return MistralForCausalLM(MistralConfig(**SIZES, head_dim=16, sliding_window=None)).eval()
     config = GPT2Config(
         vocab_size=224, n_embd=32, n_layer=2, n_head=4, n_positions=256,
         bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3,
@@ -80,6 +84,29 @@ def scored(
     return logprobs[first - 1 : -1].gather(1, ids[0, first:, None]).squeeze(1)
 
 
+PATHS = ["paged", "cohorts", "model"]
+
+
+def engine_of(
+    path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: Any
+) -> NativeEngine:
+    """Decoding with the C kernels, with PyTorch alone, or with the model's own forward."""
+    blocks = None if path == "model" else blocks_of(model)
+    engine = NativeEngine(model, tokenizer, blocks, **options)
+    if path == "paged" and blocks is not None:
+        assert PagedDecoder.usable(blocks)
+    return engine
+
+
+@pytest.fixture
+def on_path(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    if path == "cohorts":
+        monkeypatch.setattr(calls, "usable", lambda *tensors: False)
+    elif path == "paged" and not calls.usable():
+        pytest.skip("no compiled kernels here")
+    return path
+
+
 FUSED = ["llama", "llama-bias", "qwen2", "qwen3", "mistral"]
 
 
@@ -87,31 +114,31 @@ FUSED = ["llama", "llama-bias", "qwen2", "qwen3", "mistral"]
 def test_llama_like_models_take_the_fused_path(
     kind: str, random_model: Callable[..., PreTrainedModel]
 ) -> None:
-    assert fused.supports(build(kind, random_model))
+    assert supports(build(kind, random_model))
 
 
 def test_what_the_fused_path_does_not_compute_it_refuses(
     random_model: Callable[..., PreTrainedModel],
 ) -> None:
-    assert not fused.supports(build("gpt2", random_model))
+    assert not supports(build("gpt2", random_model))
     window = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4))
-    assert not fused.supports(window)
+    assert not supports(window)
     scaled = random_model(
-        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     )
-    assert not fused.supports(scaled)
+    assert not supports(scaled)
 
 
-@pytest.mark.parametrize("allow_fused", [True, False])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", [*FUSED, "gpt2"])
 def test_sampled_logprobs_are_the_models(
     kind: str,
-    allow_fused: bool,
+    on_path: str,
     random_model: Callable[..., PreTrainedModel],
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     model = build(kind, random_model)
-    engine = NativeEngine(model, tokenizer, allow_fused=allow_fused)
+    engine = engine_of(on_path, model, tokenizer)
     prompts = make_prompts(tokenizer)
     settings = SamplingSettings(70, temperature=0.8)
     groups = engine.generate(prompts, 12, settings, seed=3)
@@ -125,30 +152,33 @@ def test_sampled_logprobs_are_the_models(
     assert len(lengths) > 2
 
 
-@pytest.mark.parametrize("allow_fused", [True, False])
+@pytest.mark.parametrize("path", PATHS)
 def test_a_completion_does_not_depend_on_its_batch(
-    allow_fused: bool,
+    on_path: str,
     random_model: Callable[..., PreTrainedModel],
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     model = random_model()
     prompts, settings = make_prompts(tokenizer), SamplingSettings(40)
-    whole = NativeEngine(model, tokenizer, allow_fused=allow_fused)
-    waves = NativeEngine(model, tokenizer, max_rows=4, allow_fused=allow_fused)
+    whole = engine_of(on_path, model, tokenizer)
+    waves = engine_of(on_path, model, tokenizer, max_rows=4)
     together = whole.generate(prompts, 4, settings, seed=9)
     apart = waves.generate(prompts, 4, settings, seed=9)
     assert ids(together) == ids(apart)
     assert ids(whole.generate(prompts[:1], 4, settings, seed=9)) == ids(together[:1])
 
 
-def test_both_paths_write_the_same(
-    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+@pytest.mark.parametrize("path", PATHS[:2])
+def test_all_paths_write_the_same(
+    on_path: str,
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     model, prompts = random_model(), make_prompts(tokenizer)
     settings = SamplingSettings(40)
-    fast = NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=2)
-    plain = NativeEngine(model, tokenizer, allow_fused=False).generate(prompts, 4, settings, seed=2)
-    assert ids(fast) == ids(plain)
+    one = engine_of(on_path, model, tokenizer).generate(prompts, 4, settings, seed=2)
+    plain = NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=2)
+    assert ids(one) == ids(plain)
 
 
 def test_groups_differ_and_seeds_differ(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
+from aha.blocks.llama import blocks_of
 from aha.grpo.advantages import group_advantages
-from aha.grpo.logprobs import completion_logprobs
+from aha.grpo.logprobs import scorer
 from aha.grpo.losses import LossSettings, LossType
 from aha.train.update import UpdateSettings, _backward, _parts, _Sums
 from aha.types import Completion, Group, Problem, Prompt
@@ -114,24 +114,22 @@ def our_side(
 ) -> tuple[float, dict[str, torch.Tensor]]:
     # A small budget, so that several micro-batches must add up to TRL's one.
     settings = UpdateSettings(loss, TEMPERATURE, 1, 1.0, 90, mask_truncated)
+    policy = scorer(model, blocks_of(model))
+    judge = None if reference is None else scorer(reference, blocks_of(reference))
     sums = _Sums()
     model.train()
-    parts = _parts(model, reference, groups, settings)
+    parts = _parts(policy, judge, groups, settings)
     assert len(parts) > 1
     for part in parts:
+        old = {}
         if old_shift is not None:
-            logprobs = logprobs_without_gradient(model, part)
-            width = logprobs.shape[1]
-            part = replace(
-                part, old_logprobs_BT=logprobs + old_shift[part.batch.index_B][:, :width]
-            )
-        _backward(model, part, settings, sums)
+            logprobs_N = policy.logprobs(part.batch, TEMPERATURE)
+            rows = logprobs_N.split(part.batch.row_N.bincount().tolist())
+            for index, logprobs in zip(part.batch.index_B.tolist(), rows, strict=True):
+                old[index] = logprobs + old_shift[index, : len(logprobs)]
+        _backward(policy, part, old, settings, sums)
+    policy.gather_gradients()
     return sums.loss, gradients(model)
-
-
-def logprobs_without_gradient(model: PreTrainedModel, part: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return completion_logprobs(model, part.batch, TEMPERATURE)[0]
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:

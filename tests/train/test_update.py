@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from aha.blocks.llama import blocks_of
+from aha.grpo.logprobs import scorer
 from aha.grpo.losses import LossSettings
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine
@@ -46,7 +48,9 @@ def run(
     model = random_model()
     reference = random_model(1) if beta else None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return model, update(model, reference, optimizer, groups, settings(beta, **changes))
+    policy = scorer(model, blocks_of(model))
+    judge = None if reference is None else scorer(reference, blocks_of(reference))
+    return model, update(policy, judge, optimizer, groups, settings(beta, **changes))
 
 
 def difference(one: PreTrainedModel, two: PreTrainedModel) -> float:
@@ -149,7 +153,6 @@ def test_an_update_makes_good_completions_likelier(
     random_model: Callable[..., PreTrainedModel], groups: list[Group]
 ) -> None:
     from aha.grpo.batching import Row, micro_batches
-    from aha.grpo.logprobs import completion_logprobs
 
     rows = [
         Row(i, g.prompt.token_ids, c.token_ids)
@@ -159,10 +162,8 @@ def test_an_update_makes_good_completions_likelier(
     (batch,) = micro_batches(rows, 100_000, torch.device("cpu"))
 
     def weighted(model: PreTrainedModel) -> float:
-        with torch.no_grad():
-            logprobs_BT, _ = completion_logprobs(model, batch, 1.0)
-        per_row = (logprobs_BT * batch.mask_BT).sum(dim=1)
-        return float((per_row * advantages[batch.index_B]).sum())
+        logprobs_N = scorer(model, None).logprobs(batch, 1.0)
+        return float((logprobs_N * advantages[batch.index_B[batch.row_N]]).sum())
 
     trained, _ = run(random_model, groups)
     assert weighted(trained) > weighted(random_model())

@@ -1,4 +1,4 @@
-"""Rows of prompt and completion, cut into micro-batches by a budget of padded tokens."""
+"""Rows of prompt and completion, cut into micro-batches by a budget of tokens."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Row:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Right-padded rows; all completion tensors are aligned at their first token.
+    """Right-padded rows, and their completion tokens as one flat list of N without padding.
 
-    ids_BS: prompt then completion, S the longest row. `first_B`: where the completion
-    begins. mask_BT: 1.0 at completion tokens, T the longest completion. `index_B`: places
-    in the update.
+    ids_BS: prompt then completion, S the longest row. predict_N: where in the flattened (B * S)
+    a completion token is predicted, one place before it. targets_N: that token. row_N: its
+    row, 0 to B - 1. index_B: the rows' places in the update.
     """
 
     ids_BS: Tensor
-    first_B: Tensor
-    completion_ids_BT: Tensor
-    mask_BT: Tensor
+    predict_N: Tensor
+    targets_N: Tensor
+    row_N: Tensor
     index_B: Tensor
 
 
@@ -57,27 +57,19 @@ def micro_batches(rows: Sequence[Row], token_budget: int, device: torch.device) 
 
 def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     width = max(row.tokens for row in rows)
-    longest = max(len(row.completion_ids) for row in rows)
     # Padding stands on the right, where causal attention never looks from a real token.
     ids_BS = torch.zeros(len(rows), width, dtype=torch.long)
-    completion_ids_BT = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask_BT = torch.zeros(len(rows), longest)
+    predict, targets, row_of = [], [], []
     for b, row in enumerate(rows):
         ids_BS[b, : row.tokens] = torch.tensor(row.prompt_ids + row.completion_ids)
-        completion_ids_BT[b, : len(row.completion_ids)] = torch.tensor(row.completion_ids)
-        mask_BT[b, : len(row.completion_ids)] = 1.0
+        first = b * width + len(row.prompt_ids) - 1
+        predict.append(torch.arange(first, first + len(row.completion_ids)))
+        targets.append(torch.tensor(row.completion_ids))
+        row_of.append(torch.full((len(row.completion_ids),), b))
     return MicroBatch(
         ids_BS.to(device),
-        torch.tensor([len(row.prompt_ids) for row in rows], device=device),
-        completion_ids_BT.to(device),
-        mask_BT.to(device),
+        torch.cat(predict).to(device),
+        torch.cat(targets).to(device),
+        torch.cat(row_of).to(device),
         torch.tensor([row.index for row in rows], device=device),
     )
-
-
-def align(values: Sequence[Sequence[float]], batch: MicroBatch) -> Tensor:
-    """Per-token values of the update's rows as (B, T) beside the micro-batch's completions."""
-    aligned_BT = torch.zeros_like(batch.mask_BT)
-    for b, index in enumerate(batch.index_B.tolist()):
-        aligned_BT[b, : len(values[index])] = torch.tensor(values[index], dtype=torch.float32)
-    return aligned_BT

@@ -41,11 +41,11 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Per token, all (B, T): the loss to sum, the KL estimate, and whether the ratio is clipped."""
+    """Per token, all (N,): the loss to sum, the KL estimate, and whether the ratio is clipped."""
 
-    loss_BT: Tensor
-    kl_BT: Tensor
-    clipped_BT: Tensor
+    loss_N: Tensor
+    kl_N: Tensor
+    clipped_N: Tensor
 
 
 def row_weights(lengths_B: Tensor, settings: LossSettings) -> Tensor:
@@ -62,28 +62,26 @@ def row_weights(lengths_B: Tensor, settings: LossSettings) -> Tensor:
 
 
 def token_loss(
-    logprobs_BT: Tensor,
-    old_logprobs_BT: Tensor,
-    advantages_B: Tensor,
-    reference_logprobs_BT: Tensor | None,
+    logprobs_N: Tensor,
+    old_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    reference_logprobs_N: Tensor | None,
     settings: LossSettings,
 ) -> TokenLoss:
     """The clipped surrogate, plus beta times the KL to the reference when there is one.
 
     PPO's clip on the ratio to the policy that wrote the tokens, and the k3 estimator
-    exp(d) - d - 1 with d = reference - policy (arXiv:2402.03300, eq. 3 and 4).
+    exp(d) - d - 1 with d = reference - policy (arXiv:2402.03300, eq. 3 and 4). N completion
+    tokens, each with its completion's advantage.
     """
-    ratio_BT = torch.exp(logprobs_BT - old_logprobs_BT)
+    ratio_N = torch.exp(logprobs_N - old_logprobs_N)
     low, high = 1 - settings.epsilon, 1 + settings.epsilon_high
-    advantages_B1 = advantages_B[:, None]
-    surrogate_BT = torch.min(ratio_BT * advantages_B1, ratio_BT.clamp(low, high) * advantages_B1)
-    clipped_BT = ((ratio_BT < low) & (advantages_B1 < 0)) | (
-        (ratio_BT > high) & (advantages_B1 > 0)
-    )
-    if reference_logprobs_BT is None:
-        return TokenLoss(-surrogate_BT, torch.zeros_like(ratio_BT), clipped_BT)
-    difference_BT = reference_logprobs_BT - logprobs_BT
-    kl_BT = torch.exp(difference_BT) - difference_BT - 1
+    surrogate_N = torch.min(ratio_N * advantages_N, ratio_N.clamp(low, high) * advantages_N)
+    clipped_N = ((ratio_N < low) & (advantages_N < 0)) | ((ratio_N > high) & (advantages_N > 0))
+    if reference_logprobs_N is None:
+        return TokenLoss(-surrogate_N, torch.zeros_like(ratio_N), clipped_N)
+    difference_N = reference_logprobs_N - logprobs_N
+    kl_N = torch.exp(difference_N) - difference_N - 1
     if settings.use_bias_correction_kl:
-        kl_BT = kl_BT * ratio_BT
-    return TokenLoss(settings.beta * kl_BT - surrogate_BT, kl_BT, clipped_BT)
+        kl_N = kl_N * ratio_N
+    return TokenLoss(settings.beta * kl_N - surrogate_N, kl_N, clipped_N)

@@ -30,7 +30,19 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "accuracy": fmean(v.strict for v in verdicts),
         "accuracy_lenient": fmean(v.lenient for v in verdicts),
         "tokens": sum(len(c.token_ids) for c in completions),
+        "tokens_wasted": _wasted(groups),
+        "groups": len(groups),
     }
+
+
+def _wasted(groups: Sequence[Group]) -> float:
+    """The share of the written tokens that no gradient comes from: advantage 0."""
+    pairs = [
+        (len(completion.token_ids), advantage)
+        for group in groups
+        for completion, advantage in zip(group.completions, group.advantages, strict=True)
+    ]
+    return sum(tokens for tokens, a in pairs if a == 0.0) / sum(tokens for tokens, _ in pairs)
 
 
 def _reward_metrics(groups: Sequence[Group], scores: Sequence[Score]) -> dict[str, Any]:

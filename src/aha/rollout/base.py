@@ -15,6 +15,7 @@ class SamplingSettings:
 
     The reported log-probabilities are those of the full softmax at `temperature` (1 when
     greedy), which is what the trainer scores; top_p, top_k and min_p only narrow the draw.
+    A completion ends with the token that completes one of the `stop` strings.
     """
 
     max_completion_length: int
@@ -22,6 +23,7 @@ class SamplingSettings:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    stop: tuple[str, ...] = ()
 
     @property
     def scoring_temperature(self) -> float:

@@ -1,186 +1,217 @@
-"""A decoder for Llama-like blocks (Qwen2, Qwen3, Llama, Mistral), on the policy's own weights.
+"""A decoder for Llama-like blocks, on the policy's own weights.
 
-Per token it does the block's arithmetic and nothing else: no module calls, no cache objects,
-no masks where all rows are equally long. Whatever it does not know (sliding windows, scaled
-rotary embeddings, adapters on a projection) is refused by `supports`, and `HFDecoder` serves.
+Rows that joined together form a cohort with a cache of its own. They have written equally many
+tokens, so a cohort's cache has no holes but the padding of its shorter prompts, and the work of a
+step is proportional to the tokens that are live, however old the other rows are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-_MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
-_CACHE_BLOCK = 64  # the cache grows by this many positions at a time
+from aha.blocks.llama import LlamaBlocks
+from aha.rollout.decoder import prompt_mask
+
+_BLOCK = 64  # a cache holds a multiple of this many positions
+_PREFILL_TOKENS = 4096  # prompts are read this many tokens at a time: enough for full speed
 
 
-def supports(model: PreTrainedModel) -> bool:
-    """Whether `FusedDecoder` computes this model's forward."""
-    config: Any = model.config
-    if getattr(config, "model_type", None) not in _MODEL_TYPES:
-        return False
-    if getattr(config, "hidden_act", None) != "silu":
-        return False
-    if getattr(config, "use_sliding_window", False):
-        return False
-    if config.model_type == "mistral" and getattr(config, "sliding_window", None) is not None:
-        return False
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") != "default":
-        return False
-    return all(
-        type(getattr(part, name)) is torch.nn.Linear
-        for layer in model.model.layers
-        for part, names in (
-            (layer.self_attn, ("q_proj", "k_proj", "v_proj", "o_proj")),
-            (layer.mlp, ("gate_proj", "up_proj", "down_proj")),
-        )
-        for name in names
-    )
+@dataclass
+class _Cohort:
+    """Rows of one age: keys and values (layers, R, KV heads, capacity, D), used up to `length`.
+
+    Prompts stand at the right of the first columns: `mask_R1T` is 0 at tokens and -inf at the
+    padding before them; none when all prompts are equally long. `position_R` is the next
+    token's.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int
+    position_R: Tensor
+    mask_R1T: Tensor | None
+
+    @property
+    def rows(self) -> int:
+        return len(self.position_R)
+
+    def begin_step(self) -> None:
+        """Room in cache and mask for one more position a row."""
+        if self.length == self.keys.shape[3]:
+            self._move(self.length + self.length // 4 + 1, slice(None))
+        if self.mask_R1T is not None:
+            self.mask_R1T = functional.pad(self.mask_R1T, (0, 1))
+
+    def end_step(self) -> None:
+        self.length += 1
+        self.position_R = self.position_R + 1
+
+    def keep(self, rows_K: Tensor) -> None:
+        self._move(self.length, rows_K)
+        self.position_R = self.position_R[rows_K]
+        if self.mask_R1T is not None:
+            self.mask_R1T = self.mask_R1T[rows_K]
+
+    def _move(self, capacity: int, rows: Tensor | slice) -> None:
+        capacity = _capacity(capacity)
+        kept_rows = self.rows if isinstance(rows, slice) else len(rows)
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty(old.shape[0], kept_rows, old.shape[2], capacity, old.shape[4])
+            # Layer by layer: selecting rows makes a copy, and this one is soon gone.
+            for layer in range(old.shape[0]):
+                new[layer, :, :, : self.length] = old[layer, rows, :, : self.length]
+            setattr(self, name, new)
 
 
 class FusedDecoder:
-    """Rows side by side in one preallocated cache of shape (layers, 2, R, KV heads, T, D)."""
+    """Cohorts of rows, oldest first; `longest` bounds prompt plus completion."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        config: Any = model.config
-        self._model: Any = model
-        self._heads: int = config.num_attention_heads
-        self._kv_heads: int = config.num_key_value_heads
-        self._head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self._heads
-        self._eps: float = config.rms_norm_eps
-        self._length_R = torch.empty(0, dtype=torch.long)
-        self._cache = torch.empty(0)
+    leave_share = 0.125  # leaving copies the cache
 
-    def prefill(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
-        device = self._model.device
-        lengths = [len(prompt) for prompt in prompts]
-        width = max(lengths)
+    def __init__(self, blocks: LlamaBlocks, longest: int) -> None:
+        self._blocks = blocks
+        self._cohorts: list[_Cohort] = []
+        self._cos, self._sin = blocks.angles(longest)
+
+    @property
+    def can_join(self) -> bool:
+        return True
+
+    def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
+        blocks = self._blocks
+        device, width = blocks.embedding.device, max(len(prompt) for prompt in prompts)
         ids_PT = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            ids_PT[row, : len(prompt)] = torch.tensor(prompt)
-        position_T = torch.arange(width, device=device)
-        hidden_PTC, keys_values = self._prompt_forward(ids_PT.to(device), position_T)
-        self._length_R = torch.tensor(lengths, device=device).repeat_interleave(repeats)
-        self._cache = self._new_cache(len(prompts) * repeats, width)
-        for layer, (key, value) in enumerate(keys_values):
-            self._cache[layer, 0, :, :, :width] = key.repeat_interleave(repeats, dim=0)
-            self._cache[layer, 1, :, :, :width] = value.repeat_interleave(repeats, dim=0)
-        last_P = torch.tensor(lengths, device=device) - 1
-        hidden_PC = hidden_PTC[torch.arange(len(prompts), device=device), last_P]
-        return self._logits(hidden_PC).repeat_interleave(repeats, dim=0)
+            ids_PT[row, width - len(prompt) :] = torch.tensor(prompt)
+        ids_PT = ids_PT.to(device)
+        lengths_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        cohort = self._new_cohort(lengths_P, repeats, width)
+        per_chunk = max(1, _PREFILL_TOKENS // width)
+        last = [
+            self._read(cohort, ids_PT[p : p + per_chunk], lengths_P[p : p + per_chunk], p, repeats)
+            for p in range(0, len(prompts), per_chunk)
+        ]
+        self._cohorts.append(cohort)
+        return self._logits(_cat(last)).repeat_interleave(repeats, dim=0)
+
+    def _read(
+        self, cohort: _Cohort, ids_PT: Tensor, lengths_P: Tensor, first: int, repeats: int
+    ) -> Tensor:
+        """Run some of a cohort's prompts, from number `first` on; hidden states (P, C)."""
+        blocks, width = self._blocks, ids_PT.shape[1]
+        rows = slice(first * repeats, (first + len(ids_PT)) * repeats)
+        padding_P = width - lengths_P
+        mask_P1TT = prompt_mask(padding_P, width) if cohort.mask_R1T is not None else None
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            key = key.unflatten(0, (-1, width)).transpose(1, 2)
+            value = value.unflatten(0, (-1, width)).transpose(1, 2)
+            cohort.keys[layer, rows, :, :width] = key.repeat_interleave(repeats, dim=0)
+            cohort.values[layer, rows, :, :width] = value.repeat_interleave(repeats, dim=0)
+            attended = functional.scaled_dot_product_attention(
+                query.unflatten(0, (-1, width)).transpose(1, 2),
+                key,
+                value,
+                attn_mask=mask_P1TT,
+                is_causal=mask_P1TT is None,
+                enable_gqa=True,
+            )
+            return attended.transpose(1, 2).flatten(0, 1)
+
+        column_T = torch.arange(width, device=ids_PT.device)
+        position_N = (column_T - padding_P[:, None]).clamp(min=0).flatten()
+        hidden_NC = functional.embedding(ids_PT.flatten(), blocks.embedding)
+        hidden_NC = blocks.run(hidden_NC, self._cos[position_N], self._sin[position_N], attend)
+        return hidden_NC.unflatten(0, (-1, width))[:, -1]
 
     def step(self, tokens_R: Tensor) -> Tensor:
-        longest = int(self._length_R.max()) + 1
-        self._grow(longest)
-        rows = torch.arange(len(tokens_R), device=tokens_R.device)
-        cos_RD, sin_RD = self._rotary(self._length_R[None])
-        mask_R1T = self._mask(longest)
-        hidden_RC = self._model.model.embed_tokens(tokens_R)
-        for index, layer in enumerate(self._model.model.layers):
-            query, key, value = self._project(layer, hidden_RC[:, None], cos_RD[0], sin_RD[0])
-            self._cache[index, 0, rows, :, self._length_R] = key[:, :, 0]
-            self._cache[index, 1, rows, :, self._length_R] = value[:, :, 0]
-            attended_RC = self._attend_one(index, query, mask_R1T, longest)
-            hidden_RC = hidden_RC + layer.self_attn.o_proj(attended_RC)
-            hidden_RC = hidden_RC + self._mlp(layer, hidden_RC)
-        self._length_R = self._length_R + 1
+        blocks, cohorts = self._blocks, self._cohorts
+        for cohort in cohorts:
+            cohort.begin_step()
+        position_R = _cat([cohort.position_R for cohort in cohorts])
+        sizes = [cohort.rows for cohort in cohorts]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            parts = zip(cohorts, *(x.split(sizes) for x in (query, key, value)), strict=True)
+            return _cat([_attend_one(cohort, layer, q, k, v) for cohort, q, k, v in parts])
+
+        hidden_RC = functional.embedding(tokens_R, blocks.embedding)
+        hidden_RC = blocks.run(hidden_RC, self._cos[position_R], self._sin[position_R], attend)
+        for cohort in cohorts:
+            cohort.end_step()
         return self._logits(hidden_RC)
 
     def keep(self, rows_K: Tensor) -> None:
-        self._length_R = self._length_R[rows_K]
-        longest = int(self._length_R.max())
-        kept = self._cache[:, :, rows_K, :, :longest]
-        self._cache = self._new_cache(len(rows_K), longest)
-        self._cache[:, :, :, :, :longest] = kept
+        first, kept = 0, []
+        for cohort in self._cohorts:
+            last = first + cohort.rows
+            mine_K = rows_K[(rows_K >= first) & (rows_K < last)] - first
+            if 0 < len(mine_K) < cohort.rows:
+                cohort.keep(mine_K)
+            if len(mine_K):
+                kept.append(cohort)
+            first = last
+        self._cohorts = kept
 
-    def _new_cache(self, rows: int, length: int) -> Tensor:
-        capacity = (length // _CACHE_BLOCK + 1) * _CACHE_BLOCK
-        layers = len(self._model.model.layers)
-        weight = self._model.model.embed_tokens.weight
-        return weight.new_zeros(layers, 2, rows, self._kv_heads, capacity, self._head_dim)
-
-    def _grow(self, length: int) -> None:
-        if length > self._cache.shape[4]:
-            old = self._cache
-            self._cache = self._new_cache(old.shape[2], length)
-            self._cache[:, :, :, :, : old.shape[4]] = old
-
-    def _mask(self, longest: int) -> Tensor | None:
-        """Additive mask (R, 1, T) over cached positions; None when every row is full."""
-        if bool((self._length_R == longest - 1).all()):
-            return None
-        position_T = torch.arange(longest, device=self._length_R.device)
-        hidden_RT = position_T[None] > self._length_R[:, None]
-        mask_RT = torch.zeros(hidden_RT.shape, device=hidden_RT.device, dtype=self._cache.dtype)
-        return mask_RT.masked_fill(hidden_RT, float("-inf"))[:, None]
-
-    def _prompt_forward(self, ids_PT: Tensor, position_T: Tensor) -> tuple[Tensor, list[Any]]:
-        """Hidden states and every layer's keys and values, right-padded rows, causal."""
-        cos_TD, sin_TD = self._rotary(position_T[None])
-        hidden_PTC = self._model.model.embed_tokens(ids_PT)
-        keys_values = []
-        for layer in self._model.model.layers:
-            query, key, value = self._project(layer, hidden_PTC, cos_TD, sin_TD)
-            keys_values.append((key, value))
-            attended = functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, enable_gqa=True
-            )
-            hidden_PTC = hidden_PTC + layer.self_attn.o_proj(attended.transpose(1, 2).flatten(2))
-            hidden_PTC = hidden_PTC + self._mlp(layer, hidden_PTC)
-        return hidden_PTC, keys_values
-
-    def _project(
-        self, layer: Any, hidden_RTC: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (R, heads, T, D), rotated keys and values (R, KV heads, T, D)."""
-        attention = layer.self_attn
-        normed = self._norm(layer.input_layernorm, hidden_RTC)
-        shape = (*hidden_RTC.shape[:2], -1, self._head_dim)
-        query = attention.q_proj(normed).view(shape)
-        key = attention.k_proj(normed).view(shape)
-        value = attention.v_proj(normed).view(shape).transpose(1, 2)
-        if hasattr(attention, "q_norm"):
-            query, key = self._norm(attention.q_norm, query), self._norm(attention.k_norm, key)
-        cos, sin = cos.view(-1, *shape[1:2], 1, shape[3]), sin.view(-1, *shape[1:2], 1, shape[3])
-        query = query * cos + _rotate_half(query) * sin
-        key = key * cos + _rotate_half(key) * sin
-        return query.transpose(1, 2), key.transpose(1, 2), value
-
-    def _attend_one(
-        self, index: int, query: Tensor, mask_R1T: Tensor | None, longest: int
-    ) -> Tensor:
-        """Attention of one new position a row over its cache: (R, heads * D)."""
-        rows = query.shape[0]
-        key = self._cache[index, 0].flatten(0, 1)[:, :longest]
-        value = self._cache[index, 1].flatten(0, 1)[:, :longest]
-        grouped = query.reshape(rows * self._kv_heads, -1, self._head_dim)
-        scores = torch.bmm(grouped, key.transpose(1, 2)) * self._head_dim**-0.5
-        if mask_R1T is not None:
-            scores = (scores.view(rows, -1, longest) + mask_R1T).view_as(scores)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-        return torch.bmm(weights, value).view(rows, -1)
-
-    def _mlp(self, layer: Any, hidden: Tensor) -> Tensor:
-        normed = self._norm(layer.post_attention_layernorm, hidden)
-        gated = functional.silu(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed)
-        return layer.mlp.down_proj(gated)
+    def _new_cohort(self, lengths_P: Tensor, repeats: int, width: int) -> _Cohort:
+        blocks = self._blocks
+        position_R = lengths_P.repeat_interleave(repeats)
+        shape = (len(blocks.layers), len(position_R), blocks.kv_heads)
+        keys = blocks.embedding.new_empty(*shape, _capacity(width + 1), blocks.head_dim)
+        mask_R1T = None
+        if bool((lengths_P != width).any()):
+            column_T = torch.arange(width, device=lengths_P.device)
+            mask_R1T = _additive(column_T < width - position_R[:, None], keys.dtype)[:, None]
+        return _Cohort(keys, torch.empty_like(keys), width, position_R, mask_R1T)
 
     def _logits(self, hidden_RC: Tensor) -> Tensor:
-        return self._model.lm_head(self._norm(self._model.model.norm, hidden_RC))
-
-    def _norm(self, module: Any, hidden: Tensor) -> Tensor:
-        return functional.rms_norm(hidden, (hidden.shape[-1],), module.weight, self._eps)
-
-    def _rotary(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        return self._model.model.rotary_emb(self._model.model.embed_tokens.weight, position)
+        return self._blocks.head(self._blocks.last_norm(hidden_RC))
 
 
-def _rotate_half(x: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+def _attend_one(cohort: _Cohort, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one new position a row over its cohort's cache: (R, heads, D)."""
+    end = cohort.length + 1
+    keys, values = cohort.keys[layer], cohort.values[layer]
+    keys[:, :, cohort.length], values[:, :, cohort.length] = key, value
+    rows, kv_heads, _, width = keys.shape
+    mask_R1T = cohort.mask_R1T
+    if query.device.type != "cpu":
+        # The queries that share keys and values stand as a sequence of several positions.
+        attended = functional.scaled_dot_product_attention(
+            query.reshape(rows, kv_heads, -1, width),
+            keys[:, :, :end],
+            values[:, :, :end],
+            attn_mask=None if mask_R1T is None else mask_R1T[:, None],
+        )
+        return attended.reshape(rows, -1, width)
+    # On a CPU two batched products are up to twice as fast as the attention kernel.
+    grouped = query.reshape(rows * kv_heads, -1, width)
+    keys_DT = keys.flatten(0, 1)[:, :end].transpose(1, 2)
+    scale = width**-0.5
+    if mask_R1T is None:
+        scores = torch.baddbmm(grouped.new_empty(1), grouped, keys_DT, beta=0, alpha=scale)
+    else:
+        mask = mask_R1T.repeat_interleave(kv_heads, dim=0)
+        scores = torch.baddbmm(mask, grouped, keys_DT, alpha=scale)
+    attended = torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1)[:, :end])
+    return attended.view(rows, -1, width)
+
+
+def _additive(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(
+        hidden, float("-inf")
+    )
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _capacity(length: int) -> int:
+    return -(-length // _BLOCK) * _BLOCK

@@ -2,6 +2,7 @@
 
 No copy of the weights is kept, so there is nothing to synchronise and the sampler's
 log-probabilities are the trainer's (`logprob_gap` measures by how much they are not).
+At most `max_rows` completions are in the cache: a finished one leaves, a waiting prompt enters.
 """
 
 from __future__ import annotations
@@ -13,40 +14,33 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.rollout import fused
+from aha.blocks.llama import LlamaBlocks
 from aha.rollout.base import SamplingSettings
 from aha.rollout.decoder import Decoder, HFDecoder
+from aha.rollout.fused import FusedDecoder
+from aha.rollout.paged import PagedDecoder
 from aha.rollout.sampler import sample, uniforms
+from aha.rollout.stops import StopStrings
 from aha.types import Completion, Prompt
 
-# Finished rows leave the cache once they are this share of it: leaving costs a copy.
-_LEAVE_SHARE = 0.125
-
-
-@dataclass(frozen=True)
-class _Wave:
-    """What a wave of B rows wrote: tokens and log-probabilities (B, T), lengths and ends (B,)."""
-
-    tokens_BT: Tensor
-    logprobs_BT: Tensor
-    lengths_B: Tensor
-    stopped_B: Tensor
+# Prompts enter once this share of the cache is free, so that they are read several at a time.
+_ENTER_SHARE = 0.125
 
 
 class NativeEngine:
-    """Generates with the policy in place; `max_rows` bounds the rows in the cache at a time."""
+    """Generates with the policy in place; `blocks` are its fused blocks, none for other models."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        blocks: LlamaBlocks | None = None,
         max_rows: int = 512,
-        allow_fused: bool = True,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._blocks = blocks
         self._max_rows = max_rows
-        self._fused = allow_fused and fused.supports(model)
         self._end_ids = torch.tensor(sorted(_end_ids(model, tokenizer)), device=model.device)
 
     @torch.inference_mode()
@@ -60,73 +54,158 @@ class NativeEngine:
         """See `aha.rollout.base.Engine`."""
         was_training = self._model.training
         self._model.eval()
-        groups: list[tuple[Completion, ...]] = []
-        per_wave = max(1, self._max_rows // num_generations)
-        for start in range(0, len(prompts), per_wave):
-            part = prompts[start : start + per_wave]
-            first_row = start * num_generations
-            wave = self._wave(part, num_generations, settings, seed, first_row)
-            groups.extend(self._groups(wave, num_generations))
+        rollout = _Rollout(
+            self._new_decoder(prompts, settings),
+            [prompt.token_ids for prompt in prompts],
+            num_generations,
+            settings,
+            uniforms(seed, range(len(prompts) * num_generations), settings.max_completion_length),
+            self._end_ids,
+            StopStrings(self._tokenizer, settings.stop) if settings.stop else None,
+        )
+        rollout.run(max(1, self._max_rows // num_generations))
         self._model.train(was_training)
-        return groups
+        return self._groups(rollout, num_generations)
 
-    def _wave(
-        self,
-        prompts: Sequence[Prompt],
-        num_generations: int,
-        settings: SamplingSettings,
-        seed: int,
-        first_row: int,
-    ) -> _Wave:
-        device, limit = self._model.device, settings.max_completion_length
-        rows = len(prompts) * num_generations
-        decoder = self._new_decoder()
-        logits_RV = decoder.prefill([p.token_ids for p in prompts], num_generations)
-        uniforms_BT = uniforms(seed, range(first_row, first_row + rows), limit).to(device)
-        tokens_BT = torch.zeros(rows, limit, dtype=torch.long, device=device)
-        logprobs_BT = torch.zeros(rows, limit, device=device)
-        lengths_B = torch.full((rows,), limit, device=device)
-        stopped_B = torch.zeros(rows, dtype=torch.bool, device=device)
-        live_R = torch.arange(rows, device=device)
-        for position in range(limit):
-            tokens_R, chosen_R = sample(logits_RV, uniforms_BT[live_R, position], settings)
-            tokens_BT[live_R, position] = tokens_R
-            logprobs_BT[live_R, position] = chosen_R
-            ended_R = torch.isin(tokens_R, self._end_ids) & ~stopped_B[live_R]
-            lengths_B[live_R[ended_R]] = position + 1
-            stopped_B[live_R[ended_R]] = True
-            going_R = ~stopped_B[live_R]
-            going = int(going_R.sum())
-            if going == 0 or position + 1 == limit:
-                break
-            if len(live_R) - going >= _LEAVE_SHARE * len(live_R):
-                kept_K = going_R.nonzero().squeeze(1)
-                decoder.keep(kept_K)
-                live_R, tokens_R = live_R[kept_K], tokens_R[kept_K]
-            logits_RV = decoder.step(tokens_R)
-        return _Wave(tokens_BT, logprobs_BT, lengths_B, stopped_B)
+    def _new_decoder(self, prompts: Sequence[Prompt], settings: SamplingSettings) -> Decoder:
+        if self._blocks is None:
+            return HFDecoder(self._model)
+        longest = max(len(p.token_ids) for p in prompts) + settings.max_completion_length
+        if PagedDecoder.usable(self._blocks):
+            return PagedDecoder(self._blocks, longest)
+        return FusedDecoder(self._blocks, longest)
 
-    def _new_decoder(self) -> Decoder:
-        return fused.FusedDecoder(self._model) if self._fused else HFDecoder(self._model)
-
-    def _groups(self, wave: _Wave, num_generations: int) -> list[tuple[Completion, ...]]:
-        tokens, logprobs = wave.tokens_BT.tolist(), wave.logprobs_BT.tolist()
-        lengths, stopped = wave.lengths_B.tolist(), wave.stopped_B.tolist()
-        rows = [tokens[b][: lengths[b]] for b in range(len(lengths))]
-        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)
+    def _groups(self, rollout: _Rollout, num_generations: int) -> list[tuple[Completion, ...]]:
+        rows = rollout.written()
+        texts = self._tokenizer.batch_decode(
+            [row.token_ids for row in rows], skip_special_tokens=True
+        )
         completions = [
-            Completion(
-                text=texts[b],
-                token_ids=tuple(rows[b]),
-                logprobs=tuple(logprobs[b][: lengths[b]]),
-                finish_reason="stop" if stopped[b] else "length",
-            )
-            for b in range(len(rows))
+            Completion(text, row.token_ids, row.logprobs, "stop" if row.stopped else "length")
+            for text, row in zip(texts, rows, strict=True)
         ]
         return [
             tuple(completions[start : start + num_generations])
             for start in range(0, len(completions), num_generations)
         ]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one row wrote; `stopped` unless it was cut off at the limit."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+class _Rollout:
+    """One call of `generate`: B = prompts * G rows, R of them live, in the decoder's order.
+
+    Row b belongs to prompt b // G and draws from its own random stream, so what it writes does
+    not depend on when it entered or on who was there.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        num_generations: int,
+        settings: SamplingSettings,
+        uniforms_BT: Tensor,
+        end_ids: Tensor,
+        stops: StopStrings | None,
+    ) -> None:
+        device = end_ids.device
+        self._decoder = decoder
+        self._prompts = prompts
+        self._num_generations = num_generations
+        self._settings = settings
+        self._uniforms_BT = uniforms_BT.to(device)
+        self._end_ids = end_ids
+        self._stops = stops
+        self._entered = 0
+        self._row_R = torch.empty(0, dtype=torch.long, device=device)
+        self._position_R = torch.empty(0, dtype=torch.long, device=device)
+        self._lengths_B = torch.full((len(uniforms_BT),), 0, device=device)
+        self._stopped_B = torch.zeros(len(uniforms_BT), dtype=torch.bool, device=device)
+        # Per step: the rows that wrote, their tokens, and the log-probabilities of these.
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def run(self, max_prompts: int) -> None:
+        """Write until every row has ended, `max_prompts` groups of rows at a time at most."""
+        logits_RV = self._enter(max_prompts)
+        while len(self._row_R):
+            tokens_R = self._write(logits_RV)
+            going_R = self._going(tokens_R)
+            live, ended = len(self._row_R), len(self._row_R) - int(going_R.sum())
+            longest = int(self._position_R.max())
+            full = longest == self._settings.max_completion_length
+            if ended and (full or ended >= self._decoder.leave_share * live):
+                kept_K = going_R.nonzero().squeeze(1)
+                self._decoder.keep(kept_K)
+                self._row_R, self._position_R = self._row_R[kept_K], self._position_R[kept_K]
+                tokens_R = tokens_R[kept_K]
+            parts = [self._decoder.step(tokens_R)] if len(tokens_R) else []
+            free = max_prompts - -(-len(self._row_R) // self._num_generations)
+            if self._entered < len(self._prompts) and (
+                not parts or (self._decoder.can_join and free >= _ENTER_SHARE * max_prompts)
+            ):
+                parts.append(self._enter(free))
+            if parts:
+                logits_RV = parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def written(self) -> list[_Written]:
+        """Every row's tokens up to its end, in order."""
+        row_N = torch.cat([row for row, _, _ in self._steps])
+        # Stable: a row's tokens stay in the order in which they were written.
+        order_N = row_N.argsort(stable=True)
+        tokens = torch.cat([tokens for _, tokens, _ in self._steps])[order_N].tolist()
+        logprobs = torch.cat([chosen for _, _, chosen in self._steps])[order_N].tolist()
+        counts = torch.bincount(row_N, minlength=len(self._lengths_B)).tolist()
+        lengths, stopped = self._lengths_B.tolist(), self._stopped_B.tolist()
+        rows, start = [], 0
+        for b, count in enumerate(counts):
+            # A row that has ended writes on until it leaves; that is cut off here.
+            end = start + lengths[b]
+            rows.append(_Written(tuple(tokens[start:end]), tuple(logprobs[start:end]), stopped[b]))
+            start += count
+        return rows
+
+    def _enter(self, prompts: int) -> Tensor:
+        """Let up to `prompts` waiting prompts in; logits of their rows."""
+        first, last = self._entered, min(self._entered + prompts, len(self._prompts))
+        logits_RV = self._decoder.add(self._prompts[first:last], self._num_generations)
+        rows = torch.arange(first * self._num_generations, last * self._num_generations)
+        self._row_R = torch.cat((self._row_R, rows.to(self._row_R.device)))
+        self._position_R = torch.cat(
+            (self._position_R, torch.zeros_like(self._row_R[-len(rows) :]))
+        )
+        self._entered = last
+        return logits_RV
+
+    def _write(self, logits_RV: Tensor) -> Tensor:
+        """Draw and record a token for every live row."""
+        uniforms_R = self._uniforms_BT[self._row_R, self._position_R]
+        tokens_R, chosen_R = sample(logits_RV, uniforms_R, self._settings)
+        self._steps.append((self._row_R, tokens_R, chosen_R))
+        self._position_R = self._position_R + 1
+        return tokens_R
+
+    def _going(self, tokens_R: Tensor) -> Tensor:
+        """Which rows go on after these tokens; the length of each that just ended is noted."""
+        ended_R = (tokens_R[:, None] == self._end_ids).any(dim=1)
+        if self._stops is not None:
+            ended_R |= self._stops.reached(self._row_R, tokens_R)
+        over_R = ended_R | (self._position_R == self._settings.max_completion_length)
+        going_R = self._lengths_B[self._row_R] == 0
+        if bool(over_R.any()):
+            new_R = over_R & going_R
+            row_K = self._row_R[new_R]
+            self._lengths_B[row_K] = self._position_R[new_R]
+            self._stopped_B[row_K] = ended_R[new_R]
+            going_R &= ~over_R
+        return going_R
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aha.rollout.base import SamplingSettings
+
+_BLOCK = 128
 
 
 def uniforms(seed: int, rows: Sequence[int], length: int) -> Tensor:
@@ -43,11 +46,30 @@ def sample(
 
 
 def _draw(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
-    # In float64: over 150,000 entries a float32 running sum would lose rare tokens.
-    cumulative_BV = weights_BV.cumsum(dim=-1, dtype=torch.float64)
-    points_B = uniforms_B.to(cumulative_BV) * cumulative_BV[:, -1]
+    """Indices (B,) where the running sum of the weights passes u times their total."""
+    if weights_BV.shape[1] <= _BLOCK * _BLOCK:
+        return _search(weights_BV, uniforms_B)[0]
+    # Large vocabularies: first the block, then the place in it, instead of 150,000 running sums.
+    blocks_BKN = functional.pad(weights_BV, (0, -weights_BV.shape[1] % _BLOCK))
+    blocks_BKN = blocks_BKN.unflatten(1, (-1, _BLOCK))
+    totals_BK = blocks_BKN.sum(dim=2, dtype=torch.float64)
+    block_B, points_B, cumulative_BK = _search(totals_BK, uniforms_B)
+    total_B = totals_BK.gather(1, block_B[:, None]).squeeze(1)
+    before_B = cumulative_BK.gather(1, block_B[:, None]).squeeze(1) - total_B
+    # How far into its block the point is; below 1 in spite of rounding.
+    inside_B = ((points_B - before_B) / total_B).clamp(0.0, 1.0 - 1e-12)
+    chosen_BN = blocks_BKN.gather(1, block_B[:, None, None].expand(-1, 1, _BLOCK)).squeeze(1)
+    return block_B * _BLOCK + _search(chosen_BN, inside_B)[0]
+
+
+def _search(weights_BN: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where u times the total falls: index and point (B,), and the running sums (B, N)."""
+    # In float64: a float32 running sum would lose rare tokens.
+    cumulative_BN = weights_BN.cumsum(dim=-1, dtype=torch.float64)
+    points_B = uniforms_B * cumulative_BN[:, -1]
     # right=True steps over entries of weight 0; u < 1 keeps the index in range.
-    return torch.searchsorted(cumulative_BV, points_B[:, None], right=True).squeeze(1)
+    index_B1 = torch.searchsorted(cumulative_BN, points_B[:, None], right=True)
+    return index_B1.squeeze(1), points_B, cumulative_BN
 
 
 def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aha.blocks.llama import blocks_of
 from aha.reasoning.reflection import reflection_count
 from aha.recipe import PromptSection
 from aha.rewards.accuracy import judge
@@ -47,7 +48,9 @@ def measure(folder: Path, problems: int) -> CardFigures:
     prompts = [
         render(problem.columns, compact_question, _PROMPT, tokenizer) for problem in held_out
     ]
-    groups = NativeEngine(model, tokenizer).generate(prompts, 1, _SETTINGS, seed=0)
+    groups = NativeEngine(model, tokenizer, blocks_of(model)).generate(
+        prompts, 1, _SETTINGS, seed=0
+    )
     completions = [group[0] for group in groups]
     triples = list(zip(held_out, prompts, completions, strict=True))
     sums = [right for c in completions for right in sums_right(c.text)]

@@ -9,22 +9,25 @@ from aha.types import Problem
 
 
 class ProblemStream:
-    """Training problems in a new order every epoch."""
+    """Training problems in a new order every epoch; a step may draw `rounds` times."""
 
-    def __init__(self, problems: Sequence[Problem], per_step: int, seed: int) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], per_step: int, seed: int, rounds: int = 1
+    ) -> None:
         self._problems = problems
         self._per_step = per_step
         self._seed = seed
+        self._rounds = rounds
         self._order: tuple[int, list[int]] = (-1, [])
 
-    def at(self, step: int) -> list[Problem]:
-        """The problems of step 1, 2, ..."""
-        first = (step - 1) * self._per_step
+    def at(self, step: int, round_: int = 0) -> list[Problem]:
+        """The problems of step 1, 2, ...; each round of a step has its own."""
+        first = ((step - 1) * self._rounds + round_) * self._per_step
         return [self._problem(first + offset) for offset in range(self._per_step)]
 
     def epoch(self, step: int) -> float:
-        """How many times the problems have been gone through after `step`."""
-        return step * self._per_step / len(self._problems)
+        """How many times the problems have been gone through after `step`, all rounds counted."""
+        return step * self._rounds * self._per_step / len(self._problems)
 
     def _problem(self, position: int) -> Problem:
         epoch, place = divmod(position, len(self._problems))

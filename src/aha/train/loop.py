@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from aha.evaluate.evaluate import Evaluation, evaluate
-from aha.grpo.advantages import group_advantages
+from aha.grpo.advantages import group_advantages, without_signal
 from aha.observe.observer import Observer
 from aha.observe.record import group_metrics
 from aha.recipe import Recipe
@@ -67,22 +67,48 @@ def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]
     learning_rate = learning_rate_at(step, recipe.train.max_steps, recipe.optimizer)
     for parameters in trainer.optimizer.param_groups:
         parameters["lr"] = learning_rate
-    problems = trainer.stream.at(step)
-    with _timed(times, "time/rollout_s"):
-        groups = roll_out(trainer, problems, step)
-    with _timed(times, "time/reward_s"):
-        groups = score_groups(trainer.rewards, groups)
-        groups = with_advantages(groups, recipe)
+    drawn, groups = collect(trainer, step, times)
     with _timed(times, "time/train_s"):
-        stats = update(
-            trainer.model, trainer.reference, trainer.optimizer, groups, update_settings(recipe)
-        )
+        settings = update_settings(recipe, trainer.budget.tokens)
+        stats = update(trainer.policy, trainer.reference, trainer.optimizer, groups, settings)
+        trainer.budget.tokens = stats.tokens_per_microbatch
     times["time/step_s"] = time.perf_counter() - started
     epoch = trainer.stream.epoch(step)
-    return groups, _record(step, epoch, learning_rate, groups, stats, times)
+    return drawn, _record(step, epoch, learning_rate, drawn, stats, times)
 
 
-def roll_out(trainer: Trainer, problems: Sequence[Problem], step: int) -> list[Group]:
+def collect(
+    trainer: Trainer, step: int, times: dict[str, float]
+) -> tuple[list[Group], list[Group]]:
+    """The step's scored groups: all that were drawn, and those to train on.
+
+    With dynamic sampling (DAPO, arXiv:2503.14476, section 3.2) rounds of prompts are drawn until
+    `prompts_per_step` groups have signal or the rounds are used up; groups drawn beyond that have
+    no advantages. Without it, one round and all its groups.
+    """
+    grpo, drawn = trainer.recipe.grpo, list[Group]()
+    for round_ in range(grpo.max_sampling_rounds if grpo.dynamic_sampling else 1):
+        with _timed(times, "time/rollout_s"):
+            groups = roll_out(trainer, trainer.stream.at(step, round_), step, round_)
+        with _timed(times, "time/reward_s"):
+            drawn += score_groups(trainer.rewards, groups)
+        signal = _has_signal(drawn)
+        if sum(signal) >= grpo.prompts_per_step:
+            break
+    # First those with signal, in the order drawn; the rest fill up what is missing.
+    order = sorted(range(len(drawn)), key=lambda index: not signal[index])
+    chosen = sorted(order[: grpo.prompts_per_step])
+    trained = with_advantages([drawn[index] for index in chosen], trainer.recipe)
+    for index, group in enumerate(drawn):
+        drawn[index] = replace(group, advantages=(0.0,) * len(group.completions))
+    for index, group in zip(chosen, trained, strict=True):
+        drawn[index] = group
+    return drawn, trained
+
+
+def roll_out(
+    trainer: Trainer, problems: Sequence[Problem], step: int, round_: int = 0
+) -> list[Group]:
     """A group of completions for each problem, not scored yet."""
     recipe = trainer.recipe
     prompts = ask(problems, recipe, trainer.tokenizer)
@@ -90,7 +116,7 @@ def roll_out(trainer: Trainer, problems: Sequence[Problem], step: int) -> list[G
         prompts,
         recipe.generation.num_generations,
         sampling_settings(recipe),
-        rollout_seed(recipe.train.seed, step),
+        rollout_seed(recipe.train.seed, step, round_),
     )
     return [
         Group(problem, prompt, group)
@@ -116,9 +142,14 @@ def with_advantages(groups: Sequence[Group], recipe: Recipe) -> list[Group]:
     ]
 
 
-def rollout_seed(seed: int, step: int) -> int:
-    """The seed of one step's random streams; no two (seed, step) pairs share one."""
-    return (seed << 32) | step
+def _has_signal(groups: Sequence[Group]) -> list[bool]:
+    rewards_PG = torch.tensor([[s.reward for s in group.scores] for group in groups])
+    return (~without_signal(rewards_PG)).tolist()
+
+
+def rollout_seed(seed: int, step: int, round_: int = 0) -> int:
+    """The seed of one round's random streams, a function of (seed, step < 2^28, round < 16)."""
+    return (seed << 32) | (round_ << 28) | step
 
 
 def _evaluate(
@@ -128,7 +159,9 @@ def _evaluate(
         return
     recipe = trainer.recipe
     settings = SamplingSettings(
-        recipe.generation.max_completion_length, recipe.evaluation.temperature
+        recipe.generation.max_completion_length,
+        recipe.evaluation.temperature,
+        stop=recipe.generation.stop,
     )
     prompts = ask(trainer.held_out, recipe, trainer.tokenizer)
     seed = rollout_seed(recipe.train.seed, _EVALUATION_STEP)
@@ -168,6 +201,7 @@ def _record(
         "clip_ratio": stats.clip_ratio,
         "logprob_gap": stats.logprob_gap,
         "trained_rows": stats.trained_rows,
+        "tokens_per_microbatch": stats.tokens_per_microbatch,
         **group_metrics(groups),
         **times,
         "memory/peak_gb": peak_memory_gb(),
@@ -186,4 +220,4 @@ def peak_memory_gb() -> float:
 def _timed(times: dict[str, float], name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    times[name] = time.perf_counter() - started
+    times[name] = times.get(name, 0.0) + time.perf_counter() - started

@@ -81,6 +81,20 @@ def choose_dtype(section: ModelSection) -> torch.dtype:
     return torch.bfloat16 if section.dtype == "bfloat16" else torch.float32
 
 
+def choose_autocast(section: ModelSection) -> torch.dtype | None:
+    """The type of large products in training where it is not that of the weights.
+
+    By itself bfloat16 on a GPU that has it, and nothing on a CPU: there the casts cost what the
+    products save on small models, and log-probabilities would differ from the sampler's.
+    """
+    if section.dtype == "bfloat16" or section.autocast == "none":
+        return None
+    if section.autocast == "bfloat16":
+        return torch.bfloat16
+    on_gpu = choose_device(section).type == "cuda"
+    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else None
+
+
 def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of the recipe's model, or of the checkpoint at `source`."""
     return _load(AutoTokenizer, section, source or find_model(section.name))

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from aha.blocks.llama import LlamaBlocks, blocks_of
+from aha.grpo.logprobs import Scorer, scorer
 from aha.grpo.losses import LossSettings
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of
@@ -17,9 +19,17 @@ from aha.rollout.native import NativeEngine
 from aha.tasks.load import load_problems
 from aha.train.checkpoint import checkpoint_step, restore_optimizer
 from aha.train.data import ProblemStream
-from aha.train.policy import load_model, load_tokenizer
+from aha.train.memory import tokens_that_fit
+from aha.train.policy import choose_autocast, load_model, load_tokenizer
 from aha.train.update import UpdateSettings
 from aha.types import Problem
+
+
+@dataclass
+class Budget:
+    """Tokens of a micro-batch; less after memory ran out."""
+
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -28,13 +38,15 @@ class Trainer:
 
     recipe: Recipe
     model: PreTrainedModel
-    reference: PreTrainedModel | None
+    policy: Scorer
+    reference: Scorer | None
     tokenizer: PreTrainedTokenizerBase
     engine: NativeEngine
     optimizer: torch.optim.Optimizer
     rewards: tuple[WeightedReward, ...]
     stream: ProblemStream
     held_out: tuple[Problem, ...]
+    budget: Budget
     first_step: int
     notes: tuple[str, ...]
 
@@ -50,24 +62,37 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
     source = str(resume_from) if resume_from else None
     tokenizer = load_tokenizer(recipe.model, source)
     model = load_model(recipe.model, source)
-    if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    reference = _reference(recipe, model, resumed=resume_from is not None)
+    blocks = blocks_of(model)
     optimizer = build_optimizer(model, recipe)
     if resume_from:
         restore_optimizer(resume_from, optimizer)
     return Trainer(
         recipe=recipe,
         model=model,
-        reference=_reference(recipe, model, resumed=resume_from is not None),
+        policy=_policy(recipe, model, blocks),
+        reference=None
+        if reference is None
+        else scorer(reference, blocks_of(reference), autocast=choose_autocast(recipe.model)),
         tokenizer=tokenizer,
-        engine=NativeEngine(model, tokenizer, recipe.generation.max_rows),
+        engine=NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows),
         optimizer=optimizer,
         rewards=rewards,
-        stream=ProblemStream(problems.problems, recipe.grpo.prompts_per_step, recipe.train.seed),
+        stream=_stream(recipe, problems.problems),
         held_out=held_out,
+        budget=Budget(
+            recipe.train.tokens_per_microbatch
+            or tokens_that_fit(model, blocks is not None, recipe.train.gradient_checkpointing)
+        ),
         first_step=checkpoint_step(resume_from) + 1 if resume_from else 1,
         notes=tuple(filter(None, [problems.losses()])),
     )
+
+
+def _stream(recipe: Recipe, problems: tuple[Problem, ...]) -> ProblemStream:
+    grpo = recipe.grpo
+    rounds = grpo.max_sampling_rounds if grpo.dynamic_sampling else 1
+    return ProblemStream(problems, grpo.prompts_per_step, recipe.train.seed, rounds)
 
 
 def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optimizer:
@@ -81,6 +106,13 @@ def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optim
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> Scorer:
+    if blocks is None and recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    recompute, autocast = recipe.train.gradient_checkpointing, choose_autocast(recipe.model)
+    return scorer(model, blocks, recompute, autocast)
 
 
 def _reference(recipe: Recipe, model: PreTrainedModel, resumed: bool) -> PreTrainedModel | None:
@@ -99,10 +131,11 @@ def sampling_settings(recipe: Recipe) -> SamplingSettings:
         top_p=generation.top_p,
         top_k=generation.top_k,
         min_p=generation.min_p,
+        stop=generation.stop,
     )
 
 
-def update_settings(recipe: Recipe) -> UpdateSettings:
+def update_settings(recipe: Recipe, tokens_per_microbatch: int) -> UpdateSettings:
     grpo = recipe.grpo
     high = grpo.epsilon if grpo.epsilon_high is None else grpo.epsilon_high
     return UpdateSettings(
@@ -117,6 +150,6 @@ def update_settings(recipe: Recipe) -> UpdateSettings:
         temperature=recipe.generation.temperature,
         num_iterations=grpo.num_iterations,
         max_grad_norm=recipe.optimizer.max_grad_norm,
-        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
+        tokens_per_microbatch=tokens_per_microbatch,
         mask_truncated=grpo.mask_truncated_completions,
     )

@@ -17,12 +17,13 @@ from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.train.checkpoint import latest_checkpoint
 from aha.train.loop import train
+from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
 
 
 def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     """A new run, from the first step to its report."""
-    _quiet()
+    _prepare()
     if output is not None:
         RunDirectory.require_new(output)
     # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
@@ -32,20 +33,24 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
 
 def resume_run(path: Path) -> RunDirectory:
     """Go on with a run from its last checkpoint, or from the start when it has none."""
-    _quiet()
+    _prepare()
     run = RunDirectory.open(path)
     checkpoint = latest_checkpoint(run.checkpoints)
     trainer = build_trainer(run.recipe(), checkpoint)
     done = trainer.first_step - 1
     lost = sum(record["step"] > done for record in run.metrics())
     run.rewind(done)
+    for record in run.metrics():
+        # What fitted then: other micro-batches would round differently.
+        trainer.budget.tokens = record["tokens_per_microbatch"]
     where = (
         f"from the checkpoint of step {done}" if checkpoint else "no checkpoint yet: from step 1"
     )
     return _run(trainer, run, f" ({where}; {lost} later steps are done again)")
 
 
-def _quiet() -> None:
+def _prepare() -> None:
+    keep_freed_memory()
     # Its bars for loading and saving weights would break ours, and say nothing of the run.
     transformers_logging.disable_progress_bar()
 

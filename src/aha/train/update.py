@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from aha.grpo.batching import MicroBatch, Row, align, micro_batches
-from aha.grpo.logprobs import completion_logprobs
-from aha.grpo.losses import LossSettings, row_weights, token_loss
-from aha.types import Group
+from aha.grpo.batching import MicroBatch, Row, micro_batches
+from aha.grpo.logprobs import Scorer
+from aha.grpo.losses import LossSettings, TokenLoss, row_weights, token_loss
+from aha.train.memory import is_out_of_memory
+from aha.types import Group, RunFailure
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class UpdateStats:
     """What an update was like; means are over the completion tokens that were trained on.
 
     `logprob_gap` is the largest difference between the sampler's and the trainer's
-    log-probability of one token. All but `trained_rows` are 0 when nothing was trained on.
+    log-probability of one token. `tokens_per_microbatch` is the budget that fitted. All other
+    figures are 0 when nothing was trained on.
     """
 
     loss: float
@@ -42,6 +43,7 @@ class UpdateStats:
     clip_ratio: float
     logprob_gap: float
     trained_rows: int
+    tokens_per_microbatch: int
 
 
 @dataclass
@@ -57,23 +59,21 @@ class _Sums:
 
 @dataclass(frozen=True)
 class _Part:
-    """A micro-batch with everything its loss needs; all tensors are its own rows'.
-
-    `old_logprobs_BT` are the trainer's own before the first optimizer step: the weights that
-    wrote the tokens are still in place then, so they cost no extra pass and carry none of
-    the sampler's rounding.
-    """
+    """A micro-batch with everything its loss needs, flat over its N completion tokens."""
 
     batch: MicroBatch
-    advantages_B: Tensor
-    token_weights_BT: Tensor
-    reference_logprobs_BT: Tensor | None
-    old_logprobs_BT: Tensor | None = None
+    advantages_N: Tensor
+    weights_N: Tensor
+    reference_logprobs_N: Tensor | None
+
+
+# Log-probabilities by a row's place in the update, whatever the micro-batches.
+_ByRow = dict[int, Tensor]
 
 
 def update(
-    model: PreTrainedModel,
-    reference: PreTrainedModel | None,
+    policy: Scorer,
+    reference: Scorer | None,
     optimizer: torch.optim.Optimizer,
     groups: Sequence[Group],
     settings: UpdateSettings,
@@ -81,69 +81,124 @@ def update(
     """`num_iterations` optimizer steps on the groups' completions.
 
     Rows without advantage add nothing to the gradient when there is no reference; they are
-    not computed, but they still count in the loss's normalisation.
+    not computed, but they still count in the loss's normalisation. The old log-probabilities
+    of the ratio are the trainer's own, kept from the first pass: the weights that wrote the
+    tokens are still in place then, so they cost no pass and carry none of the sampler's rounding.
+    Running out of memory halves the budget and begins the pass again; the update is the same.
     """
-    parts = _parts(model, reference, groups, settings)
-    if not parts:
-        return UpdateStats(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
-    sampled = [c.logprobs for group in groups for c in group.completions]
-    model.train()
-    gap, norm, sums = 0.0, 0.0, _Sums()
+    policy.model.train()
+    parts, sums, old, norm = list[_Part](), _Sums(), _ByRow(), 0.0
     for iteration in range(settings.num_iterations):
-        sums = _Sums()
-        optimizer.zero_grad(set_to_none=True)
-        for i, part in enumerate(parts):
-            logprobs_BT = _backward(model, part, settings, sums)
-            if iteration == 0:
-                parts[i] = replace(part, old_logprobs_BT=logprobs_BT)
-                gap = max(gap, _gap(logprobs_BT, align(sampled, part.batch), part.batch))
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+        while True:
+            try:
+                parts = parts or _parts(policy, reference, groups, settings)
+                sums, logprobs = _pass(policy, parts, old, settings)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                parts = []
+                policy.clear_gradients()
+                settings = replace(settings, tokens_per_microbatch=_halved(settings, groups))
+        if not parts:
+            return UpdateStats(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, settings.tokens_per_microbatch)
+        old = logprobs if iteration == 0 else old
+        policy.gather_gradients()
+        parameters = policy.model.parameters()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
         optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        policy.clear_gradients()
     return UpdateStats(
         loss=sums.loss,
         grad_norm=norm,
         kl=sums.kl / sums.tokens,
         entropy=sums.entropy / sums.tokens,
         clip_ratio=sums.clipped / sums.tokens,
-        logprob_gap=gap,
-        trained_rows=sum(len(part.advantages_B) for part in parts),
+        logprob_gap=_gap(groups, old),
+        trained_rows=sum(len(part.batch.index_B) for part in parts),
+        tokens_per_microbatch=settings.tokens_per_microbatch,
     )
 
 
-def _backward(model: PreTrainedModel, part: _Part, settings: UpdateSettings, sums: _Sums) -> Tensor:
-    """Add one micro-batch's gradient and statistics; its log-probabilities (B, T), detached."""
-    mask_BT = part.batch.mask_BT
-    logprobs_BT, entropy_BT = completion_logprobs(model, part.batch, settings.temperature)
-    old_BT = logprobs_BT.detach() if part.old_logprobs_BT is None else part.old_logprobs_BT
-    losses = token_loss(
-        logprobs_BT, old_BT, part.advantages_B, part.reference_logprobs_BT, settings.loss
+def _pass(
+    policy: Scorer, parts: Sequence[_Part], old: _ByRow, settings: UpdateSettings
+) -> tuple[_Sums, _ByRow]:
+    """Gradients of all micro-batches; their statistics and log-probabilities."""
+    sums, logprobs = _Sums(), _ByRow()
+    policy.clear_gradients()
+    for part in parts:
+        logprobs_N = _backward(policy, part, old, settings, sums)
+        counts = part.batch.row_N.bincount().tolist()
+        logprobs |= dict(zip(part.batch.index_B.tolist(), logprobs_N.split(counts), strict=True))
+    return sums, logprobs
+
+
+def _backward(
+    policy: Scorer, part: _Part, old: _ByRow, settings: UpdateSettings, sums: _Sums
+) -> Tensor:
+    """Add one micro-batch's gradient and statistics; its log-probabilities (N,)."""
+    old_N = torch.cat([old[i] for i in part.batch.index_B.tolist()]) if old else None
+
+    def losses(logprobs_N: Tensor, where: slice) -> TokenLoss:
+        reference_N = part.reference_logprobs_N
+        return token_loss(
+            logprobs_N,
+            logprobs_N.detach() if old_N is None else old_N[where],
+            part.advantages_N[where],
+            None if reference_N is None else reference_N[where],
+            settings.loss,
+        )
+
+    logprobs_N, entropy_N = policy.backward(
+        part.batch,
+        settings.temperature,
+        lambda logprobs_N, where: (losses(logprobs_N, where).loss_N * part.weights_N[where]).sum(),
     )
-    loss = (losses.loss_BT * part.token_weights_BT).sum()
-    loss.backward()
-    sums.loss += loss.item()
-    sums.kl += (losses.kl_BT.detach() * mask_BT).sum().item()
-    sums.clipped += (losses.clipped_BT * mask_BT).sum().item()
-    sums.entropy += (entropy_BT * mask_BT).sum().item()
-    sums.tokens += mask_BT.sum().item()
-    return logprobs_BT.detach()
+    result = losses(logprobs_N, slice(None))
+    sums.loss += (result.loss_N * part.weights_N).sum().item()
+    sums.kl += result.kl_N.sum().item()
+    sums.clipped += result.clipped_N.sum().item()
+    sums.entropy += entropy_N.sum().item()
+    sums.tokens += len(logprobs_N)
+    return logprobs_N
+
+
+def _gap(groups: Sequence[Group], trainer: _ByRow) -> float:
+    sampled = [c.logprobs for group in groups for c in group.completions]
+    return max(
+        (trainer[index].cpu() - torch.tensor(sampled[index])).abs().max().item()
+        for index in trainer
+    )
+
+
+def _halved(settings: UpdateSettings, groups: Sequence[Group]) -> int:
+    """Half the budget. Errors: RunFailure when micro-batches hold one row already."""
+    shortest = min(
+        len(group.prompt.token_ids) + len(completion.token_ids)
+        for group in groups
+        for completion in group.completions
+    )
+    if settings.tokens_per_microbatch < shortest:
+        raise RunFailure(
+            "out of memory with one completion at a time; what helps: "
+            "train.gradient_checkpointing=true, a smaller generation.max_completion_length, "
+            "a smaller model."
+        )
+    return settings.tokens_per_microbatch // 2
 
 
 def _parts(
-    model: PreTrainedModel,
-    reference: PreTrainedModel | None,
-    groups: Sequence[Group],
-    settings: UpdateSettings,
+    policy: Scorer, reference: Scorer | None, groups: Sequence[Group], settings: UpdateSettings
 ) -> list[_Part]:
-    """The update's micro-batches with their rows' advantages, weights and reference."""
-    device = model.device
+    """The update's micro-batches with their tokens' advantages, weights and reference."""
+    device = policy.model.device
     rows, advantages_B, weights_B = _rows(groups, settings, needs_all=reference is not None)
     advantages_B, weights_B = advantages_B.to(device), weights_B.to(device)
     parts = []
     for batch in micro_batches(rows, settings.tokens_per_microbatch, device):
-        scored = _score_no_grad(reference, batch, settings) if reference is not None else None
-        token_weights_BT = weights_B[batch.index_B, None] * batch.mask_BT
-        parts.append(_Part(batch, advantages_B[batch.index_B], token_weights_BT, scored))
+        scored = None if reference is None else reference.logprobs(batch, settings.temperature)
+        index_N = batch.index_B[batch.row_N]
+        parts.append(_Part(batch, advantages_B[index_N], weights_B[index_N], scored))
     return parts
 
 
@@ -167,12 +222,3 @@ def _rows(
         if not masked[index] and (needs_all or advantage != 0.0)
     ]
     return rows, advantages_B, row_weights(lengths_B, settings.loss)
-
-
-def _score_no_grad(model: PreTrainedModel, batch: MicroBatch, settings: UpdateSettings) -> Tensor:
-    with torch.no_grad():
-        return completion_logprobs(model, batch, settings.temperature)[0]
-
-
-def _gap(trainer_BT: Tensor, sampler_BT: Tensor, batch: MicroBatch) -> float:
-    return ((trainer_BT - sampler_BT).abs() * batch.mask_BT).max().item()

@@ -1,0 +1,1 @@
+"""Llama-like blocks computed on the policy's own weights: what rollouts and training share."""

@@ -1,0 +1,109 @@
+"""The C functions with tensors for arguments. All tensors are float32 on the CPU.
+
+Callers ask `usable` first; these functions do not check.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from aha.kernels.build import kernels
+
+BLOCK = 64  # positions in a block of the cache, as in kernels.c
+LANES = 16  # attention's head width is a multiple of this
+_PARTS = 16  # partial sums of a norm's weight gradient, whatever the number of threads
+
+_POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_ARGUMENTS = {
+    "rms_norm": [_POINTER] * 4 + [_INTEGER] * 2 + [_FLOAT],
+    "rms_norm_backward": [_POINTER] * 6 + [_INTEGER] * 3,
+    "rotate": [_POINTER] * 4 + [_INTEGER] * 5,
+    "swiglu": [_POINTER] * 2 + [_INTEGER] * 2,
+    "swiglu_backward": [_POINTER] * 3 + [_INTEGER] * 2,
+    "store_prompt": [_POINTER] * 4 + [_INTEGER] * 6,
+    "attend": [_POINTER] * 6 + [_INTEGER] * 9,
+}
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    library = kernels().library
+    if library is not None:
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = arguments, None
+    return library
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether there are kernels and they compute on tensors such as these."""
+    return _library() is not None and all(
+        x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors
+    )
+
+
+def _call(name: str, *arguments: Tensor | int | float) -> None:
+    getattr(_library(), name)(*(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of dense x over its last dimension, and 1 / root mean square a row."""
+    y, inverse = torch.empty_like(x), x.new_empty(x.shape[:-1])
+    _call("rms_norm", x, weight, y, inverse, inverse.numel(), x.shape[-1], eps)
+    return y, inverse
+
+
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight."""
+    grad_x, parts = torch.empty_like(x), x.new_empty(_PARTS, x.shape[-1])
+    sizes = (inverse.numel(), x.shape[-1], _PARTS)
+    _call("rms_norm_backward", grad, x, weight, inverse, grad_x, parts, *sizes)
+    return grad_x, parts.sum(dim=0)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+    """x (R, heads, D), dense but for its row stride; cos and sin (R, 1, D) dense."""
+    rows, heads, width = x.shape
+    y = x.new_empty(rows, heads, width)
+    _call("rotate", x, cos, sin, y, rows, heads, width, x.stride(0), int(back))
+    return y
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up of dense x (..., 2 * width)."""
+    width = x.shape[-1] // 2
+    y = x.new_empty(*x.shape[:-1], width)
+    _call("swiglu", x, y, y.numel() // width, width)
+    return y
+
+
+def swiglu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    grad_x = torch.empty_like(x)
+    _call("swiglu_backward", grad, x, grad_x, grad.numel() // grad.shape[-1], grad.shape[-1])
+    return grad_x
+
+
+def store_prompt(key: Tensor, value: Tensor, tables: Tensor, skip: Tensor, layer: int) -> None:
+    """Keys and values (P, T, KV heads, D), dense, into the blocks that `tables` (P, n) names."""
+    prompts, tokens, kv_heads, width = key.shape
+    sizes = (prompts, tokens, tables.shape[1], layer, kv_heads, width)
+    _call("store_prompt", key, value, tables, skip, *sizes)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, tables: Tensor, lengths: Tensor, layer: int
+) -> Tensor:
+    """One new position a row: query (R, heads, D), key and value (R, KV heads, D), dense but for
+    the row stride; attention over the row's `lengths` cached positions and itself."""
+    rows, heads, width = query.shape
+    attended = query.new_empty(rows, heads, width)
+    sizes = (rows, tables.shape[1], layer, heads, key.shape[1], width)
+    strides = (query.stride(0), key.stride(0), value.stride(0))
+    _call("attend", query, key, value, attended, tables, lengths, *sizes, *strides)
+    return attended

@@ -1,0 +1,188 @@
+"""A decoder for Llama-like blocks on a CPU, its cache in blocks of 64 positions.
+
+A row holds the blocks it has filled and no more, so memory and time are proportional to the
+tokens that are live; rows leave and join without anything being copied, and the rows of a group
+share their prompt's full blocks (as vLLM's PagedAttention does, arXiv:2309.06180).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aha.blocks.llama import LlamaBlocks
+from aha.kernels import calls
+from aha.rollout.decoder import prompt_mask
+
+_SLAB_BLOCKS = 64  # blocks are allocated this many at a time
+_PREFILL_TOKENS = 4096  # prompts are read this many tokens at a time: enough for full speed
+
+
+class PagedDecoder:
+    """Rows with tables of blocks; `longest` bounds prompt plus completion.
+
+    `usable(blocks)` says whether this machine and model can take it.
+    """
+
+    leave_share = 0.03  # leaving copies nothing, but takes a little time
+
+    def __init__(self, blocks: LlamaBlocks, longest: int) -> None:
+        self._blocks = blocks
+        self._pool = _BlockPool(2 * len(blocks.layers) * blocks.kv_heads * blocks.head_dim)
+        self._cos, self._sin = blocks.angles(longest)
+        self._owned: list[list[int]] = []  # each row's block addresses, oldest first
+        self._tables_RN = torch.zeros(0, -(-longest // calls.BLOCK), dtype=torch.long)
+        self._length_R = torch.zeros(0, dtype=torch.long)
+
+    @staticmethod
+    def usable(blocks: LlamaBlocks) -> bool:
+        """Whether there are kernels and the model's type and head width are theirs."""
+        return calls.usable(blocks.embedding) and blocks.head_dim % calls.LANES == 0
+
+    @property
+    def can_join(self) -> bool:
+        return True
+
+    def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
+        last, start = [], 0
+        for end in _chunks([len(prompt) for prompt in prompts]):
+            last.append(self._read(prompts[start:end], repeats))
+            start = end
+        return self._logits(torch.cat(last)).repeat_interleave(repeats, dim=0)
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        self._make_room()
+        tables_RN, length_R = self._tables_RN, self._length_R
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return calls.attend(query, key, value, tables_RN, length_R, layer)
+
+        hidden_RC = functional.embedding(tokens_R, self._blocks.embedding)
+        cos, sin = self._cos[length_R], self._sin[length_R]
+        hidden_RC = self._blocks.run(hidden_RC, cos, sin, attend)
+        self._length_R = length_R + 1
+        return self._logits(hidden_RC)
+
+    def keep(self, rows_K: Tensor) -> None:
+        kept = set(rows_K.tolist())
+        for row, addresses in enumerate(self._owned):
+            if row not in kept:
+                self._pool.release(addresses)
+        self._owned = [self._owned[row] for row in rows_K.tolist()]
+        self._tables_RN, self._length_R = self._tables_RN[rows_K], self._length_R[rows_K]
+
+    def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
+        """Run prompts and append their rows; the last hidden states (P, C)."""
+        blocks, width = self._blocks, max(len(prompt) for prompt in prompts)
+        length_P = torch.tensor([len(prompt) for prompt in prompts])
+        padding_P = width - length_P
+        ids_PT = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids_PT[row, width - len(prompt) :] = torch.tensor(prompt)
+        first, tables_PN = len(self._owned), self._new_rows(length_P.tolist(), repeats)
+        mask_P1TT = prompt_mask(padding_P, width) if bool(padding_P.any()) else None
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            query, key, value = (x.unflatten(0, (-1, width)) for x in (query, key, value))
+            dense = (key.contiguous(), value.contiguous())
+            calls.store_prompt(*dense, tables_PN, padding_P, layer)
+            attended = functional.scaled_dot_product_attention(
+                query.transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                attn_mask=mask_P1TT,
+                is_causal=mask_P1TT is None,
+                enable_gqa=True,
+            )
+            return attended.transpose(1, 2).flatten(0, 1)
+
+        position_N = (torch.arange(width) - padding_P[:, None]).clamp(min=0).flatten()
+        hidden_NC = functional.embedding(ids_PT.flatten(), blocks.embedding)
+        hidden_NC = blocks.run(hidden_NC, self._cos[position_N], self._sin[position_N], attend)
+        self._copy_ends(first, length_P.tolist(), repeats)
+        return hidden_NC.unflatten(0, (-1, width))[:, -1]
+
+    def _new_rows(self, lengths: Sequence[int], repeats: int) -> Tensor:
+        """Append `repeats` rows a prompt: full blocks shared, the last one each row's own."""
+        for length in lengths:
+            shared = [self._pool.take() for _ in range(length // calls.BLOCK)]
+            for row in range(repeats):
+                if row:
+                    self._pool.share(shared)
+                own = [self._pool.take()] if length % calls.BLOCK else []
+                self._owned.append([*shared, *own])
+        added = len(lengths) * repeats
+        tables_RN = torch.zeros(added, self._tables_RN.shape[1], dtype=torch.long)
+        for row, addresses in enumerate(self._owned[-added:]):
+            tables_RN[row, : len(addresses)] = torch.tensor(addresses)
+        self._tables_RN = torch.cat((self._tables_RN, tables_RN))
+        length_R = torch.tensor(lengths).repeat_interleave(repeats)
+        self._length_R = torch.cat((self._length_R, length_R))
+        return tables_RN[::repeats].contiguous()
+
+    def _copy_ends(self, first: int, lengths: Sequence[int], repeats: int) -> None:
+        """A prompt's last, partly filled block from its first row to the others."""
+        for index, length in enumerate(lengths):
+            if length % calls.BLOCK:
+                row = first + index * repeats
+                for other in range(row + 1, row + repeats):
+                    self._pool.copy(self._owned[row][-1], self._owned[other][-1])
+
+    def _make_room(self) -> None:
+        """A new block for every row whose blocks are full."""
+        for row in (self._length_R % calls.BLOCK == 0).nonzero().flatten().tolist():
+            address = self._pool.take()
+            self._tables_RN[row, len(self._owned[row])] = address
+            self._owned[row].append(address)
+
+    def _logits(self, hidden_RC: Tensor) -> Tensor:
+        return self._blocks.head(self._blocks.last_norm(hidden_RC))
+
+
+class _BlockPool:
+    """Blocks of floats by address; a block is free again when all its owners released it."""
+
+    def __init__(self, floats_per_position: int) -> None:
+        self._floats = floats_per_position * calls.BLOCK
+        self._slabs: list[Tensor] = []
+        self._views: dict[int, Tensor] = {}
+        self._free: list[int] = []
+        self._owners: dict[int, int] = {}
+
+    def take(self) -> int:
+        if not self._free:
+            slab = torch.empty(_SLAB_BLOCKS, self._floats)
+            self._slabs.append(slab)
+            for block in slab:
+                self._views[block.data_ptr()] = block
+                self._free.append(block.data_ptr())
+        address = self._free.pop()
+        self._owners[address] = 1
+        return address
+
+    def share(self, addresses: Sequence[int]) -> None:
+        for address in addresses:
+            self._owners[address] += 1
+
+    def release(self, addresses: Sequence[int]) -> None:
+        for address in addresses:
+            self._owners[address] -= 1
+            if self._owners[address] == 0:
+                self._free.append(address)
+
+    def copy(self, source: int, target: int) -> None:
+        self._views[target].copy_(self._views[source])
+
+
+def _chunks(lengths: Sequence[int]) -> list[int]:
+    """Ends of runs of prompts that hold at most `_PREFILL_TOKENS` padded tokens, or one prompt."""
+    ends, start, widest = [], 0, 0
+    for index, length in enumerate(lengths):
+        widest = max(widest, length)
+        if index > start and (index + 1 - start) * widest > _PREFILL_TOKENS:
+            ends.append(index)
+            start, widest = index, length
+    return [*ends, len(lengths)]
