@@ -28,7 +28,8 @@ LEVELS = {
     "evaluate": 4,
     "report": 4,
     "train": 5,
-    "cli": 6,
+    "bench": 6,
+    "cli": 7,
 }
 WITHOUT_TORCH = ("types", "recipe", "tasks", "rewards", "reasoning", "runs", "report")
 HEAVY = {"torch", "transformers", "tokenizers", "datasets"}

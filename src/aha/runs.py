@@ -112,10 +112,16 @@ class RunDirectory:
 
 def latest_run(parent: Path = Path("runs")) -> Path:
     """The run directory last begun under `parent`. Errors: UserError when there is none."""
-    runs = [path.parent for path in parent.glob("*/recipe.yaml")]
+    runs = find_runs(parent)
     if not runs:
         raise UserError(f"--resume: there is no run under {str(parent)!r}; name its folder.")
-    return max(runs, key=lambda path: (path / "recipe.yaml").stat().st_mtime)
+    return runs[0].path
+
+
+def find_runs(parent: Path = Path("runs")) -> list[RunDirectory]:
+    """The run directories under `parent`, the last begun first."""
+    recipes = sorted(parent.glob("*/recipe.yaml"), key=lambda path: -path.stat().st_mtime)
+    return [RunDirectory(path.parent) for path in recipes]
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def environment(seed: int) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cpu_count": os.cpu_count(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -149,7 +155,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -21,8 +21,9 @@ from transformers import (
 from aha.blocks.llama import blocks_of, supports
 from aha.kernels import calls
 from aha.rollout.base import SamplingSettings
-from aha.rollout.native import NativeEngine
+from aha.rollout.native import NativeEngine, _Rollout
 from aha.rollout.paged import PagedDecoder
+from aha.rollout.sampler import _draw
 from aha.types import Completion, Prompt
 
 SIZES: dict[str, Any] = {
@@ -179,6 +180,43 @@ def test_all_paths_write_the_same(
     one = engine_of(on_path, model, tokenizer).generate(prompts, 4, settings, seed=2)
     plain = NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=2)
     assert ids(one) == ids(plain)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_waiting_prompts_enter_as_rows_leave(
+    on_path: str,
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So hot that some rows end early.
+    model, settings = random_model(), SamplingSettings(150, temperature=3.0)
+    # Prompts of several cache blocks, some exactly full, and of very different lengths.
+    lengths = [5, 64, 130, 1, 63, 65, 128, 20]
+    prompts = [Prompt("", "", tuple(range(20, 20 + n % 90)) * 2 + (7,)) for n in lengths]
+    prompts[1] = Prompt("", "", tuple(range(20, 84)))
+    whole = engine_of(on_path, model, tokenizer).generate(prompts, 3, settings, seed=4)
+    live: list[int] = []
+    enter = _Rollout._enter
+
+    def spy(self: _Rollout, prompts: int) -> torch.Tensor:
+        live.append(len(self._row_R))
+        return enter(self, prompts)
+
+    monkeypatch.setattr(_Rollout, "_enter", spy)
+    few = engine_of(on_path, model, tokenizer, max_rows=9)
+    assert ids(few.generate(prompts, 3, settings, seed=4)) == ids(whole)
+    # Some prompts entered beside live rows.
+    assert len(live) > 2
+    assert any(live)
+
+
+def test_the_draw_over_a_large_vocabulary_follows_the_weights() -> None:
+    weights = torch.zeros(1, 40_000)
+    weights[0, [3, 17_000, 39_999]] = torch.tensor([0.2, 0.5, 0.3])
+    points = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    drawn = _draw(weights.expand(1000, -1), points)
+    assert drawn.tolist() == [3] * 200 + [17_000] * 500 + [39_999] * 300
 
 
 def test_groups_differ_and_seeds_differ(

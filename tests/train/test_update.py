@@ -9,12 +9,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.blocks.llama import blocks_of
-from aha.grpo.logprobs import scorer
+from aha.grpo.logprobs import Scorer, scorer
 from aha.grpo.losses import LossSettings
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine
 from aha.train.update import UpdateSettings, UpdateStats, update
-from aha.types import Group, Problem, Prompt
+from aha.types import Group, Problem, Prompt, RunFailure
 
 ADVANTAGES = [(1.0, -1.0, 0.5, -0.5), (0.0, 0.0, 0.0, 0.0), (-1.5, 0.5, 0.5, 0.5)]
 
@@ -167,3 +167,61 @@ def test_an_update_makes_good_completions_likelier(
 
     trained, _ = run(random_model, groups)
     assert weighted(trained) > weighted(random_model())
+
+
+class _Scarce:
+    """A policy that runs out of memory above so many padded tokens."""
+
+    def __init__(self, policy: Scorer, tokens: int) -> None:
+        self._policy = policy
+        self._tokens = tokens
+        self.failures = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def backward(self, batch: Any, temperature: float, loss_of: Any) -> Any:
+        result = self._policy.backward(batch, temperature, loss_of)
+        if batch.ids_BS.numel() > self._tokens:
+            # After gradients were added: what is left of the pass must not count.
+            self.failures += 1
+            raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
+        return result
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_running_out_of_memory_halves_the_budget_and_not_the_update(
+    iterations: int, random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    whole, stats = run(random_model, groups, num_iterations=iterations)
+    model = random_model()
+    scarce: Any = _Scarce(scorer(model, blocks_of(model)), 150)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = settings(num_iterations=iterations, tokens_per_microbatch=400)
+    halved = update(scarce, None, optimizer, groups, given)
+    assert scarce.failures > 0
+    assert halved.tokens_per_microbatch < 400
+    assert halved.loss == pytest.approx(stats.loss, abs=1e-6)
+    assert difference(whole, model) < 1e-6
+
+
+def test_memory_that_is_too_small_for_one_row_ends_with_advice(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    model = random_model()
+    scarce: Any = _Scarce(scorer(model, blocks_of(model)), 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(RunFailure, match="out of memory with one completion at a time"):
+        update(scarce, None, optimizer, groups, settings())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    random_model: Callable[..., PreTrainedModel],
+    groups: list[Group],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model()
+    policy: Any = _Scarce(scorer(model, blocks_of(model)), 10**9)
+    monkeypatch.setattr(policy, "backward", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        update(policy, None, torch.optim.SGD(model.parameters(), lr=0.1), groups, settings())

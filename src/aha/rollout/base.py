@@ -15,7 +15,8 @@ class SamplingSettings:
 
     The reported log-probabilities are those of the full softmax at `temperature` (1 when
     greedy), which is what the trainer scores; top_p, top_k and min_p only narrow the draw.
-    A completion ends with the token that completes one of the `stop` strings.
+    A completion ends with the token that completes one of the `stop` strings; with `ignore_end`
+    it goes on to the limit whatever it says, for benchmarks.
     """
 
     max_completion_length: int
@@ -24,6 +25,7 @@ class SamplingSettings:
     top_k: int = 0
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
+    ignore_end: bool = False
 
     @property
     def scoring_temperature(self) -> float:

@@ -60,7 +60,7 @@ class NativeEngine:
             num_generations,
             settings,
             uniforms(seed, range(len(prompts) * num_generations), settings.max_completion_length),
-            self._end_ids,
+            self._end_ids[:0] if settings.ignore_end else self._end_ids,
             StopStrings(self._tokenizer, settings.stop) if settings.stop else None,
         )
         rollout.run(max(1, self._max_rows // num_generations))

@@ -1,0 +1,200 @@
+"""The benchmark's parts, and what they say about each other."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from transformers import AutoConfig, Qwen2Config
+
+from aha.bench.costs import block_weights, decode_bytes, training_flops
+from aha.bench.generate import generate_ratio, seconds_per_token
+from aha.bench.machine import matmul_peak, read_bandwidth
+from aha.bench.pair import Ratio, Worker, in_turn
+from aha.bench.spec import SHAPES, Side, Spec, StepTimes
+from aha.kernels.build import kernels
+from aha.runs import processor
+from aha.train.policy import find_model
+from aha.types import UserError
+
+Say = Callable[[str], None]
+
+_SHAPE = "qwen2.5-0.5b"
+_SHAPE_LIMIT = 512
+_LENGTH_SHAPE = "qwen2.5-0.5b-4-layers"
+
+
+def require_trl() -> None:
+    """Errors: UserError where TRL is not installed."""
+    if importlib.util.find_spec("trl") is None:
+        raise UserError(
+            "aha bench compares with TRL, which is not installed; pip install 'aha-zero[trl]'."
+        )
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "processor": processor(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "kernels": kernels().missing or "compiled",
+        "matmul_gflops": matmul_peak() / 1e9,
+        "read_gb_per_s": read_bandwidth() / 1e9,
+    }
+
+
+def small_model(model: str, threads: int, runs: int, say: Say) -> dict[str, Any]:
+    """Steps of 16 x 8 completions of at most 240 tokens on Countdown, against TRL's two ways."""
+    sides: tuple[Side, ...] = ("native", "trl", "trl-continuous")
+    specs = [Spec(side, model, 16, 8, 240, threads) for side in sides]
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(spec)) for spec in specs]
+        results = dict(zip(sides, in_turn(workers, runs), strict=True))
+    best = min(sides[1:], key=lambda side: _median(results[side], "step_s"))
+    ratio = Ratio.of(_values(results[best], "step_s"), _values(results["native"], "step_s"))
+    say(
+        f"  step: {_median(results['native'], 'step_s'):.2f} s against {best}'s "
+        f"{_median(results[best], 'step_s'):.2f} s: {_spread(ratio)} times"
+    )
+    generate = generate_ratio(model, threads, runs)
+    say(
+        f"  rollouts: {generate.tokens_per_s:,.0f} tokens/s against generate's "
+        f"{generate.generate_tokens_per_s:,.0f}: {_spread(generate.ratio)} times"
+    )
+    return {
+        "trl_best": best,
+        "step_ratio": asdict(ratio),
+        "rollout_ratio": asdict(generate.ratio),
+        "generate_tokens_per_s": generate.generate_tokens_per_s,
+        "native_tokens_per_s": generate.tokens_per_s,
+        "ceiling": _ceiling(model, results["native"], _median(results[best], "step_s")),
+        "sides": {side: _summary(steps) for side, steps in results.items()},
+    }
+
+
+def large_shape(threads: int, limits: dict[str, Any], say: Say) -> dict[str, Any]:
+    """One step of 8 x 512 tokens in the shape of Qwen2.5-0.5B, random weights, length forced.
+
+    Gradient checkpointing is on for both, as in TRL's default; without it TRL needs more memory
+    than many machines have. The native engine is measured without it as well.
+    """
+    spec = Spec("native", _SHAPE, 1, 8, _SHAPE_LIMIT, threads, checkpointing=True)
+    measured = {}
+    for name, variant in (
+        ("native", spec),
+        ("trl", replace(spec, side="trl")),
+        ("native_without_checkpointing", replace(spec, checkpointing=False)),
+    ):
+        with Worker(variant) as worker:
+            measured[name] = worker.step()
+        say(f"  {name}: {measured[name].step_s:.0f} s, {measured[name].peak_gb:.1f} GiB")
+    config = Qwen2Config(**SHAPES[_SHAPE])
+    plain = measured["native_without_checkpointing"]
+    flops = training_flops(config, 8, 12, _SHAPE_LIMIT)
+    token_s = seconds_per_token(_SHAPE, 1, threads)
+    read = decode_bytes(config, 12 + 16)
+    result = {
+        "step_ratio": measured["trl"].step_s / measured["native"].step_s,
+        "memory_ratio": measured["native"].peak_gb / measured["trl"].peak_gb,
+        "training_share_of_matmul_peak": flops / plain.train_s / 1e9 / limits["matmul_gflops"],
+        "training_share_with_checkpointing": (
+            flops / measured["native"].train_s / 1e9 / limits["matmul_gflops"]
+        ),
+        "decode_share_of_bandwidth": (read / token_s / 1e9 / limits["read_gb_per_s"]),
+        "seconds_per_token_of_one_row": token_s,
+        "sides": {name: asdict(times) for name, times in measured.items()},
+    }
+    say(
+        f"  memory {result['memory_ratio']:.2f} of TRL's, step {result['step_ratio']:.1f} times "
+        f"faster; training at {result['training_share_of_matmul_peak']:.0%} of the matrix peak, "
+        f"decode at {result['decode_share_of_bandwidth']:.0%} of the bandwidth"
+    )
+    return result
+
+
+def costs(threads: int, say: Say) -> dict[str, Any]:
+    """What a native step costs by completion length, by rows and by model."""
+    by_length = _by_length(threads)
+    fit = linear_fit([row["tokens"] for row in by_length], [row["step_s"] for row in by_length])
+    say(
+        f"  by length 128 to 4096: {fit['seconds_per_1000_tokens']:.2f} s a 1,000 tokens, "
+        f"R^2 of the straight line {fit['r_squared']:.4f}"
+    )
+    by_rows = []
+    for prompts in (2, 8, 32, 64):
+        spec = Spec("native", "aha-tiny", prompts, 8, 240, threads)
+        by_rows.append({"rows": prompts * 8, **_native_step(spec)})
+        say(f"  {prompts * 8} rows: {by_rows[-1]['tokens_per_s']:,.0f} tokens/s")
+    by_model = []
+    for model in ("aha-tiny", "qwen2.5-0.5b-4-layers", _SHAPE):
+        token_s = {rows: seconds_per_token(model, rows, threads, 16) for rows in (1, 8, 32)}
+        by_model.append({"model": model, "seconds_per_decoding_step_by_rows": token_s})
+    return {
+        "by_length": {"model": _LENGTH_SHAPE, "rows": 2, "steps": by_length, "fit": fit},
+        "by_rows": by_rows,
+        "by_model": by_model,
+    }
+
+
+def linear_fit(tokens: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
+    """Least squares of seconds = a + b tokens, and its coefficient of determination."""
+    slope, intercept = statistics.linear_regression(tokens, seconds)
+    r = statistics.correlation(tokens, seconds)
+    return {
+        "intercept_s": intercept,
+        "seconds_per_1000_tokens": 1000 * slope,
+        "r_squared": r * r,
+    }
+
+
+def _by_length(threads: int) -> list[dict[str, Any]]:
+    rows = []
+    for limit in (128, 256, 512, 1024, 2048, 4096):
+        spec = Spec("native", _LENGTH_SHAPE, 1, 2, limit, threads)
+        rows.append({"limit": limit, **_native_step(spec)})
+    return rows
+
+
+def _native_step(spec: Spec) -> dict[str, Any]:
+    """The second step of a worker, the first having warmed up."""
+    with Worker(spec) as worker:
+        worker.step()
+        times = worker.step()
+    return {**asdict(times), "tokens_per_s": times.tokens / times.step_s}
+
+
+def _ceiling(model: str, steps: Sequence[StepTimes], trl_s: float) -> dict[str, float]:
+    """The step's arithmetic at the speed of the fastest matrix product, and TRL over that."""
+    config: Any = AutoConfig.from_pretrained(find_model(model))
+    tokens = statistics.fmean(step.tokens for step in steps)
+    length = tokens / 128
+    forward = 2.0 * tokens * (block_weights(config) + config.hidden_size * config.vocab_size)
+    flops = forward + training_flops(config, 128, 12, int(length))
+    seconds = flops / matmul_peak()
+    return {"arithmetic_s": seconds, "ratio": trl_s / seconds}
+
+
+def _summary(steps: Sequence[StepTimes]) -> dict[str, Any]:
+    names = ("step_s", "rollout_s", "train_s", "tokens", "peak_gb")
+    summary: dict[str, Any] = {name: _median(steps, name) for name in names}
+    summary["tokens_per_s"] = summary["tokens"] / summary["step_s"]
+    summary["steps"] = [asdict(step) for step in steps]
+    return summary
+
+
+def _values(steps: Sequence[StepTimes], name: str) -> list[float]:
+    return [float(getattr(step, name)) for step in steps]
+
+
+def _median(steps: Sequence[StepTimes], name: str) -> float:
+    return statistics.median(_values(steps, name))
+
+
+def _spread(ratio: Ratio) -> str:
+    return f"{ratio.median:.1f} ({ratio.low:.1f} to {ratio.high:.1f})"

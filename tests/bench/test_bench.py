@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from aha.bench import command
+from aha.bench.costs import block_weights, decode_bytes, training_flops
+from aha.bench.generate import generate_ratio
+from aha.bench.pair import Ratio, Worker, in_turn
+from aha.bench.run import linear_fit
+from aha.bench.spec import SHAPES, Spec
+from aha.cli import main
+from aha.types import RunFailure
+
+
+def test_ratios_are_paired() -> None:
+    assert Ratio.of([8.0, 9.0, 3.0], [2.0, 3.0, 1.0]) == Ratio(3.0, 3.0, 4.0)
+
+
+def test_a_straight_line_is_found() -> None:
+    fit = linear_fit([1000, 2000, 3000], [2.5, 4.5, 6.5])
+    assert fit["seconds_per_1000_tokens"] == pytest.approx(2.0)
+    assert fit["intercept_s"] == pytest.approx(0.5)
+    assert fit["r_squared"] == pytest.approx(1.0)
+
+
+def test_flops_are_those_that_pytorch_counts() -> None:
+    config = Qwen2Config(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=96, vocab_size=50, tie_word_embeddings=True,
+    )  # fmt: skip
+    model: Any = Qwen2ForCausalLM(config)
+    rows, prompt, completion = 3, 1, 7
+    with FlopCounterMode(display=False) as counter:
+        model(
+            input_ids=torch.zeros(rows, prompt + completion, dtype=torch.long)
+        ).logits.sum().backward()
+    # Attention counts half, since it is causal; PyTorch's counter takes all of it.
+    width = 64
+    causal = 6.0 * 2 * rows * 8**2 * width
+    head = 6.0 * rows * prompt * width * 50
+    expected = training_flops(config, rows, prompt, completion) + causal + head
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.15)
+
+
+def test_what_decoding_reads() -> None:
+    config = Qwen2Config(**SHAPES["qwen2.5-0.5b"])
+    # 494,032,768 parameters, of which norms and biases are the least part.
+    assert block_weights(config) + 896 * 151_936 == pytest.approx(494_032_768, rel=0.001)
+    cached = decode_bytes(config, 1000) - decode_bytes(config, 0)
+    assert cached == 1000 * 24 * 2 * 128 * 4
+
+
+def test_workers_take_turns_and_report() -> None:
+    spec = Spec("native", "aha-tiny", prompts=2, generations=4, limit=24, threads=1)
+    with Worker(spec) as one, Worker(spec) as two:
+        steps = in_turn([one, two], runs=2)
+    for times in [*steps[0], *steps[1]]:
+        assert times.step_s >= times.rollout_s + times.train_s > 0
+        assert 8 <= times.tokens <= 2 * 4 * 24
+        assert times.peak_gb > 0.1
+    # Learning rate 0 and the same seeds: both wrote the same.
+    assert [t.tokens for t in steps[0]] == [t.tokens for t in steps[1]]
+
+
+def test_a_worker_that_dies_says_why() -> None:
+    spec = Spec("native", "no/such/model", prompts=1, generations=2, limit=4, threads=1)
+    with pytest.raises(RunFailure, match="no/such/model"):
+        Worker(spec).__enter__()
+
+
+@pytest.mark.slow
+def test_both_sides_work_on_the_embedded_model(tmp_path: Path) -> None:
+    specs = [
+        Spec(side, "aha-tiny", prompts=4, generations=4, limit=32, threads=2)
+        for side in ("native", "trl", "trl-continuous")
+    ]
+    with Worker(specs[0]) as native, Worker(specs[1]) as trl, Worker(specs[2]) as continuous:
+        results = in_turn([native, trl, continuous], runs=2)
+    tokens = [sum(times.tokens for times in steps) / 2 for steps in results]
+    # The same distribution on every side.
+    assert max(tokens) < 1.4 * min(tokens)
+
+
+def test_the_comparison_with_generate() -> None:
+    comparison = generate_ratio("aha-tiny", threads=2, runs=1)
+    assert comparison.ratio.median == pytest.approx(
+        comparison.tokens_per_s / comparison.generate_tokens_per_s
+    )
+
+
+def test_the_command_writes_the_promised_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratio = {"median": 5.0, "low": 4.0, "high": 6.0}
+    small = {"step_ratio": ratio, "rollout_ratio": {**ratio, "median": 4.5}}
+    monkeypatch.setattr(
+        command.run, "machine", lambda threads: {"matmul_gflops": 1.0, "read_gb_per_s": 1.0}
+    )
+    monkeypatch.setattr(command.run, "small_model", lambda *_: small)
+    monkeypatch.setattr(command.run, "large_shape", lambda *_: {"memory_ratio": 0.5})
+    path = tmp_path / "bench.json"
+    main(["bench", "--json", str(path), "--after", "aha-tiny"])
+    written = json.loads(path.read_text())
+    assert written["step_ratio_before_rl"] == written["step_ratio_after_rl"] == 5.0
+    assert written["rollout_ratio"] == 4.5
+    assert written["memory_ratio"] == 0.5
+
+
+def test_a_missing_folder_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "--json", str(tmp_path / "no" / "b.json")])
+    assert stopped.value.code == 2
+    assert "--json" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from aha.rollout.base import SamplingSettings
+from aha.rollout.native import NativeEngine
+from aha.rollout.stops import StopStrings
+from aha.types import Prompt
+
+
+def test_a_stop_string_is_found_however_it_falls_into_tokens(
+    byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    stops = StopStrings(byte_tokenizer, ["</answer>", "é!"])
+    text = "a > b </answer"
+    for token in byte_tokenizer.encode(text):
+        assert not stops.reached(torch.tensor([3]), torch.tensor([token])).item()
+    (end,) = byte_tokenizer.encode(">")
+    # Another row with the same last character has not said the rest.
+    assert stops.reached(torch.tensor([3, 4]), torch.tensor([end, end])).tolist() == [True, False]
+    found = [
+        stops.reached(torch.tensor([7]), torch.tensor([token])).item()
+        for token in byte_tokenizer.encode("é!")
+    ]
+    assert found == [False, False, True]
+
+
+def test_completions_end_with_the_stop_string(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = NativeEngine(random_model(), tokenizer)
+    prompt = Prompt("Make 5", "", tuple(tokenizer.encode("Make 5 from 1 4 . <think>")))
+    free = engine.generate([prompt], 16, SamplingSettings(40), seed=1)[0]
+    # A text that some completions hold, and not at once.
+    longest = max(free, key=lambda completion: len(completion.token_ids))
+    stop = tokenizer.decode([longest.token_ids[5]]).strip()
+    stopped = engine.generate([prompt], 16, SamplingSettings(40, stop=(stop,)), seed=1)[0]
+    shorter = 0
+    for before, after in zip(free, stopped, strict=True):
+        assert before.token_ids[: len(after.token_ids)] == after.token_ids
+        if len(after.token_ids) < len(before.token_ids):
+            shorter += 1
+            assert after.finish_reason == "stop"
+            assert stop in tokenizer.decode(list(after.token_ids))
+            assert stop not in tokenizer.decode(list(after.token_ids[:-1]))
+    assert shorter > 0

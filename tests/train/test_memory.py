@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from transformers import PreTrainedModel
+
+from aha.train.memory import bytes_per_token, tokens_that_fit
+
+
+def test_the_budget_follows_the_free_memory_between_its_bounds(
+    random_model: Callable[..., PreTrainedModel],
+) -> None:
+    model = random_model()
+    per_token = bytes_per_token(model, fused=True, recompute=False)
+    trained = sum(p.numel() * 4 for p in model.parameters())
+    room = int(3 * trained + 2 * per_token * 1000)
+    assert tokens_that_fit(model, True, False, room) == pytest.approx(1000, abs=1)
+    assert tokens_that_fit(model, True, False, 0) == 256
+    assert tokens_that_fit(model, True, False, 10**12) == 2048
+
+
+def test_what_a_token_keeps(random_model: Callable[..., PreTrainedModel]) -> None:
+    model = random_model(num_hidden_layers=10)
+    plain = bytes_per_token(model, fused=True, recompute=False)
+    assert bytes_per_token(model, fused=True, recompute=True) < plain / 4
+    assert bytes_per_token(model, fused=False, recompute=False) > plain
