@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo train test test-all check format bench clean
+.PHONY: setup demo train test test-all check format bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -35,9 +35,11 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
-	$(BIN)/python benchmarks/rollout.py
-	$(BIN)/python benchmarks/rewards.py
+bench: $(VENV)/.installed-dev
+	$(BIN)/aha bench --json bench.json
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py --json bench-gpu.json
 
 clean:
 	rm -rf $(VENV) build dist

@@ -21,10 +21,12 @@ from transformers import (
 from aha.blocks.llama import blocks_of, supports
 from aha.kernels import calls
 from aha.rollout.base import SamplingSettings
+from aha.rollout.decoder import HFDecoder
 from aha.rollout.native import NativeEngine, _Rollout
 from aha.rollout.paged import PagedDecoder
 from aha.rollout.sampler import _draw
-from aha.types import Completion, Prompt
+from aha.rollout.static import StaticDecoder
+from aha.types import Completion, Prompt, RunFailure
 
 SIZES: dict[str, Any] = {
     "vocab_size": 224,
@@ -85,7 +87,7 @@ def scored(
     return logprobs[first - 1 : -1].gather(1, ids[0, first:, None]).squeeze(1)
 
 
-PATHS = ["paged", "cohorts", "model"]
+PATHS = ["paged", "cohorts", "static", "model"]
 
 
 def engine_of(
@@ -101,7 +103,18 @@ def engine_of(
 
 @pytest.fixture
 def on_path(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    if path == "cohorts":
+    if path == "static":
+        # What runs on a GPU, without its graphs.
+        monkeypatch.setattr(
+            NativeEngine,
+            "_new_decoder",
+            lambda self, rows, longest: (
+                StaticDecoder(self._blocks, rows, longest)
+                if self._blocks
+                else HFDecoder(self._model)
+            ),
+        )
+    elif path == "cohorts":
         monkeypatch.setattr(calls, "usable", lambda *tensors: False)
     elif path == "paged" and not calls.usable():
         pytest.skip("no compiled kernels here")
@@ -140,6 +153,8 @@ def test_sampled_logprobs_are_the_models(
 ) -> None:
     model = build(kind, random_model)
     engine = engine_of(on_path, model, tokenizer)
+    if kind == "gpt2" and on_path == "static":
+        pytest.skip("gpt2 has no fused blocks")
     prompts = make_prompts(tokenizer)
     settings = SamplingSettings(70, temperature=0.8)
     groups = engine.generate(prompts, 12, settings, seed=3)
@@ -169,7 +184,7 @@ def test_a_completion_does_not_depend_on_its_batch(
     assert ids(whole.generate(prompts[:1], 4, settings, seed=9)) == ids(together[:1])
 
 
-@pytest.mark.parametrize("path", PATHS[:2])
+@pytest.mark.parametrize("path", PATHS[:3])
 def test_all_paths_write_the_same(
     on_path: str,
     random_model: Callable[..., PreTrainedModel],
@@ -217,6 +232,55 @@ def test_the_draw_over_a_large_vocabulary_follows_the_weights() -> None:
     points = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
     drawn = _draw(weights.expand(1000, -1), points)
     assert drawn.tolist() == [3] * 200 + [17_000] * 500 + [39_999] * 300
+
+
+def test_scarce_memory_means_fewer_rows_and_the_same_texts(
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prompts, settings = random_model(), make_prompts(tokenizer), SamplingSettings(20)
+    whole = NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=5)
+    step, most = HFDecoder.step, 5
+
+    def scarce(self: HFDecoder, tokens_R: torch.Tensor) -> torch.Tensor:
+        if len(tokens_R) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, tokens_R)
+
+    monkeypatch.setattr(HFDecoder, "step", scarce)
+    assert ids(NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=5)) == ids(whole)
+    most = 0
+    with pytest.raises(RunFailure, match="out of memory in the rollout"):
+        NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=5)
+
+
+def test_rollouts_in_another_type_leave_the_weights_alone(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, prompts, settings = random_model(), make_prompts(tokenizer), SamplingSettings(20)
+    before = [p.clone() for p in model.parameters()]
+    engine = NativeEngine(model, tokenizer, blocks_of(model), dtype=torch.bfloat16)
+    (completion,) = engine.generate(prompts[:1], 1, settings, seed=5)[0]
+    expected = scored(model, prompts[0], completion, 1.0)
+    gap = (torch.tensor(completion.logprobs) - expected).abs().max()
+    assert 1e-4 < gap < 1.0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_graphs_on_a_gpu_write_what_the_model_says(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, prompts = random_model().to("cuda"), make_prompts(tokenizer)
+    engine = NativeEngine(model, tokenizer, blocks_of(model), max_rows=8)
+    settings = SamplingSettings(300, temperature=0.9)
+    for prompt, group in zip(prompts, engine.generate(prompts, 4, settings, seed=2), strict=True):
+        for completion in group:
+            expected = scored(model.to("cpu"), prompt, completion, 0.9)
+            model.to("cuda")
+            assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-2)
 
 
 def test_groups_differ_and_seeds_differ(

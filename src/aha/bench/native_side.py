@@ -32,7 +32,7 @@ class NativeSide:
         self._spec, self._recipe = spec, recipe_of(spec)
         self.model, self.tokenizer = build(spec, device)
         self.blocks = blocks_of(self.model)
-        self.engine = NativeEngine(self.model, self.tokenizer, self.blocks)
+        self.engine = NativeEngine(self.model, self.tokenizer, self.blocks, dtype=autocast)
         self._policy = scorer(self.model, self.blocks, spec.checkpointing, autocast)
         self._optimizer = build_optimizer(self.model, self._recipe)
         for group in self._optimizer.param_groups:

@@ -18,10 +18,12 @@ from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 class Decoder(Protocol):
     """The rows in the making; a row is one completion, and new ones may join the others.
 
-    Ended rows are dropped once they are `leave_share` of all.
+    Ended rows are dropped once they are `leave_share` of all, which is looked at every `stride`
+    tokens; until then they write on.
     """
 
     leave_share: float
+    stride: int
 
     @property
     def can_join(self) -> bool:
@@ -49,6 +51,7 @@ class HFDecoder:
     """
 
     leave_share = 0.125  # leaving copies the cache
+    stride = 1
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""A decoder for Llama-like blocks, on the policy's own weights.
+"""A decoder for Llama-like blocks on a CPU without compiled kernels, in PyTorch alone.
 
 Rows that joined together form a cohort with a cache of its own. They have written equally many
 tokens, so a cohort's cache has no holes but the padding of its shorter prompts, and the work of a
@@ -73,6 +73,7 @@ class FusedDecoder:
     """Cohorts of rows, oldest first; `longest` bounds prompt plus completion."""
 
     leave_share = 0.125  # leaving copies the cache
+    stride = 1
 
     def __init__(self, blocks: LlamaBlocks, longest: int) -> None:
         self._blocks = blocks
@@ -181,16 +182,7 @@ def _attend_one(cohort: _Cohort, layer: int, query: Tensor, key: Tensor, value: 
     keys[:, :, cohort.length], values[:, :, cohort.length] = key, value
     rows, kv_heads, _, width = keys.shape
     mask_R1T = cohort.mask_R1T
-    if query.device.type != "cpu":
-        # The queries that share keys and values stand as a sequence of several positions.
-        attended = functional.scaled_dot_product_attention(
-            query.reshape(rows, kv_heads, -1, width),
-            keys[:, :, :end],
-            values[:, :, :end],
-            attn_mask=None if mask_R1T is None else mask_R1T[:, None],
-        )
-        return attended.reshape(rows, -1, width)
-    # On a CPU two batched products are up to twice as fast as the attention kernel.
+    # Two batched products are up to twice as fast as the CPU's attention kernel.
     grouped = query.reshape(rows * kv_heads, -1, width)
     keys_DT = keys.flatten(0, 1)[:, :end].transpose(1, 2)
     scale = width**-0.5

@@ -7,6 +7,8 @@ At most `max_rows` completions are in the cache: a finished one leaves, a waitin
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,20 +17,27 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aha.blocks.llama import LlamaBlocks
+from aha.blocks.memory import is_out_of_memory
 from aha.rollout.base import SamplingSettings
 from aha.rollout.decoder import Decoder, HFDecoder
 from aha.rollout.fused import FusedDecoder
 from aha.rollout.paged import PagedDecoder
 from aha.rollout.sampler import sample, uniforms
+from aha.rollout.static import StaticDecoder
 from aha.rollout.stops import StopStrings
-from aha.types import Completion, Prompt
+from aha.types import Completion, Prompt, RunFailure
 
 # Prompts enter once this share of the cache is free, so that they are read several at a time.
 _ENTER_SHARE = 0.125
 
 
 class NativeEngine:
-    """Generates with the policy in place; `blocks` are its fused blocks, none for other models."""
+    """Generates with the policy in place; `blocks` are its fused blocks, none for other models.
+
+    `max_rows` bounds the completions in the cache at a time, and is halved when memory runs out.
+    With `dtype` other than the weights' a copy in that type is made for each call and dropped
+    after it: on a GPU, reading float32 weights for every token would take twice as long.
+    """
 
     def __init__(
         self,
@@ -36,7 +45,9 @@ class NativeEngine:
         tokenizer: PreTrainedTokenizerBase,
         blocks: LlamaBlocks | None = None,
         max_rows: int = 512,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        self._dtype = dtype
         self._model = model
         self._tokenizer = tokenizer
         self._blocks = blocks
@@ -54,8 +65,30 @@ class NativeEngine:
         """See `aha.rollout.base.Engine`."""
         was_training = self._model.training
         self._model.eval()
-        rollout = _Rollout(
-            self._new_decoder(prompts, settings),
+        while True:
+            try:
+                rollout = self._rollout(prompts, num_generations, settings, seed)
+                rollout.run(max(1, self._max_rows // num_generations))
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                # What a row writes does not depend on how many there are.
+                self._max_rows = _halved(min(self._max_rows, len(prompts) * num_generations))
+        self._model.train(was_training)
+        return self._groups(rollout, num_generations)
+
+    def _rollout(
+        self,
+        prompts: Sequence[Prompt],
+        num_generations: int,
+        settings: SamplingSettings,
+        seed: int,
+    ) -> _Rollout:
+        longest = max(len(p.token_ids) for p in prompts) + settings.max_completion_length
+        rows = min(max(self._max_rows, num_generations), len(prompts) * num_generations)
+        return _Rollout(
+            self._new_decoder(rows, longest),
             [prompt.token_ids for prompt in prompts],
             num_generations,
             settings,
@@ -63,17 +96,19 @@ class NativeEngine:
             self._end_ids[:0] if settings.ignore_end else self._end_ids,
             StopStrings(self._tokenizer, settings.stop) if settings.stop else None,
         )
-        rollout.run(max(1, self._max_rows // num_generations))
-        self._model.train(was_training)
-        return self._groups(rollout, num_generations)
 
-    def _new_decoder(self, prompts: Sequence[Prompt], settings: SamplingSettings) -> Decoder:
-        if self._blocks is None:
-            return HFDecoder(self._model)
-        longest = max(len(p.token_ids) for p in prompts) + settings.max_completion_length
-        if PagedDecoder.usable(self._blocks):
-            return PagedDecoder(self._blocks, longest)
-        return FusedDecoder(self._blocks, longest)
+    def _new_decoder(self, rows: int, longest: int) -> Decoder:
+        model, blocks = self._model, self._blocks
+        if self._dtype is not None and self._dtype != model.dtype:
+            model = _cast_copy(model, self._dtype)
+            blocks = None if blocks is None else LlamaBlocks(model)
+        if blocks is None:
+            return HFDecoder(model)
+        if model.device.type != "cpu":
+            return StaticDecoder(blocks, rows, longest)
+        if PagedDecoder.usable(blocks):
+            return PagedDecoder(blocks, longest)
+        return FusedDecoder(blocks, longest)
 
     def _groups(self, rollout: _Rollout, num_generations: int) -> list[tuple[Completion, ...]]:
         rows = rollout.written()
@@ -135,25 +170,21 @@ class _Rollout:
     def run(self, max_prompts: int) -> None:
         """Write until every row has ended, `max_prompts` groups of rows at a time at most."""
         logits_RV = self._enter(max_prompts)
-        while len(self._row_R):
+        for count in itertools.count(1):
             tokens_R = self._write(logits_RV)
-            going_R = self._going(tokens_R)
-            live, ended = len(self._row_R), len(self._row_R) - int(going_R.sum())
-            longest = int(self._position_R.max())
-            full = longest == self._settings.max_completion_length
-            if ended and (full or ended >= self._decoder.leave_share * live):
-                kept_K = going_R.nonzero().squeeze(1)
-                self._decoder.keep(kept_K)
-                self._row_R, self._position_R = self._row_R[kept_K], self._position_R[kept_K]
-                tokens_R = tokens_R[kept_K]
+            if count % self._decoder.stride:
+                logits_RV = self._decoder.step(tokens_R)
+                continue
+            tokens_R = self._leave(tokens_R)
             parts = [self._decoder.step(tokens_R)] if len(tokens_R) else []
             free = max_prompts - -(-len(self._row_R) // self._num_generations)
             if self._entered < len(self._prompts) and (
                 not parts or (self._decoder.can_join and free >= _ENTER_SHARE * max_prompts)
             ):
                 parts.append(self._enter(free))
-            if parts:
-                logits_RV = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if not parts:
+                return
+            logits_RV = parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def written(self) -> list[_Written]:
         """Every row's tokens up to its end, in order."""
@@ -185,27 +216,55 @@ class _Rollout:
         return logits_RV
 
     def _write(self, logits_RV: Tensor) -> Tensor:
-        """Draw and record a token for every live row."""
-        uniforms_R = self._uniforms_BT[self._row_R, self._position_R]
-        tokens_R, chosen_R = sample(logits_RV, uniforms_R, self._settings)
-        self._steps.append((self._row_R, tokens_R, chosen_R))
-        self._position_R = self._position_R + 1
-        return tokens_R
+        """Draw and record a token for every live row, and note which rows it ends.
 
-    def _going(self, tokens_R: Tensor) -> Tensor:
-        """Which rows go on after these tokens; the length of each that just ended is noted."""
+        Nothing here waits for a GPU, unless there are stop strings.
+        """
+        limit, row_R = self._settings.max_completion_length, self._row_R
+        uniforms_R = self._uniforms_BT[row_R, self._position_R.clamp(max=limit - 1)]
+        tokens_R, chosen_R = sample(logits_RV, uniforms_R, self._settings)
+        self._steps.append((row_R, tokens_R, chosen_R))
+        self._position_R = self._position_R + 1
         ended_R = (tokens_R[:, None] == self._end_ids).any(dim=1)
         if self._stops is not None:
-            ended_R |= self._stops.reached(self._row_R, tokens_R)
-        over_R = ended_R | (self._position_R == self._settings.max_completion_length)
+            ended_R |= self._stops.reached(row_R, tokens_R)
+        length_R = self._lengths_B[row_R]
+        new_R = (ended_R | (self._position_R == limit)) & (length_R == 0)
+        self._lengths_B[row_R] = torch.where(new_R, self._position_R, length_R)
+        self._stopped_B[row_R] |= ended_R & new_R
+        return tokens_R
+
+    def _leave(self, tokens_R: Tensor) -> Tensor:
+        """Drop ended rows where that pays; the tokens of those that stay."""
         going_R = self._lengths_B[self._row_R] == 0
-        if bool(over_R.any()):
-            new_R = over_R & going_R
-            row_K = self._row_R[new_R]
-            self._lengths_B[row_K] = self._position_R[new_R]
-            self._stopped_B[row_K] = ended_R[new_R]
-            going_R &= ~over_R
-        return going_R
+        live, ended = len(going_R), len(going_R) - int(going_R.sum())
+        # A row that has ended must not outgrow its place in the cache.
+        full = ended and int(self._position_R.max()) >= self._settings.max_completion_length
+        if not ended or not (full or ended >= self._decoder.leave_share * live):
+            return tokens_R
+        kept_K = going_R.nonzero().squeeze(1)
+        self._decoder.keep(kept_K)
+        self._row_R, self._position_R = self._row_R[kept_K], self._position_R[kept_K]
+        return tokens_R[kept_K]
+
+
+def _halved(rows: int) -> int:
+    """Errors: RunFailure when one row at a time is too much already."""
+    if rows <= 1:
+        raise RunFailure(
+            "out of memory in the rollout with one group of completions at a time; what helps: "
+            "a smaller generation.max_completion_length or num_generations, a smaller model."
+        )
+    return rows // 2
+
+
+def _cast_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its parameters in another type; buffers stay as they are."""
+    parameters = {
+        id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, parameters)
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -28,6 +28,7 @@ class PagedDecoder:
     """
 
     leave_share = 0.03  # leaving copies nothing, but takes a little time
+    stride = 1
 
     def __init__(self, blocks: LlamaBlocks, longest: int) -> None:
         self._blocks = blocks

@@ -1,4 +1,4 @@
-"""How many tokens fit at a time, and what running out of memory looks like."""
+"""How many tokens fit at a time."""
 
 from __future__ import annotations
 
@@ -59,11 +59,6 @@ def free_memory(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + cached)
     return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch failed to get memory, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def keep_freed_memory() -> None:

@@ -75,7 +75,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
         if reference is None
         else scorer(reference, blocks_of(reference), autocast=choose_autocast(recipe.model)),
         tokenizer=tokenizer,
-        engine=NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows),
+        engine=_engine(recipe, model, tokenizer, blocks),
         optimizer=optimizer,
         rewards=rewards,
         stream=_stream(recipe, problems.problems),
@@ -87,6 +87,17 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
         first_step=checkpoint_step(resume_from) + 1 if resume_from else 1,
         notes=tuple(filter(None, [problems.losses()])),
     )
+
+
+def _engine(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    blocks: LlamaBlocks | None,
+) -> NativeEngine:
+    # On a CPU casting a model costs more than it saves, and moves what is drawn.
+    dtype = choose_autocast(recipe.model) if model.device.type == "cuda" else None
+    return NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows, dtype)
 
 
 def _stream(recipe: Recipe, problems: tuple[Problem, ...]) -> ProblemStream:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from aha.blocks.memory import is_out_of_memory
 from aha.grpo.batching import MicroBatch, Row, micro_batches
 from aha.grpo.logprobs import Scorer
 from aha.grpo.losses import LossSettings, TokenLoss, row_weights, token_loss
-from aha.train.memory import is_out_of_memory
 from aha.types import Group, RunFailure
 
 
