@@ -23,14 +23,14 @@ from aha.rollout.base import SamplingSettings
 
 PROMPTS, GENERATIONS, LIMIT = 8, 8, 512
 SECONDS = 8 * 60
+SHAPES_MEASURED = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--device", default="cuda", help="cpu tries the command itself, slowly")
-    parser.add_argument("--shapes", nargs="+", default=["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"],
-                        choices=list(SHAPES))  # fmt: skip
+    parser.add_argument("--shapes", nargs="+", default=SHAPES_MEASURED, choices=list(SHAPES))
     parser.add_argument("--limit", type=int, default=LIMIT, help="tokens of every completion")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--model", "nowhere"], ["model.name", "'nowhere'", "does not exist"]),
         (["train", "no-such-recipe"], ["'no-such-recipe'", "countdown-tiny"]),
         (["train", "--resume"], ["no run under 'runs'"]),
-        (["train", "--resume", "x", "--max-steps", "3"], ["--resume", "changed settings"]),
+        (["train", "gsm8k-r1-1.5b", "--resume", "x"], ["--resume", "no recipe"]),
+        (["train", "--resume", "x", "--max-steps", "3"], ["'x'", "not a run directory"]),
+        (["train", "--allow-change"], ["--allow-change", "--resume"]),
         (["report", "nowhere"], ["'nowhere'", "not a run directory"]),
         (["report", "x", "--figure", "x.txt"], ["not a run directory"]),
         (["data", "show", "--split", "all"], ["--split", "'all'", "'train', 'test'"]),
@@ -103,7 +106,14 @@ def test_resume_may_stand_without_a_folder(given: list[str], expected: list[str]
     assert _with_resume_value(given) == expected
 
 
-def test_an_interrupt_is_said_and_has_its_own_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)],
+    ids=["ctrl-c", "term", "usr1"],
+)
+def test_a_signal_saves_and_has_its_own_code(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "aha.cli", "train", "--output", "run", "--set", "evaluation.n=0"],
         cwd=tmp_path,
@@ -116,10 +126,38 @@ def test_an_interrupt_is_said_and_has_its_own_code(tmp_path: Path) -> None:
     assert process.stdout is not None
     while "step 2/" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; go on from the last checkpoint with --resume" in errors
+    assert process.returncode == code
+    assert f"stopped by {number.name} after saving; go on with --resume run" in errors
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    steps = (tmp_path / "run" / "metrics.jsonl").read_text().count("\n")
+    assert checkpoint.name == f"step-{steps:06d}"
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\ndef slow(completions, **kwargs):\n"
+        "    print('in reward', flush=True)\n    time.sleep(50)\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aha.cli", "train", "--output", "run", "--set", "evaluation.n=0",
+         "--rewards", "slow.py:slow"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout is not None
+    while "in reward" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 143
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_a_mistake_in_the_data_leaves_no_folder(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory, latest_run
-from aha.types import UserError
+from aha.types import RunFailure, UserError
 
 
 @pytest.fixture
@@ -15,11 +17,13 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def test_rewind_forgets_what_came_after(run: RunDirectory) -> None:
+    at: dict[int, dict[str, int]] = {}
     for step in (1, 2, 3):
         run.append_metrics({"step": step})
         run.append_samples([{"step": step}, {"step": step}])
         (run.samples / f"step_{step:05d}.txt").write_text("x")
-    run.rewind(2)
+        at[step] = run.record_bytes()
+    assert run.rewind(2, at[2]) == 1
     assert [record["step"] for record in run.metrics()] == [1, 2]
     assert len(run.read_lines("samples.jsonl")) == 4
     assert sorted(p.name for p in run.samples.iterdir()) == ["step_00001.txt", "step_00002.txt"]
@@ -27,12 +31,33 @@ def test_rewind_forgets_what_came_after(run: RunDirectory) -> None:
 
 def test_a_torn_last_line_is_not_a_record(run: RunDirectory) -> None:
     run.append_metrics({"step": 1})
+    whole = run.record_bytes()
     with run.metrics_file.open("a") as file:
         file.write('{"step": 2, "rew')
     assert [record["step"] for record in run.metrics()] == [1]
-    run.rewind(1)
+    run.rewind(1, whole)
     run.append_metrics({"step": 2})
     assert [record["step"] for record in run.metrics()] == [1, 2]
+
+
+def test_a_record_that_lost_lines_is_not_taken_for_whole(run: RunDirectory) -> None:
+    run.append_metrics({"step": 1})
+    whole = run.record_bytes()
+    run.metrics_file.write_text("")
+    with pytest.raises(RunFailure, match=r"metrics.jsonl is shorter than at step 1"):
+        run.rewind(1, whole)
+
+
+def test_a_run_belongs_to_one_process(run: RunDirectory) -> None:
+    code = (
+        "import sys; from pathlib import Path; from aha.runs import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).locked(): print('got it')"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    with run.locked():
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "is in use by another process" in other.stderr
+    assert "got it" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_number_that_json_does_not_know_is_refused(run: RunDirectory) -> None:

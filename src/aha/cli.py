@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from aha import __version__
-from aha.types import RunFailure, UserError
+from aha.types import RunFailure, Stopped, UserError
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -62,6 +62,12 @@ def train(
         str | None,
         typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
     ] = None,
+    allow_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-change", help="With --resume and --set: also what changes the run's meaning."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe and the first prompt; stop.")
     ] = False,
@@ -82,8 +88,10 @@ def train(
     if report_to is not None:
         overrides.append(f"logging.report_to=[{'' if report_to == 'none' else report_to}]")
     if resume is not None:
-        _resume(resume, recipe, overrides, output, dry_run)
+        _resume(resume, recipe, overrides, output, dry_run, allow_change)
         return
+    if allow_change:
+        raise UserError("--allow-change goes with --resume; a new run has nothing to change.")
     from aha.recipe import DEFAULT_RECIPE, load_recipe
 
     loaded = load_recipe(recipe or DEFAULT_RECIPE, overrides)
@@ -102,17 +110,22 @@ def _short_options(options: dict[str, str | None]) -> list[str]:
 
 
 def _resume(
-    resume: str, recipe: str | None, overrides: list[str], output: Path | None, dry_run: bool
+    resume: str,
+    recipe: str | None,
+    overrides: list[str],
+    output: Path | None,
+    dry_run: bool,
+    allow_change: bool,
 ) -> None:
-    if recipe or overrides or output or dry_run:
+    if recipe or output or dry_run:
         raise UserError(
-            "--resume goes on with a run's own recipe in its own folder; it takes no recipe, no "
-            "--output, no --dry-run and no changed settings."
+            "--resume goes on with a run's own recipe in its own folder; it takes --set, but no "
+            "recipe, no --output and no --dry-run."
         )
     from aha.runs import latest_run
     from aha.train.start import resume_run
 
-    resume_run(latest_run() if resume == _LATEST else Path(resume))
+    resume_run(latest_run() if resume == _LATEST else Path(resume), overrides, allow_change)
 
 
 @app.command()
@@ -272,6 +285,8 @@ def main(arguments: list[str] | None = None) -> None:
         _stop(f"error: {error}", EXIT_USER_ERROR)
     except RunFailure as error:
         _stop(f"failed: {error}", EXIT_FAILED)
+    except Stopped as stopped:
+        _stop(str(stopped), stopped.code)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     # typer turns an interrupt into this code and hands it back.

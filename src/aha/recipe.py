@@ -7,6 +7,7 @@ combination is one sentence that names the key, the value and what is allowed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +102,12 @@ class RewardSection(Section):
     name: str
     weight: float = Field(1.0, allow_inf_nan=False)
     options: dict[str, Any] = Field(default_factory=dict)
+    on_error: Literal["stop", "none"] = Field(
+        "stop", description="when the reward fails: stop the run, or no score for its rows"
+    )
+    timeout_s: float = Field(
+        600.0, gt=0, allow_inf_nan=False, description="seconds for a step's completions"
+    )
 
 
 class GenerationSection(Section):
@@ -163,6 +170,12 @@ class TrainSection(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     save_steps: int = Field(50, ge=1)
     save_total_limit: int = Field(2, ge=1)
+    max_hours: float | None = Field(
+        None, gt=0, description="save and stop before this many hours have passed"
+    )
+    max_skipped_steps: int = Field(
+        5, ge=1, description="stop after this many steps in a row without a finite gradient"
+    )
     gradient_checkpointing: bool = False
     tokens_per_microbatch: int | None = Field(
         None, ge=1, description="padded tokens at a time; none: from the free memory"
@@ -239,6 +252,50 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{source}: {_sentence(error)}") from None
+
+
+# What a resumed run may change without meaning something else by its first steps.
+_FREE_KEYS = (
+    "description", "logging", "train.save_steps", "train.save_total_limit", "train.max_hours",
+    "train.max_skipped_steps", "train.tokens_per_microbatch", "generation.max_rows",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RecipeChange:
+    """A key whose value differs between two recipes; `free` where it changes no result."""
+
+    key: str
+    before: Any
+    after: Any
+
+    @property
+    def free(self) -> bool:
+        return any(self.key == key or self.key.startswith(f"{key}.") for key in _FREE_KEYS)
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before!r} -> {self.after!r}"
+
+
+def changes(before: Recipe, after: Recipe) -> list[RecipeChange]:
+    """Every key that differs, by its dotted name."""
+    one, two = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    keys = [*one, *(key for key in two if key not in one)]
+    return [
+        RecipeChange(key, one.get(key), two.get(key))
+        for key in keys
+        if one.get(key) != two.get(key)
+    ]
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -12,14 +12,17 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from aha.recipe import Recipe, dump_recipe, load_recipe
-from aha.types import UserError
+from aha.types import RunFailure, UserError
 
 _PACKAGES = ("aha-zero", "torch", "transformers", "tokenizers", "numpy", "pydantic")
 
@@ -45,15 +48,35 @@ class RunDirectory:
         """
         path = output or _default_path(recipe.name)
         run = cls(path)
-        cls.require_new(path)
         try:
             for folder in (path, run.checkpoints, run.samples):
                 folder.mkdir(parents=True, exist_ok=True)
-            (path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-            run.write_json("environment.json", environment(recipe.train.seed))
+            with run.locked():
+                cls.require_new(path)
+                _replace(path / "recipe.yaml", dump_recipe(recipe))
+                run.write_json("environment.json", environment(recipe.train.seed))
         except OSError as error:
             raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
         return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process. Errors: UserError when another one has it.
+
+        The system releases the lock when a process ends, however it ends.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{str(self.path)!r} is in use by another process; wait for it, or choose another "
+                "folder."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @staticmethod
     def require_new(path: Path) -> None:
@@ -100,14 +123,29 @@ class RunDirectory:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         _replace(self.path / name, f"{text}\n")
 
-    def rewind(self, step: int) -> None:
-        """Forget what was recorded after `step`, which is where a resumed run goes on."""
-        for name in (self.metrics_file.name, self.samples_file.name):
-            kept = [record for record in self.read_lines(name) if record["step"] <= step]
-            self.write_lines(name, kept)
+    def record_bytes(self) -> dict[str, int]:
+        """The length of each record file: what a checkpoint remembers, for `rewind`."""
+        files = (self.metrics_file, self.samples_file)
+        return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
+
+    def rewind(self, step: int, record_bytes: Mapping[str, int]) -> int:
+        """Forget what was recorded after `step`; how many steps that were."""
+        lost = len([record for record in self.metrics() if record["step"] > step])
+        for name, length in record_bytes.items():
+            if (self.path / name).exists():
+                # Longer only: a record that is shorter than it was has been tampered with.
+                if (self.path / name).stat().st_size < length:
+                    raise RunFailure(f"{self.path / name} is shorter than at step {step}.")
+                os.truncate(self.path / name, length)
         for path in self.samples.glob("step_*.txt"):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
+        return lost
+
+    def change_recipe(self, recipe: Recipe, step: int) -> None:
+        """Go on under another recipe; the one until `step` stays beside it."""
+        _replace(self.path / f"recipe-until-step-{step}.yaml", dump_recipe(self.recipe()))
+        _replace(self.path / "recipe.yaml", dump_recipe(recipe))
 
 
 def latest_run(parent: Path = Path("runs")) -> Path:

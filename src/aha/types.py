@@ -16,6 +16,14 @@ class UserError(Exception):
     """A mistake of the user's: printed as one sentence, exit code 2, no traceback."""
 
 
+class Stopped(Exception):
+    """A run that was asked to stop, and did so in good order: its message and exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class RunFailure(Exception):
     """A run that cannot go on for a reason worth one sentence: exit code 1."""
 

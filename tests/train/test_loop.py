@@ -24,7 +24,7 @@ RECORD_KEYS = {
     "frac_reward_zero_std", "completions/mean_length", "completions/min_length",
     "completions/max_length", "completions/clipped_ratio", "kl", "entropy", "clip_ratio",
     "reflection_rate", "format_rate", "accuracy", "accuracy_lenient", "logprob_gap", "tokens",
-    "trained_rows", "groups", "tokens_per_microbatch", "tokens_wasted",
+    "trained_rows", "groups", "tokens_per_microbatch", "tokens_wasted", "skipped", "sick_rows",
     "time/rollout_s", "time/reward_s", "time/train_s", "time/step_s",
     "memory/peak_gb",
 }  # fmt: skip

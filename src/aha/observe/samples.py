@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +20,11 @@ class SamplesObserver:
 
     def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
         step = record["step"]
-        if step != 1 and step % self._settings.samples_steps != 0:
+        due = step == 1 or step % self._settings.samples_steps == 0
+        chosen = list(groups[: self._settings.samples_groups]) if due else []
+        chosen += [group for group in _sick(record, groups) if group not in chosen]
+        if not chosen:
             return
-        chosen = groups[: self._settings.samples_groups]
         self._run.append_samples(sample_record(step, group) for group in chosen)
         path = self._run.samples / f"step_{step:05d}.txt"
         path.write_text("\n".join(sample_text(step, group) for group in chosen), encoding="utf-8")
@@ -31,6 +34,20 @@ class SamplesObserver:
 
     def close(self) -> None:
         """Every file is closed after its step."""
+
+
+def _sick(record: dict[str, Any], groups: Sequence[Group]) -> list[Group]:
+    """Of a skipped step, the groups to blame; all when none is in particular."""
+    if not record["skipped"]:
+        return []
+    rows = set(record["sick_rows"])
+    firsts = itertools.accumulate((len(g.completions) for g in groups), initial=0)
+    blamed = [
+        group
+        for group, first in zip(groups, firsts, strict=False)
+        if rows & set(range(first, first + len(group.completions)))
+    ]
+    return blamed or list(groups)
 
 
 def sample_record(step: int, group: Group) -> dict[str, Any]:

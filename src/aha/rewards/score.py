@@ -7,11 +7,14 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 from aha.recipe import Recipe
 from aha.rewards import CustomReward, Reward, load_reward
+from aha.rewards.limit import TimeLimit, time_limit
 from aha.types import Completion, Problem, Prompt, RunFailure, Score
+
+OnError = Literal["stop", "none"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class WeightedReward:
 
     reward: Reward | CustomReward
     weight: float
+    on_error: OnError = "stop"
+    timeout_s: float | None = None
 
 
 def rewards_of(recipe: Recipe) -> tuple[WeightedReward, ...]:
@@ -31,7 +36,7 @@ def rewards_of(recipe: Recipe) -> tuple[WeightedReward, ...]:
             limit = recipe.generation.max_completion_length
             options = {**section.options, "max_length": limit}
             reward = load_reward(section.name, **options)
-        loaded.append(WeightedReward(reward, section.weight))
+        loaded.append(WeightedReward(reward, section.weight, section.on_error, section.timeout_s))
     return tuple(loaded)
 
 
@@ -50,7 +55,11 @@ def score(
     columns["completion_ids"] = [list(c.token_ids) for c in completions]
     columns["prompts"] = [prompt.for_rewards for prompt in prompts]
     columns["completions"] = [p.reply(c.text) for p, c in zip(prompts, completions, strict=True)]
-    raw = {item.reward.name: call(item.reward, columns, len(completions)) for item in rewards}
+    rows = len(completions)
+    raw = {
+        item.reward.name: call(item.reward, columns, rows, item.on_error, item.timeout_s)
+        for item in rewards
+    }
     weights = {item.reward.name: item.weight for item in rewards}
     scores = tuple(_total(raw, weights, row) for row in range(len(completions)))
     if not any(score.weighted for score in scores):
@@ -61,17 +70,55 @@ def score(
     return scores
 
 
-def call(reward: Reward | CustomReward, columns: dict[str, Any], rows: int) -> list[float | None]:
-    """A reward's values for a batch, checked. Errors: RunFailure naming its fault."""
+def call(
+    reward: Reward | CustomReward,
+    columns: dict[str, Any],
+    rows: int,
+    on_error: OnError = "stop",
+    timeout_s: float | None = None,
+) -> list[float | None]:
+    """A reward's values for a batch, checked.
+
+    A reward that raises, hangs, or returns something else than a number for each row is at fault.
+    With `on_error` "stop" that is a RunFailure naming the reward, its row and the value; with
+    "none" the rows at fault get no score.
+    """
     try:
-        returned = reward(**columns)
+        return _checked(reward.name, _values(reward, columns, timeout_s), rows)
+    except _Fault as fault:
+        # A row at a time, to find which one it is: rewards are functions of their rows.
+        limit = None if timeout_s is None else max(1.0, timeout_s / rows)
+        values: list[float | None] = []
+        for row in range(rows):
+            single = {name: [column[row]] for name, column in columns.items()}
+            try:
+                values += _checked(reward.name, _values(reward, single, limit), 1)
+            except _Fault as own:
+                if on_error == "stop":
+                    text = str(columns["completions"][row])
+                    raise RunFailure(f"{own} (row {row}, completion {text!r:.200})") from None
+                values.append(None)
+        if None not in values and on_error == "stop":
+            raise RunFailure(f"{fault} (no single row does it)") from None
+        return values
+
+
+class _Fault(Exception):
+    """What a reward did wrong, in a sentence."""
+
+
+def _values(reward: Reward | CustomReward, columns: dict[str, Any], timeout_s: float | None) -> Any:
+    try:
+        with time_limit(timeout_s):
+            return reward(**columns)
+    except TimeLimit:
+        raise _Fault(f"reward {reward.name!r} did not return within {timeout_s:g} s") from None
     except Exception as error:  # anyone's code: whatever it raises, the run must name it
         last = traceback.extract_tb(error.__traceback__)[-1]
-        raise RunFailure(
+        raise _Fault(
             f"reward {reward.name!r} raised {type(error).__name__}: {error} "
             f"({last.filename}, line {last.lineno})"
         ) from error
-    return _checked(reward.name, returned, rows)
 
 
 def _columns(problems: Sequence[Problem]) -> dict[str, Any]:
@@ -83,14 +130,14 @@ def _checked(name: str, returned: Any, rows: int) -> list[float | None]:
     """The values as floats, also from an array or a tensor."""
     values = returned.tolist() if hasattr(returned, "tolist") else returned
     if not isinstance(values, list | tuple):
-        raise RunFailure(f"reward {name!r} returned {values!r:.80}; it must be a list of numbers.")
+        raise _Fault(f"reward {name!r} returned {values!r:.80}; it must be a list of numbers.")
     if len(values) != rows:
-        raise RunFailure(
+        raise _Fault(
             f"reward {name!r} returned {len(values)} values for {rows} completions; one each."
         )
     for row, value in enumerate(values):
         if value is not None and (not isinstance(value, Real) or not math.isfinite(value)):
-            raise RunFailure(
+            raise _Fault(
                 f"reward {name!r} returned {value!r:.80} for row {row}; "
                 "allowed is a finite number or None."
             )

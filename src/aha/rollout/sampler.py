@@ -67,8 +67,10 @@ def _search(weights_BN: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Ten
     # In float64: a float32 running sum would lose rare tokens.
     cumulative_BN = weights_BN.cumsum(dim=-1, dtype=torch.float64)
     points_B = uniforms_B * cumulative_BN[:, -1]
-    # right=True steps over entries of weight 0; u < 1 keeps the index in range.
+    # right=True steps over entries of weight 0; u < 1 keeps the index in range, unless a sick
+    # model's weights are NaN: those rows take the last entry, and the update skips them.
     index_B1 = torch.searchsorted(cumulative_BN, points_B[:, None], right=True)
+    index_B1 = index_B1.clamp(max=weights_BN.shape[1] - 1)
     return index_B1.squeeze(1), points_B, cumulative_BN
 
 

@@ -1,65 +1,206 @@
-"""Checkpoints: a folder that transformers loads, plus the optimizer's state.
+"""Checkpoints: a folder that transformers loads, plus everything a run needs to go on.
 
-A run's random streams and data order are functions of (seed, step), so the step is all the
-state there is besides weights and optimizer. A folder is written under another name and
-renamed when whole: one that has its name is complete.
+What a step draws is a function of (seed, step), so besides weights and optimizer the state is
+small: the step, how long the record was, and the global random streams, which only a reward of
+the user's own may use. A folder is written under another name, flushed to disk and renamed when
+whole; `checksums.json` says what every file must be, so that damage later is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import random
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aha.types import RunFailure
 
 _STATE = "trainer_state.pt"
+_CHECKSUMS = "checksums.json"
+# Beside the tensors: configuration, tokenizer, checksums.
+_SMALL_FILES_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run was: the step, and the length in bytes of each of its record files."""
+
+    step: int
+    record_bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that is whole, if any, and a sentence on each that is not."""
+
+    path: Path | None
+    damaged: tuple[str, ...]
 
 
 def save_checkpoint(
     folder: Path,
-    step: int,
+    progress: Progress,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
     total_limit: int,
 ) -> Path:
-    """Write `folder`/step-NNNNNN and remove the oldest beyond `total_limit`."""
-    final = folder / f"step-{step:06d}"
+    """Write `folder`/step-NNNNNN and remove the oldest beyond `total_limit`.
+
+    Errors: RunFailure when the disk is too full or fails; earlier checkpoints are intact then.
+    """
+    final = folder / f"step-{progress.step:06d}"
     temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    torch.save({"step": step, "optimizer": optimizer.state_dict()}, temporary / _STATE)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _require_space(folder, model, optimizer)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        torch.save(_state(progress, optimizer), temporary / _STATE)
+        _seal(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _flush(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunFailure(f"{final} could not be written: {error}. {_left(folder)}") from error
+    if fault := damage(final):
+        raise RunFailure(f"{fault} It was just written: the disk is not to be trusted.")
     for old in list_checkpoints(folder)[:-total_limit]:
         shutil.rmtree(old)
     return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Checkpoints that were written to their end, oldest first; damage is not looked for."""
     return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest, unchecked: for readers that only need weights."""
     checkpoints = list_checkpoints(folder)
     return checkpoints[-1] if checkpoints else None
+
+
+def newest_valid(folder: Path) -> Found:
+    """The newest checkpoint whose files are what they were; every damaged one is named.
+
+    Errors: RunFailure when there are checkpoints and all are damaged.
+    """
+    faults: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        fault = damage(path)
+        if fault is None:
+            return Found(path, tuple(faults))
+        faults.append(fault)
+    if faults:
+        raise RunFailure(
+            f"no checkpoint is whole: {' '.join(faults)} Remove {folder} to begin again."
+        )
+    return Found(None, ())
+
+
+def damage(checkpoint: Path) -> str | None:
+    """A sentence on what is wrong with a checkpoint's files, none when nothing is."""
+    try:
+        expected: dict[str, str] = json.loads((checkpoint / _CHECKSUMS).read_text("utf-8"))
+        for name, digest in expected.items():
+            if not (checkpoint / name).is_file():
+                return f"{checkpoint} is damaged: {name} is missing."
+            if _digest(checkpoint / name) != digest:
+                return f"{checkpoint} is damaged: {name} is not what was written."
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{checkpoint} is damaged: {_CHECKSUMS} cannot be read ({type(error).__name__})."
+    return None if _STATE in expected else f"{checkpoint} is damaged: {_STATE} is missing."
 
 
 def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def restore_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimizer's state. Errors: RunFailure when it does not fit the checkpoint."""
+def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Progress:
+    """Load the optimizer's state and the random streams.
+
+    Errors: RunFailure when the state is not this checkpoint's.
+    """
     state: dict[str, Any] = torch.load(checkpoint / _STATE, weights_only=True, map_location="cpu")
     if state["step"] != checkpoint_step(checkpoint):
         raise RunFailure(f"{checkpoint}: its state is of step {state['step']}.")
     optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["torch_rng"])
+    if torch.cuda.is_available() and state["cuda_rng"]:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    version, words, gauss = state["python_rng"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy_rng"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    return Progress(state["step"], state["record_bytes"])
+
+
+def _state(progress: Progress, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Tensors and plain values only, so that it loads without running anyone's code."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {
+        "step": progress.step,
+        "record_bytes": dict(progress.record_bytes),
+        "optimizer": optimizer.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python_rng": [version, list(words), gauss],
+        "numpy_rng": [str(name), np.asarray(keys).tolist(), *rest],
+    }
+
+
+def _require_space(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    tensors = [*model.parameters()]
+    for state in optimizer.state.values():
+        tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    needed = sum(t.numel() * t.element_size() for t in tensors) + _SMALL_FILES_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunFailure(
+            f"a checkpoint needs {needed / 2**20:,.0f} MiB and {folder} has {free / 2**20:,.0f} "
+            f"MiB left; free some, then --resume. {_left(folder)}"
+        )
+
+
+def _left(folder: Path) -> str:
+    newest = latest_checkpoint(folder)
+    return f"The last checkpoint is {newest}." if newest else "There is no earlier checkpoint."
+
+
+def _seal(folder: Path) -> None:
+    """Write the checksums and flush every file to disk."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    digests = {path.name: _digest(path) for path in files}
+    sums = folder / _CHECKSUMS
+    sums.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    for path in (*files, sums, folder):
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -6,6 +6,7 @@ run goes on as if it had never stopped.
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -18,6 +19,7 @@ import torch
 
 from aha.evaluate.evaluate import Evaluation, evaluate
 from aha.grpo.advantages import group_advantages, without_signal
+from aha.observe.health import Health
 from aha.observe.observer import Observer
 from aha.observe.record import group_metrics
 from aha.recipe import Recipe
@@ -25,22 +27,28 @@ from aha.rewards.score import WeightedReward, score
 from aha.rollout.base import SamplingSettings
 from aha.runs import RunDirectory
 from aha.tasks.ask import ask
-from aha.train.checkpoint import save_checkpoint
+from aha.train.checkpoint import Progress, save_checkpoint
 from aha.train.schedule import learning_rate_at
 from aha.train.setup import Trainer, sampling_settings, update_settings
+from aha.train.stop import StopRequest
 from aha.train.update import UpdateStats, update
-from aha.types import Group, Problem
+from aha.types import Group, Problem, RunFailure, Stopped
 
 # Evaluations draw from a stream of their own, never from one of a training step.
 _EVALUATION_STEP = 0
 
 
-def train(trainer: Trainer, run: RunDirectory, observers: Sequence[Observer]) -> None:
-    """Train to `max_steps`, evaluating before and after; every step is recorded in `run`."""
+def train(
+    trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], stop: StopRequest
+) -> None:
+    """Train to `max_steps`, evaluating before and after; every step is recorded in `run`.
+
+    Errors: Stopped after a checkpoint when `stop` says so; RunFailure when the run cannot go on.
+    """
     recipe = trainer.recipe
+    health, skipped, slowest_s = Health(), 0, 0.0
     for note in trainer.notes:
-        for observer in observers:
-            observer.note(note)
+        _tell(observers, note)
     if "before" not in run.evaluation():
         _evaluate(trainer, run, observers, "before")
     for step in range(trainer.first_step, recipe.train.max_steps + 1):
@@ -48,16 +56,57 @@ def train(trainer: Trainer, run: RunDirectory, observers: Sequence[Observer]) ->
         run.append_metrics(record)
         for observer in observers:
             observer.on_step(record, groups)
-        if step % recipe.train.save_steps == 0 or step == recipe.train.max_steps:
-            save_checkpoint(
-                run.checkpoints,
-                step,
-                trainer.model,
-                trainer.tokenizer,
-                trainer.optimizer,
-                recipe.train.save_total_limit,
-            )
+        for warning in health.check(record):
+            _tell(observers, warning)
+        skipped = _count_skipped(record, skipped, recipe, observers)
+        slowest_s = max(slowest_s, record["time/step_s"])
+        last = step == recipe.train.max_steps
+        try:
+            # Twice the slowest step: the checkpoint must still be written.
+            stop.check(0.0 if last else 2 * slowest_s)
+        except Stopped:
+            _save(trainer, run, step)
+            raise
+        if step % recipe.train.save_steps == 0 or last:
+            _save(trainer, run, step)
     _evaluate(trainer, run, observers, "after")
+
+
+def _save(trainer: Trainer, run: RunDirectory, step: int) -> None:
+    save_checkpoint(
+        run.checkpoints,
+        Progress(step, run.record_bytes()),
+        trainer.model,
+        trainer.tokenizer,
+        trainer.optimizer,
+        trainer.recipe.train.save_total_limit,
+    )
+
+
+def _count_skipped(
+    record: dict[str, Any], before: int, recipe: Recipe, observers: Sequence[Observer]
+) -> int:
+    """Skipped steps in a row. Errors: RunFailure when there are too many."""
+    if not record["skipped"]:
+        return 0
+    count = before + 1
+    _tell(
+        observers,
+        f"warning: step {record['step']} had no finite loss and gradient and was skipped; "
+        f"completions to blame: {record['sick_rows'] or 'none in particular'} (see samples).",
+    )
+    if count >= recipe.train.max_skipped_steps:
+        raise RunFailure(
+            f"{count} steps in a row had no finite loss and gradient. Go on from a checkpoint with "
+            "a lower optimizer.learning_rate or optimizer.max_grad_norm, model.dtype=float32 and "
+            "model.autocast=none; and look at the rewards for infinite values."
+        )
+    return count
+
+
+def _tell(observers: Sequence[Observer], message: str) -> None:
+    for observer in observers:
+        observer.note(message)
 
 
 def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]]:
@@ -72,6 +121,7 @@ def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]
         settings = update_settings(recipe, trainer.budget.tokens)
         stats = update(trainer.policy, trainer.reference, trainer.optimizer, groups, settings)
         trainer.budget.tokens = stats.tokens_per_microbatch
+        stats = replace(stats, sick_rows=_places(drawn, groups, stats.sick_rows))
     times["time/step_s"] = time.perf_counter() - started
     epoch = trainer.stream.epoch(step)
     return drawn, _record(step, epoch, learning_rate, drawn, stats, times)
@@ -104,6 +154,15 @@ def collect(
     for index, group in zip(chosen, trained, strict=True):
         drawn[index] = group
     return drawn, trained
+
+
+def _places(
+    drawn: Sequence[Group], trained: Sequence[Group], rows: Sequence[int]
+) -> tuple[int, ...]:
+    """Rows of the groups that were trained on, counted among all that were drawn."""
+    size = len(drawn[0].completions)
+    first = [drawn.index(group) * size for group in trained] if rows else []
+    return tuple(first[row // size] + row % size for row in rows)
 
 
 def roll_out(
@@ -168,8 +227,7 @@ def _evaluate(
     evaluation = evaluate(trainer.engine, trainer.held_out, prompts, settings, seed)
     run.write_lines(f"eval-{when}.jsonl", evaluation.records)
     run.write_json("eval.json", {**run.evaluation(), when: evaluation.summary})
-    for observer in observers:
-        observer.note(f"{when} training: {_sentence(evaluation)}")
+    _tell(observers, f"{when} training: {_sentence(evaluation)}")
 
 
 def _sentence(evaluation: Evaluation) -> str:
@@ -193,19 +251,26 @@ def _record(
     return {
         "step": step,
         "epoch": epoch,
-        "loss": stats.loss,
+        "loss": _finite(stats.loss),
         "learning_rate": learning_rate,
-        "grad_norm": stats.grad_norm,
-        "kl": stats.kl,
-        "entropy": stats.entropy,
-        "clip_ratio": stats.clip_ratio,
-        "logprob_gap": stats.logprob_gap,
+        "grad_norm": _finite(stats.grad_norm),
+        "kl": _finite(stats.kl),
+        "entropy": _finite(stats.entropy),
+        "clip_ratio": _finite(stats.clip_ratio),
+        "logprob_gap": _finite(stats.logprob_gap),
+        "skipped": stats.skipped,
+        "sick_rows": list(stats.sick_rows),
         "trained_rows": stats.trained_rows,
         "tokens_per_microbatch": stats.tokens_per_microbatch,
         **group_metrics(groups),
         **times,
         "memory/peak_gb": peak_memory_gb(),
     }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN: what is not a finite number is none."""
+    return value if math.isfinite(value) else None
 
 
 def peak_memory_gb() -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +19,7 @@ from aha.rewards.score import WeightedReward, rewards_of
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine
 from aha.tasks.load import load_problems
-from aha.train.checkpoint import checkpoint_step, restore_optimizer
+from aha.train.checkpoint import Progress, restore
 from aha.train.data import ProblemStream
 from aha.train.memory import tokens_that_fit
 from aha.train.policy import choose_autocast, load_model, load_tokenizer
@@ -47,8 +49,13 @@ class Trainer:
     stream: ProblemStream
     held_out: tuple[Problem, ...]
     budget: Budget
-    first_step: int
+    progress: Progress
     notes: tuple[str, ...]
+
+    @property
+    def first_step(self) -> int:
+        """The step to go on with; `progress` is what is done already."""
+        return self.progress.step + 1
 
 
 def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
@@ -58,15 +65,14 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
     held_out: tuple[Problem, ...] = ()
     if recipe.evaluation.n:
         held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
-    torch.manual_seed(recipe.train.seed)
+    _seed_global_streams(recipe.train.seed)
     source = str(resume_from) if resume_from else None
     tokenizer = load_tokenizer(recipe.model, source)
     model = load_model(recipe.model, source)
     reference = _reference(recipe, model, resumed=resume_from is not None)
     blocks = blocks_of(model)
     optimizer = build_optimizer(model, recipe)
-    if resume_from:
-        restore_optimizer(resume_from, optimizer)
+    progress = restore(resume_from, optimizer) if resume_from else Progress(0, {})
     return Trainer(
         recipe=recipe,
         model=model,
@@ -84,7 +90,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
             recipe.train.tokens_per_microbatch
             or tokens_that_fit(model, blocks is not None, recipe.train.gradient_checkpointing)
         ),
-        first_step=checkpoint_step(resume_from) + 1 if resume_from else 1,
+        progress=progress,
         notes=tuple(filter(None, [problems.losses()])),
     )
 
@@ -117,6 +123,13 @@ def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optim
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def _seed_global_streams(seed: int) -> None:
+    """For rewards of the user's own; nothing of aha's draws from them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> Scorer:

@@ -13,12 +13,14 @@ from aha.observe.console import ConsoleObserver
 from aha.observe.observer import Observer
 from aha.observe.samples import SamplesObserver
 from aha.observe.tensorboard import TensorBoardObserver
-from aha.recipe import Recipe
+from aha.recipe import Recipe, RecipeChange, changes, load_recipe
 from aha.runs import RunDirectory
-from aha.train.checkpoint import latest_checkpoint
+from aha.train.checkpoint import newest_valid
 from aha.train.loop import train
 from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
+from aha.train.stop import StopRequest
+from aha.types import Stopped, UserError
 
 
 def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
@@ -26,27 +28,53 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     _prepare()
     if output is not None:
         RunDirectory.require_new(output)
+    stop = StopRequest(recipe.train.max_hours)
     # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
     trainer = build_trainer(recipe, None)
-    return _run(trainer, RunDirectory.create(recipe, output), "")
+    run = RunDirectory.create(recipe, output)
+    with run.locked():
+        return _run(trainer, run, "", stop)
 
 
-def resume_run(path: Path) -> RunDirectory:
-    """Go on with a run from its last checkpoint, or from the start when it has none."""
+def resume_run(
+    path: Path, overrides: Sequence[str] = (), allow_change: bool = False
+) -> RunDirectory:
+    """Go on with a run from its newest whole checkpoint, or from the start when it has none.
+
+    `overrides` change its recipe; one that would change the meaning of the steps that are done is
+    refused unless `allow_change`.
+    """
     _prepare()
     run = RunDirectory.open(path)
-    checkpoint = latest_checkpoint(run.checkpoints)
-    trainer = build_trainer(run.recipe(), checkpoint)
-    done = trainer.first_step - 1
-    lost = sum(record["step"] > done for record in run.metrics())
-    run.rewind(done)
-    for record in run.metrics():
-        # What fitted then: other micro-batches would round differently.
-        trainer.budget.tokens = record["tokens_per_microbatch"]
-    where = (
-        f"from the checkpoint of step {done}" if checkpoint else "no checkpoint yet: from step 1"
-    )
-    return _run(trainer, run, f" ({where}; {lost} later steps are done again)")
+    with run.locked():
+        before = run.recipe()
+        recipe = load_recipe(str(path / "recipe.yaml"), overrides)
+        changed = changes(before, recipe)
+        _refuse(changed, allow_change)
+        found = newest_valid(run.checkpoints)
+        trainer = build_trainer(recipe, found.path)
+        done = trainer.progress.step
+        lost = run.rewind(
+            done, trainer.progress.record_bytes or dict.fromkeys(run.record_bytes(), 0)
+        )
+        if changed:
+            run.change_recipe(recipe, done)
+        for record in run.metrics():
+            # What fitted then: other micro-batches would round differently.
+            trainer.budget.tokens = record["tokens_per_microbatch"]
+        where = f"from the checkpoint of step {done}" if done else "no checkpoint yet: from step 1"
+        notes = [*found.damaged, *(f"changed {change}" for change in changed)]
+        how = f" ({where}; {lost} later steps are done again)"
+        return _run(trainer, run, how, StopRequest(recipe.train.max_hours), notes)
+
+
+def _refuse(changed: Sequence[RecipeChange], allow: bool) -> None:
+    meaningful = [str(change) for change in changed if not change.free]
+    if meaningful and not allow:
+        raise UserError(
+            f"--resume with another recipe: {'; '.join(meaningful)} would change what the steps so "
+            "far mean; add --allow-change to do so all the same."
+        )
 
 
 def _prepare() -> None:
@@ -55,12 +83,18 @@ def _prepare() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _run(trainer: Trainer, run: RunDirectory, how: str) -> RunDirectory:
-    observers = _observers(trainer.recipe, run, Console(), trainer.first_step - 1)
-    _tell(observers, f"run directory: {run.path}{how}")
+def _run(
+    trainer: Trainer, run: RunDirectory, how: str, stop: StopRequest, notes: Sequence[str] = ()
+) -> RunDirectory:
+    observers = _observers(trainer.recipe, run, Console(), trainer.progress.step)
+    for note in (f"run directory: {run.path}{how}", *notes):
+        _tell(observers, note)
     started = time.monotonic()
     try:
-        train(trainer, run, observers)
+        with stop.listening():
+            train(trainer, run, observers, stop)
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; go on with --resume {run.path}", stopped.code) from None
     finally:
         for observer in observers:
             observer.close()

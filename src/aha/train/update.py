@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,9 @@ class UpdateStats:
 
     `logprob_gap` is the largest difference between the sampler's and the trainer's
     log-probability of one token. `tokens_per_microbatch` is the budget that fitted. All other
-    figures are 0 when nothing was trained on.
+    figures are 0 when nothing was trained on. When the loss or the gradient is not finite the
+    step is skipped: `skipped` is true, nothing has moved, and `sick_rows` are the completions (by
+    place in the update) whose log-probabilities are not finite.
     """
 
     loss: float
@@ -44,6 +47,8 @@ class UpdateStats:
     logprob_gap: float
     trained_rows: int
     tokens_per_microbatch: int
+    skipped: bool = False
+    sick_rows: tuple[int, ...] = ()
 
 
 @dataclass
@@ -86,8 +91,14 @@ def update(
     tokens are still in place then, so they cost no pass and carry none of the sampler's rounding.
     Running out of memory halves the budget and begins the pass again; the update is the same.
     """
+    if sick := _sick_rollouts(groups):
+        nan = math.nan
+        return UpdateStats(
+            nan, nan, nan, nan, nan, nan, 0, settings.tokens_per_microbatch, True, sick
+        )
     policy.model.train()
-    parts, sums, old, norm = list[_Part](), _Sums(), _ByRow(), 0.0
+    parts, sums, old = list[_Part](), _Sums(), _ByRow()
+    logprobs, norm, skipped = _ByRow(), 0.0, False
     for iteration in range(settings.num_iterations):
         while True:
             try:
@@ -103,11 +114,10 @@ def update(
         if not parts:
             return UpdateStats(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, settings.tokens_per_microbatch)
         old = logprobs if iteration == 0 else old
-        policy.gather_gradients()
-        parameters = policy.model.parameters()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
-        optimizer.step()
-        policy.clear_gradients()
+        norm = _step(policy, optimizer, settings.max_grad_norm, sums.loss)
+        skipped = not (math.isfinite(norm) and math.isfinite(sums.loss))
+        if skipped:
+            break
     return UpdateStats(
         loss=sums.loss,
         grad_norm=norm,
@@ -117,6 +127,28 @@ def update(
         logprob_gap=_gap(groups, old),
         trained_rows=sum(len(part.batch.index_B) for part in parts),
         tokens_per_microbatch=settings.tokens_per_microbatch,
+        skipped=skipped,
+        sick_rows=tuple(i for i in sorted(logprobs) if not logprobs[i].isfinite().all()),
+    )
+
+
+def _step(
+    policy: Scorer, optimizer: torch.optim.Optimizer, max_grad_norm: float, loss: float
+) -> float:
+    """Clip and step, unless loss or gradient is not finite; the gradient's norm."""
+    policy.gather_gradients()
+    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), max_grad_norm).item()
+    if math.isfinite(norm) and math.isfinite(loss):
+        optimizer.step()
+    policy.clear_gradients()
+    return norm
+
+
+def _sick_rollouts(groups: Sequence[Group]) -> tuple[int, ...]:
+    """Completions that were drawn from a distribution that is none: the weights are not finite."""
+    completions = [completion for group in groups for completion in group.completions]
+    return tuple(
+        index for index, c in enumerate(completions) if not all(map(math.isfinite, c.logprobs))
     )
 
 
@@ -165,10 +197,12 @@ def _backward(
 
 def _gap(groups: Sequence[Group], trainer: _ByRow) -> float:
     sampled = [c.logprobs for group in groups for c in group.completions]
-    return max(
+    gaps = [
         (trainer[index].cpu() - torch.tensor(sampled[index])).abs().max().item()
         for index in trainer
-    )
+    ]
+    # max() would pass over a NaN that does not come first.
+    return math.nan if any(map(math.isnan, gaps)) else max(gaps)
 
 
 def _halved(settings: UpdateSettings, groups: Sequence[Group]) -> int:

@@ -1,0 +1,68 @@
+"""Stopping in good order: signals and the time limit end a run after the step it is in.
+
+| why | exit code |
+|---|---|
+| SIGINT (Ctrl-C) | 130 |
+| SIGTERM | 143 |
+| SIGUSR1 (SLURM's warning) | 138 |
+| `train.max_hours` | 3 |
+
+Each saves a checkpoint first. A second signal ends the process at once, without saving.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from aha.types import Stopped
+
+EXIT_TIME_IS_UP = 3
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGUSR1", None)]))
+
+
+class StopRequest:
+    """Whether a run should stop after its step, and why."""
+
+    def __init__(self, max_hours: float | None = None) -> None:
+        self._signal: int | None = None
+        self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+        self._max_hours = max_hours
+
+    def check(self, next_step_s: float) -> None:
+        """Errors: Stopped when a signal came, or when the next step would not end in time."""
+        if self._signal is not None:
+            name = signal.Signals(self._signal).name
+            raise Stopped(f"stopped by {name} after saving", 128 + self._signal)
+        if self._deadline is not None and time.monotonic() + next_step_s > self._deadline:
+            raise Stopped(
+                f"stopped by train.max_hours={self._max_hours:g} after saving", EXIT_TIME_IS_UP
+            )
+
+    @property
+    def wanted(self) -> bool:
+        return self._signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals while inside; the handlers before are put back after."""
+        if threading.current_thread() is not threading.main_thread():
+            # Python hands signals to the main thread only; a caller's thread has its own ways.
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            os._exit(128 + number)
+        self._signal = number
