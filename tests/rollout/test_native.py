@@ -30,7 +30,7 @@ from aha.types import Completion, Prompt, RunFailure
 
 SIZES: dict[str, Any] = {
     "vocab_size": 224,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -45,9 +45,9 @@ SIZES: dict[str, Any] = {
 def build(kind: str, random_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
     torch.manual_seed(1)
     if kind == "llama":
-        return random_model()
+        return random_model(hidden_size=64)
     if kind == "llama-bias":
-        model = random_model(attention_bias=True)
+        model = random_model(hidden_size=64, attention_bias=True)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -87,17 +87,19 @@ def scored(
     return logprobs[first - 1 : -1].gather(1, ids[0, first:, None]).squeeze(1)
 
 
-PATHS = ["paged", "cohorts", "static", "model"]
+PATHS = ["whole", "paged", "cohorts", "static", "model"]
 
 
 def engine_of(
     path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: Any
 ) -> NativeEngine:
-    """Decoding with the C kernels, with PyTorch alone, or with the model's own forward."""
+    """Decoding wholly in C, with its kernels, in PyTorch, as on a GPU, or by the model's forward."""
     blocks = None if path == "model" else blocks_of(model)
     engine = NativeEngine(model, tokenizer, blocks, **options)
-    if path == "paged" and blocks is not None:
+    if path in ("paged", "whole") and blocks is not None:
         assert PagedDecoder.usable(blocks)
+    if path == "whole" and blocks is not None:
+        assert blocks.packed() is not None
     return engine
 
 
@@ -116,8 +118,10 @@ def on_path(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
         )
     elif path == "cohorts":
         monkeypatch.setattr(calls, "usable", lambda *tensors: False)
-    elif path == "paged" and not calls.usable():
+    elif path in ("paged", "whole") and not calls.usable():
         pytest.skip("no compiled kernels here")
+    elif path == "paged":
+        monkeypatch.setattr(PagedDecoder, "can_burst", False)
     return path
 
 
@@ -138,7 +142,8 @@ def test_what_the_fused_path_does_not_compute_it_refuses(
     window = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4))
     assert not supports(window)
     scaled = random_model(
-        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+        hidden_size=64,
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0},
     )
     assert not supports(scaled)
 
@@ -174,7 +179,7 @@ def test_a_completion_does_not_depend_on_its_batch(
     random_model: Callable[..., PreTrainedModel],
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    model = random_model()
+    model = random_model(hidden_size=64)
     prompts, settings = make_prompts(tokenizer), SamplingSettings(40)
     whole = engine_of(on_path, model, tokenizer)
     waves = engine_of(on_path, model, tokenizer, max_rows=4)
@@ -184,13 +189,13 @@ def test_a_completion_does_not_depend_on_its_batch(
     assert ids(whole.generate(prompts[:1], 4, settings, seed=9)) == ids(together[:1])
 
 
-@pytest.mark.parametrize("path", PATHS[:3])
+@pytest.mark.parametrize("path", PATHS[:4])
 def test_all_paths_write_the_same(
     on_path: str,
     random_model: Callable[..., PreTrainedModel],
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    model, prompts = random_model(), make_prompts(tokenizer)
+    model, prompts = random_model(hidden_size=64), make_prompts(tokenizer)
     settings = SamplingSettings(40)
     one = engine_of(on_path, model, tokenizer).generate(prompts, 4, settings, seed=2)
     plain = NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=2)
@@ -205,7 +210,7 @@ def test_waiting_prompts_enter_as_rows_leave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # So hot that some rows end early.
-    model, settings = random_model(), SamplingSettings(150, temperature=3.0)
+    model, settings = random_model(hidden_size=64), SamplingSettings(150, temperature=3.0)
     # Prompts of several cache blocks, some exactly full, and of very different lengths.
     lengths = [5, 64, 130, 1, 63, 65, 128, 20]
     prompts = [Prompt("", "", tuple(range(20, 20 + n % 90)) * 2 + (7,)) for n in lengths]
@@ -215,7 +220,7 @@ def test_waiting_prompts_enter_as_rows_leave(
     enter = _Rollout._enter
 
     def spy(self: _Rollout, prompts: int) -> torch.Tensor:
-        live.append(len(self._row_R))
+        live.append(int((self._lengths_B[: 3 * self._entered] == 0).sum()))
         return enter(self, prompts)
 
     monkeypatch.setattr(_Rollout, "_enter", spy)
@@ -239,7 +244,11 @@ def test_scarce_memory_means_fewer_rows_and_the_same_texts(
     tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, prompts, settings = random_model(), make_prompts(tokenizer), SamplingSettings(20)
+    model, prompts, settings = (
+        random_model(hidden_size=64),
+        make_prompts(tokenizer),
+        SamplingSettings(20),
+    )
     whole = NativeEngine(model, tokenizer).generate(prompts, 4, settings, seed=5)
     step, most = HFDecoder.step, 5
 
@@ -258,7 +267,11 @@ def test_scarce_memory_means_fewer_rows_and_the_same_texts(
 def test_rollouts_in_another_type_leave_the_weights_alone(
     random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model, prompts, settings = random_model(), make_prompts(tokenizer), SamplingSettings(20)
+    model, prompts, settings = (
+        random_model(hidden_size=64),
+        make_prompts(tokenizer),
+        SamplingSettings(20),
+    )
     before = [p.clone() for p in model.parameters()]
     engine = NativeEngine(model, tokenizer, blocks_of(model), dtype=torch.bfloat16)
     (completion,) = engine.generate(prompts[:1], 1, settings, seed=5)[0]
@@ -273,7 +286,7 @@ def test_rollouts_in_another_type_leave_the_weights_alone(
 def test_graphs_on_a_gpu_write_what_the_model_says(
     random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model, prompts = random_model().to("cuda"), make_prompts(tokenizer)
+    model, prompts = random_model(hidden_size=64).to("cuda"), make_prompts(tokenizer)
     engine = NativeEngine(model, tokenizer, blocks_of(model), max_rows=8)
     settings = SamplingSettings(300, temperature=0.9)
     for prompt, group in zip(prompts, engine.generate(prompts, 4, settings, seed=2), strict=True):
@@ -286,7 +299,7 @@ def test_graphs_on_a_gpu_write_what_the_model_says(
 def test_groups_differ_and_seeds_differ(
     random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    engine, prompts = NativeEngine(random_model(), tokenizer), make_prompts(tokenizer)
+    engine, prompts = NativeEngine(random_model(hidden_size=64), tokenizer), make_prompts(tokenizer)
     one = engine.generate(prompts, 4, SamplingSettings(12), seed=1)
     two = engine.generate(prompts, 4, SamplingSettings(12), seed=2)
     assert len({c.token_ids for c in one[0]}) > 1
@@ -296,7 +309,7 @@ def test_groups_differ_and_seeds_differ(
 def test_the_limit_truncates_and_the_end_token_stops(
     random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model, prompts = random_model(), make_prompts(tokenizer)
+    model, prompts = random_model(hidden_size=64), make_prompts(tokenizer)
     engine = NativeEngine(model, tokenizer)
     completions = [c for g in engine.generate(prompts, 8, SamplingSettings(60), 0) for c in g]
     assert {c.finish_reason for c in completions} == {"stop", "length"}
@@ -312,7 +325,7 @@ def test_the_limit_truncates_and_the_end_token_stops(
 def test_rollouts_see_new_weights_at_once(
     random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model, prompts = random_model(), make_prompts(tokenizer)
+    model, prompts = random_model(hidden_size=64), make_prompts(tokenizer)
     engine, settings = NativeEngine(model, tokenizer), SamplingSettings(5, temperature=0.0)
     with torch.no_grad():
         model.lm_head.weight[100] = 50 * model.lm_head.weight.abs().max()

@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from aha.blocks.ops import rms_norm, rotate, swiglu
+from aha.kernels import calls
+from aha.kernels.decode import PackedModel, Sizes, worthwhile
 
 _MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 # Rotary embeddings whose angles do not depend on the length of the text.
@@ -105,6 +107,22 @@ def stack(layers: Sequence[Any]) -> Stack | None:
     return Stack(tuple(layers), weight.requires_grad_(trainable), bias)
 
 
+@dataclass
+class _Weights:
+    """One block's weights, as `aha.kernels.decode` takes them."""
+
+    norm1: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    norm2: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
 def blocks_of(model: PreTrainedModel) -> LlamaBlocks | None:
     """The model's fused blocks, none where they do not compute its forward."""
     return LlamaBlocks(model) if supports(model) else None
@@ -132,6 +150,44 @@ class LlamaBlocks:
     @property
     def stacks(self) -> list[Stack]:
         return [s for s in (*self._qkv, *self._gate_up) if s is not None]
+
+    def packed(self) -> PackedModel | None:
+        """The model for `aha.kernels.decode`, none where that does not pay or is not possible."""
+        config: Any = self._base.config
+        sizes = Sizes(
+            len(self.layers), config.hidden_size, self.heads, self.kv_heads, self.head_dim,
+            config.intermediate_size, self.head.weight.shape[0],
+        )  # fmt: skip
+        plain = type(self.head) is nn.Linear and self.head.bias is None
+        if not (calls.usable(self.embedding) and plain and worthwhile(sizes)):
+            return None
+        layers = [self._weights(index) for index in range(len(self.layers))]
+        if any(layer is None for layer in layers):
+            return None
+        norm, head = self._base.norm.weight, self.head.weight
+        return PackedModel(sizes, [x for x in layers if x], self.embedding, norm, head, self._eps)
+
+    def _weights(self, index: int) -> _Weights | None:
+        """One block's weights, none when a projection is not plain or the unit has biases."""
+        layer, qkv, gate_up = self.layers[index], self._qkv[index], self._gate_up[index]
+        attention, down = layer.self_attn, layer.mlp.down_proj
+        plain = type(attention.o_proj) is nn.Linear and type(down) is nn.Linear
+        if qkv is None or gate_up is None or not plain:
+            return None
+        if down.bias is not None or gate_up.bias is not None:
+            return None
+        return _Weights(
+            norm1=layer.input_layernorm.weight,
+            qkv=qkv.weight,
+            qkv_bias=qkv.bias,
+            out=attention.o_proj.weight,
+            out_bias=attention.o_proj.bias,
+            q_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
+            k_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+            norm2=layer.post_attention_layernorm.weight,
+            gate_up=gate_up.weight,
+            down=down.weight,
+        )
 
     def angles(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of positions 0..length-1, both (length, 1, D)."""

@@ -1,4 +1,4 @@
-"""Compile kernels.c once for this machine, and call it.
+"""Compile decode.c, which includes kernels.c, once for this machine.
 
 The C is small and has no dependency, so the build takes a second or two and needs nothing but a
 compiler; the result lies in the user's cache, named by the hash of everything that went into it.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+_SOURCES = ("kernels.c", "decode.c")
 _FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC")
 
 
@@ -68,16 +69,18 @@ def _thread_pool() -> Path | None:
 
 
 def _built(compiler: str) -> Path:
-    source = resources.files("aha.kernels").joinpath("kernels.c").read_bytes()
+    folder = resources.files("aha.kernels")
+    sources = {name: folder.joinpath(name).read_bytes() for name in _SOURCES}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aha"
-    path = cache / f"kernels-{_fingerprint(compiler, source)}.so"
+    path = cache / f"kernels-{_fingerprint(compiler, b''.join(sources.values()))}.so"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            text, compiled = Path(folder) / "kernels.c", Path(folder) / "kernels.o"
-            linked = Path(folder) / path.name
-            text.write_bytes(source)
-            _run([compiler, *_FLAGS, "-c", str(text), "-o", str(compiled)])
+        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+            for name, text in sources.items():
+                (Path(temporary) / name).write_bytes(text)
+            compiled, linked = Path(temporary) / "kernels.o", Path(temporary) / path.name
+            main = Path(temporary) / _SOURCES[-1]
+            _run([compiler, *_FLAGS, "-c", str(main), "-o", str(compiled)])
             # Without -fopenmp here: its symbols are found in PyTorch's library when loaded.
             _run([compiler, "-shared", str(compiled), "-o", str(linked), "-lm"])
             os.replace(linked, path)

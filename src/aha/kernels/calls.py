@@ -26,6 +26,7 @@ _ARGUMENTS = {
     "swiglu_backward": [_POINTER] * 3 + [_INTEGER] * 2,
     "store_prompt": [_POINTER] * 4 + [_INTEGER] * 6,
     "attend": [_POINTER] * 6 + [_INTEGER] * 9,
+    "decode": [_POINTER] * 18 + [_INTEGER] * 6 + [_FLOAT] * 2,
 }
 
 
@@ -46,14 +47,15 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-def _call(name: str, *arguments: Tensor | int | float) -> None:
+def call(name: str, *arguments: Tensor | int | float) -> None:
+    """A C function on tensors' memory and plain numbers."""
     getattr(_library(), name)(*(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The norm of dense x over its last dimension, and 1 / root mean square a row."""
     y, inverse = torch.empty_like(x), x.new_empty(x.shape[:-1])
-    _call("rms_norm", x, weight, y, inverse, inverse.numel(), x.shape[-1], eps)
+    call("rms_norm", x, weight, y, inverse, inverse.numel(), x.shape[-1], eps)
     return y, inverse
 
 
@@ -63,7 +65,7 @@ def rms_norm_backward(
     """Gradients of x and of the weight."""
     grad_x, parts = torch.empty_like(x), x.new_empty(_PARTS, x.shape[-1])
     sizes = (inverse.numel(), x.shape[-1], _PARTS)
-    _call("rms_norm_backward", grad, x, weight, inverse, grad_x, parts, *sizes)
+    call("rms_norm_backward", grad, x, weight, inverse, grad_x, parts, *sizes)
     return grad_x, parts.sum(dim=0)
 
 
@@ -71,7 +73,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     """x (R, heads, D), dense but for its row stride; cos and sin (R, 1, D) dense."""
     rows, heads, width = x.shape
     y = x.new_empty(rows, heads, width)
-    _call("rotate", x, cos, sin, y, rows, heads, width, x.stride(0), int(back))
+    call("rotate", x, cos, sin, y, rows, heads, width, x.stride(0), int(back))
     return y
 
 
@@ -79,13 +81,13 @@ def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up of dense x (..., 2 * width)."""
     width = x.shape[-1] // 2
     y = x.new_empty(*x.shape[:-1], width)
-    _call("swiglu", x, y, y.numel() // width, width)
+    call("swiglu", x, y, y.numel() // width, width)
     return y
 
 
 def swiglu_backward(grad: Tensor, x: Tensor) -> Tensor:
     grad_x = torch.empty_like(x)
-    _call("swiglu_backward", grad, x, grad_x, grad.numel() // grad.shape[-1], grad.shape[-1])
+    call("swiglu_backward", grad, x, grad_x, grad.numel() // grad.shape[-1], grad.shape[-1])
     return grad_x
 
 
@@ -93,7 +95,7 @@ def store_prompt(key: Tensor, value: Tensor, tables: Tensor, skip: Tensor, layer
     """Keys and values (P, T, KV heads, D), dense, into the blocks that `tables` (P, n) names."""
     prompts, tokens, kv_heads, width = key.shape
     sizes = (prompts, tokens, tables.shape[1], layer, kv_heads, width)
-    _call("store_prompt", key, value, tables, skip, *sizes)
+    call("store_prompt", key, value, tables, skip, *sizes)
 
 
 def attend(
@@ -105,5 +107,5 @@ def attend(
     attended = query.new_empty(rows, heads, width)
     sizes = (rows, tables.shape[1], layer, heads, key.shape[1], width)
     strides = (query.stride(0), key.stride(0), value.stride(0))
-    _call("attend", query, key, value, attended, tables, lengths, *sizes, *strides)
+    call("attend", query, key, value, attended, tables, lengths, *sizes, *strides)
     return attended

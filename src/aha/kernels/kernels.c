@@ -167,52 +167,73 @@ void store_prompt(const float *key, const float *value, const int64_t *tables,
 /* Sixteen floats side by side; the compiler splits them where the processor has narrower ones. */
 typedef float lanes __attribute__((vector_size(64)));
 #define TILE 4 /* lanes in a block's row of scores: BLOCK floats */
+#define INLINE inline __attribute__((always_inline))
 
-/* scores[t] = query . key[t] for the positions of one block, for `pair` (1 or 2) queries. */
-static inline __attribute__((always_inline)) void block_scores(const float *const *query, const float *keys, int64_t width,
-                                float (*scores)[BLOCK], int pair) {
+/* scores[t] = query . key[t] for the positions of one block, for `pair` (1 or 2) queries; the
+ * keys at `next`, which will be wanted soon, are fetched meanwhile. */
+static INLINE void block_scores(const float *const *query, const float *keys, const float *next,
+                                int64_t width, float (*scores)[BLOCK], int pair) {
     lanes sum[2][TILE] = {{{0}}};
     for (int64_t d = 0; d < width; d++) {
         const lanes *row = (const lanes *)(keys + d * BLOCK);
-        for (int q = 0; q < pair; q++)
-            for (int i = 0; i < TILE; i++) sum[q][i] += query[q][d] * row[i];
+        for (int i = 0; i < TILE; i++) {
+            __builtin_prefetch(next + d * BLOCK + 16 * i);
+            for (int q = 0; q < pair; q++) sum[q][i] += query[q][d] * row[i];
+        }
     }
     for (int q = 0; q < pair; q++) memcpy(scores[q], sum[q], sizeof sum[q]);
 }
 
 /* out[d] = out[d] * fade + sum over t of weight[t] value[t][d], 16 * tile values of d at a time. */
-static inline __attribute__((always_inline)) void block_values(float *const *out, const float *const weight[2], const float *fade,
-                                const float *values, int64_t width, int64_t count, int pair,
-                                int tile) {
+static INLINE void block_values(float *const *out, float (*weight)[BLOCK], const float *fade,
+                                const float *values, const float *next, int64_t width,
+                                int64_t count, int pair, int tile) {
     for (int64_t d = 0; d < width; d += 16 * tile) {
-        lanes sum[2][2];
+        /* Even and odd positions apart: a sum waits for the one before it. */
+        lanes even[2][2] = {{{0}}}, odd[2][2] = {{{0}}};
         for (int q = 0; q < pair; q++)
             for (int i = 0; i < tile; i++) {
-                memcpy(&sum[q][i], out[q] + d + 16 * i, sizeof(lanes));
-                sum[q][i] *= fade[q];
+                memcpy(&even[q][i], out[q] + d + 16 * i, sizeof(lanes));
+                even[q][i] *= fade[q];
             }
-        for (int64_t t = 0; t < count; t++)
+        int64_t t = 0;
+        for (; t + 1 < count; t += 2)
             for (int i = 0; i < tile; i++) {
-                lanes value;
-                memcpy(&value, values + t * width + d + 16 * i, sizeof value);
-                for (int q = 0; q < pair; q++) sum[q][i] += weight[q][t] * value;
+                const float *at = values + t * width + d + 16 * i;
+                __builtin_prefetch(next + t * width + d + 16 * i);
+                __builtin_prefetch(next + (t + 1) * width + d + 16 * i);
+                lanes one, two;
+                memcpy(&one, at, sizeof one);
+                memcpy(&two, at + width, sizeof two);
+                for (int q = 0; q < pair; q++) {
+                    even[q][i] += weight[q][t] * one;
+                    odd[q][i] += weight[q][t + 1] * two;
+                }
             }
-        for (int q = 0; q < pair; q++)
-            for (int i = 0; i < tile; i++) memcpy(out[q] + d + 16 * i, &sum[q][i], sizeof(lanes));
+        for (int i = 0; i < tile; i++) {
+            lanes last = {0};
+            if (t < count) memcpy(&last, values + t * width + d + 16 * i, sizeof last);
+            for (int q = 0; q < pair; q++) {
+                even[q][i] += weight[q][t < count ? t : 0] * last + odd[q][i];
+                memcpy(out[q] + d + 16 * i, &even[q][i], sizeof(lanes));
+            }
+        }
     }
 }
 
 /* Scores to weights of one block, with the running maximum and total of the softmax. */
-static inline float block_softmax(float *weight, int64_t count, float scale, float *highest,
+static INLINE float block_softmax(float *weight, int64_t count, float scale, float *highest,
                                   float *total) {
     float peak = *highest, sum = 0.0f;
-    for (int64_t t = 0; t < count; t++) {
+    for (int64_t t = count; t < BLOCK; t++) weight[t] = -INFINITY;
+#pragma omp simd reduction(max : peak)
+    for (int64_t t = 0; t < BLOCK; t++) {
         weight[t] *= scale;
         peak = weight[t] > peak ? weight[t] : peak;
     }
     float fade = *total == 0.0f ? 0.0f : exp_small(*highest - peak);
 #pragma omp simd reduction(+ : sum)
-    for (int64_t t = 0; t < count; t++) {
+    for (int64_t t = 0; t < BLOCK; t++) {
         weight[t] = exp_small(weight[t] - peak);
         sum += weight[t];
     }
@@ -221,23 +242,30 @@ static inline float block_softmax(float *weight, int64_t count, float scale, flo
     return fade;
 }
 
-/* One or two query heads over the blocks of one row and key head. */
-static inline __attribute__((always_inline)) void attend_heads(const float *const *query, float *const *out,
-                                const int64_t *table, int64_t count, int64_t layer, int64_t head,
+/* One or two query heads over the blocks of one row and key head; `after` is the block that is
+ * read after these. */
+static INLINE void attend_heads(const float *const *query, float *const *out, const int64_t *table,
+                                int64_t count, int64_t after, int64_t layer, int64_t head,
                                 int64_t kv_heads, int64_t width, int pair, int tile) {
     float highest[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f}, fade[2];
     float scale = 1.0f / sqrtf((float)width);
     _Alignas(64) float scores[2][BLOCK];
-    const float *const weight[2] = {scores[0], scores[1]};
+    int64_t values = kv_heads * width * BLOCK;
     for (int q = 0; q < pair; q++) memset(out[q], 0, width * sizeof(float));
     for (int64_t start = 0; start < count; start += BLOCK) {
-        const float *block = layer_of(table[start / BLOCK], layer, kv_heads, width);
-        int64_t here = count - start < BLOCK ? count - start : BLOCK;
-        block_scores(query, block + head * width * BLOCK, width, scores, pair);
+        const float *here = layer_of(table[start / BLOCK], layer, kv_heads, width);
+        const float *next = here; /* fetching what is there already costs nothing */
+        if (start + BLOCK < count)
+            next = layer_of(table[start / BLOCK + 1], layer, kv_heads, width);
+        else if (after)
+            next = layer_of(after, layer, kv_heads, width);
+        here += head * width * BLOCK;
+        next += head * width * BLOCK;
+        int64_t positions = count - start < BLOCK ? count - start : BLOCK;
+        block_scores(query, here, next, width, scores, pair);
         for (int q = 0; q < pair; q++)
-            fade[q] = block_softmax(scores[q], here, scale, &highest[q], &total[q]);
-        block_values(out, weight, fade, block + (kv_heads + head) * width * BLOCK, width, here,
-                     pair, tile);
+            fade[q] = block_softmax(scores[q], positions, scale, &highest[q], &total[q]);
+        block_values(out, scores, fade, here + values, next + values, width, positions, pair, tile);
     }
     for (int q = 0; q < pair; q++)
         for (int64_t d = 0; d < width; d++) out[q][d] /= total[q];
@@ -251,11 +279,12 @@ void attend(const float *query, const float *key, const float *value, float *att
             int64_t layer, int64_t heads, int64_t kv_heads, int64_t width,
             int64_t query_stride, int64_t key_stride, int64_t value_stride) {
     int64_t group = heads / kv_heads;
-#pragma omp parallel for schedule(dynamic, 2) collapse(2)
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t h = 0; h < kv_heads; h++) {
+    /* Head by head, so that the next row's same head is what comes after. */
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int64_t h = 0; h < kv_heads; h++)
+        for (int64_t r = 0; r < rows; r++) {
             const int64_t *table = tables + r * table_width;
-            int64_t place = lengths[r];
+            int64_t place = lengths[r], after = r + 1 < rows ? table[table_width] : 0;
             store(layer_of(table[place / BLOCK], layer, kv_heads, width),
                   key + r * key_stride + h * width, value + r * value_stride + h * width,
                   kv_heads, h, width, place % BLOCK);
@@ -266,11 +295,14 @@ void attend(const float *query, const float *key, const float *value, float *att
                 float *const outs[2] = {out, out + width};
                 /* Constants, so that each case is compiled with its sums in registers. */
                 if (g + 1 == group)
-                    attend_heads(queries, outs, table, place + 1, layer, h, kv_heads, width, 1, 1);
+                    attend_heads(queries, outs, table, place + 1, after, layer, h, kv_heads, width,
+                                 1, 1);
                 else if (width % 32)
-                    attend_heads(queries, outs, table, place + 1, layer, h, kv_heads, width, 2, 1);
+                    attend_heads(queries, outs, table, place + 1, after, layer, h, kv_heads, width,
+                                 2, 1);
                 else
-                    attend_heads(queries, outs, table, place + 1, layer, h, kv_heads, width, 2, 2);
+                    attend_heads(queries, outs, table, place + 1, after, layer, h, kv_heads, width,
+                                 2, 2);
             }
         }
 }

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from aha.blocks.llama import LlamaBlocks
 from aha.kernels import calls
+from aha.kernels.decode import Drawn
 from aha.rollout.decoder import prompt_mask
 
 _SLAB_BLOCKS = 64  # blocks are allocated this many at a time
@@ -34,6 +35,7 @@ class PagedDecoder:
         self._blocks = blocks
         self._pool = _BlockPool(2 * len(blocks.layers) * blocks.kv_heads * blocks.head_dim)
         self._cos, self._sin = blocks.angles(longest)
+        self._packed = blocks.packed()
         self._owned: list[list[int]] = []  # each row's block addresses, oldest first
         self._tables_RN = torch.zeros(0, -(-longest // calls.BLOCK), dtype=torch.long)
         self._length_R = torch.zeros(0, dtype=torch.long)
@@ -55,7 +57,7 @@ class PagedDecoder:
         return self._logits(torch.cat(last)).repeat_interleave(repeats, dim=0)
 
     def step(self, tokens_R: Tensor) -> Tensor:
-        self._make_room()
+        self._make_room(1)
         tables_RN, length_R = self._tables_RN, self._length_R
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -66,6 +68,31 @@ class PagedDecoder:
         hidden_RC = self._blocks.run(hidden_RC, cos, sin, attend)
         self._length_R = length_R + 1
         return self._logits(hidden_RC)
+
+    @property
+    def can_burst(self) -> bool:
+        """Whether `burst` computes this model."""
+        return self._packed is not None
+
+    def burst(
+        self,
+        tokens_R: Tensor,
+        uniforms_RS: Tensor,
+        limit_R: Tensor,
+        end_ids: Tensor,
+        temperature: float,
+    ) -> Drawn:
+        """Append each row's token and draw up to S more, as many `step`s and draws would.
+
+        A row stops at an end token or after `limit_R` tokens; the last one drawn is not appended.
+        """
+        assert self._packed is not None
+        self._make_room(uniforms_RS.shape[1])
+        self._length_R = self._length_R.clone()
+        return self._packed.decode(
+            self._cos, self._sin, self._tables_RN, self._length_R, tokens_R,
+            uniforms_RS.contiguous(), limit_R, end_ids, temperature,
+        )  # fmt: skip
 
     def keep(self, rows_K: Tensor) -> None:
         kept = set(rows_K.tolist())
@@ -132,12 +159,16 @@ class PagedDecoder:
                 for other in range(row + 1, row + repeats):
                     self._pool.copy(self._owned[row][-1], self._owned[other][-1])
 
-    def _make_room(self) -> None:
-        """A new block for every row whose blocks are full."""
-        for row in (self._length_R % calls.BLOCK == 0).nonzero().flatten().tolist():
-            address = self._pool.take()
-            self._tables_RN[row, len(self._owned[row])] = address
-            self._owned[row].append(address)
+    def _make_room(self, positions: int) -> None:
+        """Blocks for that many more positions of every row, as far as its table goes."""
+        most = self._tables_RN.shape[1]
+        needed_R = ((self._length_R + positions - 1) // calls.BLOCK + 1).clamp(max=most).tolist()
+        for row, needed in enumerate(needed_R):
+            owned = self._owned[row]
+            while len(owned) < needed:
+                address = self._pool.take()
+                self._tables_RN[row, len(owned)] = address
+                owned.append(address)
 
     def _logits(self, hidden_RC: Tensor) -> Tensor:
         return self._blocks.head(self._blocks.last_norm(hidden_RC))
