@@ -36,7 +36,8 @@ MANY = settings(max_examples=25_000, deadline=None, suppress_health_check=[Healt
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 8, 10**30, 0.5, -0.5, 1e-300, 1e300, float("inf"), float("nan"),
     "", "x", "none", "1e-4", "../../etc/passwd", "\x00", "[bold]", "<script>", "a" * 10_000, [],
-    [1], ["x"], [None], {}, {"x": 1}, {"name": "accuracy"}, [{"name": "accuracy"}], [{"name": "\n"}],
+    [1], ["x"], [None], {}, {"x": 1}, {"name": "accuracy"}, [{"name": "accuracy"}],
+    [{"name": "\n"}],
     "countdown", "gsm8k", "accuracy", "text", "grpo", "\u202e", "💥",
 ]  # fmt: skip
 

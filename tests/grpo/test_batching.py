@@ -58,7 +58,9 @@ def test_logprobs_do_not_depend_on_padding_or_order(
         for budget in (14, 40, 1_000):
             for batch in micro_batches(given_rows, budget, CPU):
                 counts = batch.row_N.bincount().tolist()
-                logprobs, entropy = policy.backward(batch, temperature, lambda x, _: x.sum())
+                logprobs, entropy = policy.backward(
+                    batch, temperature, lambda logprobs_N, where: logprobs_N.sum()
+                )
                 assert torch.allclose(policy.logprobs(batch, temperature), logprobs, atol=1e-6)
                 parts = zip(
                     batch.index_B.tolist(), logprobs.split(counts), entropy.split(counts),

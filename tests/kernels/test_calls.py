@@ -100,3 +100,12 @@ def test_without_kernels_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("AHA_KERNELS")
     monkeypatch.setenv("CC", "no-such-compiler")
     assert "compiler" in kernels.__wrapped__().missing
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 5, 3), (3, 33, 9), (16, 896, 130)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_narrow_product(rows: int, inputs: int, outputs: int, with_bias: bool) -> None:
+    x, weight = randn(rows, inputs), randn(outputs, inputs, seed=1)
+    bias = randn(outputs, seed=2) if with_bias else None
+    y = calls.narrow_product(x, weight, bias)
+    torch.testing.assert_close(y, functional.linear(x, weight, bias), rtol=1e-4, atol=1e-4)

@@ -93,7 +93,7 @@ PATHS = ["whole", "paged", "cohorts", "static", "model"]
 def engine_of(
     path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: Any
 ) -> NativeEngine:
-    """Decoding wholly in C, with its kernels, in PyTorch, as on a GPU, or by the model's forward."""
+    """Decoding wholly in C, with its kernels, in PyTorch, as on a GPU, or as the model does."""
     blocks = None if path == "model" else blocks_of(model)
     engine = NativeEngine(model, tokenizer, blocks, **options)
     if path in ("paged", "whole") and blocks is not None:

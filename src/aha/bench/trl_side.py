@@ -10,68 +10,72 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
 from aha.bench.models import build, problems_of, recipe_of
 from aha.bench.spec import Spec, StepTimes
+from aha.rewards.score import rewards_of
 from aha.tasks.ask import ask
 from aha.train.loop import peak_memory_gb
 
 
 def run(spec: Spec, wait: Callable[[], bool], report: Callable[[StepTimes], None]) -> None:
     """Train step by step: each begins when `wait` returns true, and is reported."""
-    from transformers import TrainerCallback
-    from trl import GRPOTrainer
-
-    from aha.rewards.score import rewards_of
-
     recipe = recipe_of(spec)
     model, tokenizer = build(spec)
-    rewards = [item.reward for item in rewards_of(recipe)]
-
-    def alternate(completions: list[str], **_: Any) -> list[float]:
-        return [float(index % 2) for index in range(len(completions))]
-
-    clock = {"step": 0.0, "rollout": 0.0, "tokens": 0.0}
-
-    class Gate(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if not wait():
-                raise SystemExit(0)
-            clock.update(step=time.perf_counter(), rollout=0.0, tokens=0.0)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            step_s = time.perf_counter() - clock["step"]
-            rollout_s = clock["rollout"]
-            report(
-                StepTimes(
-                    step_s, rollout_s, step_s - rollout_s, int(clock["tokens"]), peak_memory_gb()
-                )
-            )
-
+    weighted = rewards_of(recipe)
+    clock = _Clock(wait, report)
     with tempfile.TemporaryDirectory() as folder:
         trainer: Any = GRPOTrainer(
             model=model,
-            reward_funcs=[alternate] if spec.is_shape else rewards,
-            args=_config(spec, folder, [r.weight for r in rewards_of(recipe)]),
+            reward_funcs=[_alternate] if spec.is_shape else [item.reward for item in weighted],
+            args=_config(spec, folder, [item.weight for item in weighted]),
             train_dataset=_dataset(spec, recipe, tokenizer),
             processing_class=tokenizer,
-            callbacks=[Gate()],
+            callbacks=[clock],
         )
-        generate = trainer._generate_single_turn
-
-        def timed(*arguments: Any, **options: Any) -> Any:
-            started = time.perf_counter()
-            result = generate(*arguments, **options)
-            clock["rollout"] += time.perf_counter() - started
-            clock["tokens"] += sum(len(ids) for ids in result[0])
-            return result
-
-        trainer._generate_single_turn = timed
+        trainer._generate_single_turn = clock.timed(trainer._generate_single_turn)
         trainer.train()
 
 
-def _config(spec: Spec, folder: str, weights: list[float]) -> Any:
-    from trl import GRPOConfig
+def _alternate(completions: list[str], **_: Any) -> list[float]:
+    """A reward that gives every group signal, whatever was written."""
+    return [float(index % 2) for index in range(len(completions))]
 
+
+class _Clock(TrainerCallback):  # type: ignore[misc]
+    """Holds every step until it is wanted, and measures it and its rollout."""
+
+    def __init__(self, wait: Callable[[], bool], report: Callable[[StepTimes], None]) -> None:
+        self._wait, self._report = wait, report
+        self._started, self._rollout_s, self._tokens = 0.0, 0.0, 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self._wait():
+            raise SystemExit(0)
+        self._started, self._rollout_s, self._tokens = time.perf_counter(), 0.0, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step_s = time.perf_counter() - self._started
+        train_s = step_s - self._rollout_s
+        self._report(StepTimes(step_s, self._rollout_s, train_s, self._tokens, peak_memory_gb()))
+
+    def timed(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """TRL's generation, measured; its first result is the completions' tokens."""
+
+        def measured(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            result = generate(*arguments, **options)
+            self._rollout_s += time.perf_counter() - started
+            self._tokens += sum(len(ids) for ids in result[0])
+            return result
+
+        return measured
+
+
+def _config(spec: Spec, folder: str, weights: list[float]) -> Any:
     recipe = recipe_of(spec)
     rows = spec.prompts * spec.generations
     return GRPOConfig(
@@ -105,8 +109,6 @@ def _config(spec: Spec, folder: str, weights: list[float]) -> Any:
 
 
 def _dataset(spec: Spec, recipe: Any, tokenizer: Any) -> Any:
-    from datasets import Dataset
-
     problems = problems_of(spec)
     prompts = ask(problems, recipe, tokenizer)
     return Dataset.from_list(

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from aha.blocks.ops import rms_norm, rotate, swiglu
+from aha.blocks.ops import linear, rms_norm, rotate, swiglu
 from aha.kernels import calls
 from aha.kernels.decode import PackedModel, Sizes, worthwhile
 
@@ -61,7 +60,7 @@ class Stack:
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def share_gradients(self) -> None:
         """Make each layer's gradient a view of the stack's, or none where there is none."""
@@ -212,6 +211,13 @@ class LlamaBlocks:
                 hidden_MC = self._block(*arguments)
         return hidden_MC
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head's logits (M, V) of hidden states (M, C), the last norm included."""
+        normed = self.last_norm(hidden)
+        if type(self.head) is nn.Linear:
+            return linear(normed, self.head.weight, self.head.bias)
+        return self.head(normed)
+
     def last_norm(self, hidden: Tensor) -> Tensor:
         return rms_norm(hidden, self._base.norm.weight, self._eps)
 
@@ -252,8 +258,10 @@ class LlamaBlocks:
 
 def _add_linear(residual_MC: Tensor, x: Tensor, layer: Any) -> Tensor:
     """residual + layer(x), in one product where the layer is plain and nothing is cast."""
-    plain = type(layer) is nn.Linear and residual_MC.dtype == x.dtype == layer.weight.dtype
-    if not plain or torch.is_autocast_enabled(x.device.type):
+    if type(layer) is not nn.Linear:
         return residual_MC + layer(x)
+    same = residual_MC.dtype == x.dtype == layer.weight.dtype
+    if not torch.is_grad_enabled() or not same or torch.is_autocast_enabled(x.device.type):
+        return residual_MC + linear(x, layer.weight, layer.bias)
     total = torch.addmm(residual_MC, x, layer.weight.t())
     return total if layer.bias is None else total.add_(layer.bias)

@@ -26,6 +26,7 @@ _ARGUMENTS = {
     "swiglu_backward": [_POINTER] * 3 + [_INTEGER] * 2,
     "store_prompt": [_POINTER] * 4 + [_INTEGER] * 6,
     "attend": [_POINTER] * 6 + [_INTEGER] * 9,
+    "narrow_product": [_POINTER] * 4 + [_INTEGER] * 3,
     "decode": [_POINTER] * 18 + [_INTEGER] * 6 + [_FLOAT] * 2,
 }
 
@@ -109,3 +110,11 @@ def attend(
     strides = (query.stride(0), key.stride(0), value.stride(0))
     call("attend", query, key, value, attended, tables, lengths, *sizes, *strides)
     return attended
+
+
+def narrow_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (R, inputs) @ weight (outputs, inputs)^T + bias, all dense, for few rows."""
+    y = x.new_empty(len(x), len(weight))
+    offset = 0 if bias is None else bias
+    call("narrow_product", x, weight, offset, y, len(x), weight.shape[1], weight.shape[0])
+    return y

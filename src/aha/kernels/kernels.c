@@ -306,3 +306,44 @@ void attend(const float *query, const float *key, const float *value, float *att
             }
         }
 }
+
+/* y (rows, outputs) = x (rows, inputs) W^T + bias for few rows and a weight far larger than the
+ * caches (outputs, inputs): every weight is read once, as fast as memory gives it. */
+#define NARROW 4
+static INLINE void narrow_outputs(const float *x, const float *w, const float *bias, float *y,
+                                  int64_t rows, int64_t inputs, int64_t outputs, int count) {
+    for (int64_t r = 0; r < rows; r++) {
+        lanes sum[NARROW] = {{0}};
+        const float *xr = x + r * inputs;
+        int64_t k = 0;
+        for (; k + 16 <= inputs; k += 16) {
+            lanes value;
+            memcpy(&value, xr + k, sizeof value);
+            for (int o = 0; o < count; o++) {
+                lanes weight;
+                memcpy(&weight, w + o * inputs + k, sizeof weight);
+                sum[o] += value * weight;
+            }
+        }
+        for (int o = 0; o < count; o++) {
+            float total = bias ? bias[o] : 0.0f;
+            for (int i = 0; i < 16; i++) total += sum[o][i];
+            for (int64_t rest = k; rest < inputs; rest++) total += xr[rest] * w[o * inputs + rest];
+            y[r * outputs + o] = total;
+        }
+    }
+}
+
+void narrow_product(const float *x, const float *weight, const float *bias, float *y, int64_t rows,
+                    int64_t inputs, int64_t outputs) {
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < outputs; o += NARROW) {
+        const float *w = weight + o * inputs, *b = bias ? bias + o : 0;
+        if (o + NARROW <= outputs)
+            narrow_outputs(x, w, b, y + o, rows, inputs, outputs, NARROW);
+        else
+            for (int64_t one = o; one < outputs; one++)
+                narrow_outputs(x, weight + one * inputs, bias ? bias + one : 0, y + one, rows,
+                               inputs, outputs, 1);
+    }
+}

@@ -172,7 +172,7 @@ class FusedDecoder:
         return _Cohort(keys, torch.empty_like(keys), width, position_R, mask_R1T)
 
     def _logits(self, hidden_RC: Tensor) -> Tensor:
-        return self._blocks.head(self._blocks.last_norm(hidden_RC))
+        return self._blocks.logits(hidden_RC)
 
 
 def _attend_one(cohort: _Cohort, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class PagedDecoder:
                 owned.append(address)
 
     def _logits(self, hidden_RC: Tensor) -> Tensor:
-        return self._blocks.head(self._blocks.last_norm(hidden_RC))
+        return self._blocks.logits(hidden_RC)
 
 
 class _BlockPool:

@@ -130,7 +130,7 @@ class StaticDecoder:
         hidden_RC = functional.embedding(self._token_S[:rows], blocks.embedding)
         cos, sin = self._cos[length_R], self._sin[length_R]
         hidden_RC = blocks.run(hidden_RC, cos, sin, attend)
-        logits_RV: Tensor = blocks.head(blocks.last_norm(hidden_RC))
+        logits_RV = blocks.logits(hidden_RC)
         length_R.add_(1)
         return logits_RV
 
@@ -164,5 +164,5 @@ class StaticDecoder:
         self._length_S[first : first + added] = length_P.repeat_interleave(repeats)
         self._rows += added
         self._ages.append((added, width))
-        logits_PV: Tensor = blocks.head(blocks.last_norm(last_PC))
+        logits_PV = blocks.logits(last_PC)
         return logits_PV.repeat_interleave(repeats, dim=0)
