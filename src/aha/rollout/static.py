@@ -131,7 +131,8 @@ class StaticDecoder:
         cos, sin = self._cos[length_R], self._sin[length_R]
         hidden_RC = blocks.run(hidden_RC, cos, sin, attend)
         logits_RV = blocks.logits(hidden_RC)
-        length_R.add_(1)
+        # Slots without a row count on as well; they must not leave the cache.
+        length_R.add_(1).clamp_(max=self._keys.shape[3] - 1)
         return logits_RV
 
     def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:

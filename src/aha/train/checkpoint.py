@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aha.types import RunFailure
 
 _STATE = "trainer_state.pt"
 _CHECKSUMS = "checksums.json"
+# What a disk that fails raises, through Python, safetensors and torch.save.
+_WRITE_FAULTS = (OSError, SafetensorError, RuntimeError)
 # Beside the tensors: configuration, tokenizer, checksums.
 _SMALL_FILES_BYTES = 32 * 2**20
 
@@ -71,7 +74,7 @@ def save_checkpoint(
             shutil.rmtree(final)
         os.replace(temporary, final)
         _flush(folder)
-    except OSError as error:
+    except _WRITE_FAULTS as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunFailure(f"{final} could not be written: {error}. {_left(folder)}") from error
     if fault := damage(final):

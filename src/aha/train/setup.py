@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.grpo.logprobs import Scorer, scorer
 from aha.grpo.losses import LossSettings
+from aha.kernels.build import kernels
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of
 from aha.rollout.base import SamplingSettings
@@ -91,7 +92,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
             or tokens_that_fit(model, blocks is not None, recipe.train.gradient_checkpointing)
         ),
         progress=progress,
-        notes=tuple(filter(None, [problems.losses()])),
+        notes=tuple(filter(None, [problems.losses(), _kernel_note(model)])),
     )
 
 
@@ -130,6 +131,11 @@ def _seed_global_streams(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
+
+
+def _kernel_note(model: PreTrainedModel) -> str:
+    missing = kernels().missing if model.device.type == "cpu" else ""
+    return missing and f"compiled kernels: {missing}; a step takes about twice as long."
 
 
 def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> Scorer:

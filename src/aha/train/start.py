@@ -20,7 +20,7 @@ from aha.train.loop import train
 from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
 from aha.train.stop import StopRequest
-from aha.types import Stopped, UserError
+from aha.types import RunFailure, Stopped, UserError
 
 
 def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
@@ -95,6 +95,10 @@ def _run(
             train(trainer, run, observers, stop)
     except Stopped as stopped:
         raise Stopped(f"{stopped}; go on with --resume {run.path}", stopped.code) from None
+    except OSError as error:
+        raise RunFailure(
+            f"{run.path} could not be written: {error}. Mend that, then --resume {run.path}."
+        ) from error
     finally:
         for observer in observers:
             observer.close()
