@@ -12,6 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from aha.bench import command
 from aha.bench.costs import block_weights, decode_bytes, training_flops
 from aha.bench.generate import generate_ratio
+from aha.bench.models import fill_optimizer
 from aha.bench.pair import Ratio, Worker, in_turn
 from aha.bench.run import linear_fit
 from aha.bench.spec import SHAPES, Spec
@@ -55,6 +56,16 @@ def test_what_decoding_reads() -> None:
     assert block_weights(config) + 896 * 151_936 == pytest.approx(494_032_768, rel=0.001)
     cached = decode_bytes(config, 1000) - decode_bytes(config, 0)
     assert cached == 1000 * 24 * 2 * 128 * 4
+
+
+def test_filling_the_optimizer_moves_nothing() -> None:
+    parameter = torch.nn.Parameter(torch.randn(5))
+    before = parameter.detach().clone()
+    optimizer = torch.optim.AdamW([parameter], lr=0.0, weight_decay=0.0)
+    fill_optimizer(optimizer)
+    assert torch.equal(parameter, before)
+    assert parameter.grad is None
+    assert optimizer.state[parameter]["exp_avg"].shape == before.shape
 
 
 def test_workers_take_turns_and_report() -> None:

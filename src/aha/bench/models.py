@@ -50,3 +50,15 @@ def build(
 
 def problems_of(spec: Spec) -> tuple[Problem, ...]:
     return load_problems(recipe_of(spec).task, "train", spec.prompts).problems
+
+
+def fill_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's state as large as it is from the second step on; rate 0 moves nothing.
+
+    Without it the peak of a first step would lack Adam's two moments.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from aha.bench.models import build, problems_of, recipe_of
+from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
 from aha.bench.spec import Spec, StepTimes
 from aha.blocks.llama import blocks_of
 from aha.grpo.logprobs import scorer
@@ -37,6 +37,7 @@ class NativeSide:
         self._optimizer = build_optimizer(self.model, self._recipe)
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
+        fill_optimizer(self._optimizer)
         self._rewards = rewards_of(self._recipe)
         self._problems = problems_of(spec)
         self.prompts = ask(self._problems, self._recipe, self.tokenizer)

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from aha.bench.models import build, problems_of, recipe_of
+from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
 from aha.bench.spec import Spec, StepTimes
 from aha.rewards.score import rewards_of
 from aha.tasks.ask import ask
@@ -51,6 +51,9 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
     def __init__(self, wait: Callable[[], bool], report: Callable[[StepTimes], None]) -> None:
         self._wait, self._report = wait, report
         self._started, self._rollout_s, self._tokens = 0.0, 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        fill_optimizer(given["optimizer"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not self._wait():
