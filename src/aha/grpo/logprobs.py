@@ -27,7 +27,7 @@ class LossOf(Protocol):
     def __call__(self, logprobs_N: Tensor, where: slice) -> Tensor: ...
 
 
-_LOGIT_BYTES = 2**28  # of logits at a time
+_LOGIT_BYTES = 2**26  # of logits at a time; there are up to three tensors of that size
 
 
 class Scorer(Protocol):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 # Beyond this, a CPU's caches hold less than a micro-batch and a step gets slower (docs/log.md).
 _MOST_TOKENS = {"cpu": 2048, "cuda": 65_536}
+_MOST_HIDDEN_VALUES = 2**20
 _FEWEST_TOKENS = 256
 # The share of free memory that a micro-batch may take; the rest is for what this does not count.
 _SHARE = 0.5
@@ -31,7 +32,11 @@ def tokens_that_fit(
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     room = max(0.0, _SHARE * (free - 3 * trained))
     fitting = int(room / bytes_per_token(model, fused, recompute))
-    return max(_FEWEST_TOKENS, min(fitting, _MOST_TOKENS[model.device.type]))
+    most = _MOST_TOKENS[model.device.type]
+    if model.device.type == "cpu":
+        # Products are at full speed with a thousand tokens; more of a wide model only take memory.
+        most = min(most, _MOST_HIDDEN_VALUES // model.config.hidden_size)
+    return max(_FEWEST_TOKENS, min(fitting, most))
 
 
 def bytes_per_token(model: PreTrainedModel, fused: bool, recompute: bool) -> float:
