@@ -70,12 +70,13 @@ def keep_freed_memory() -> None:
     """Ask glibc to hand freed memory to the next tensor instead of the system.
 
     Left alone it returns every large tensor at once, and a step spends a tenth of its time in
-    page faults (docs/log.md). Other C libraries are left as they are.
+    page faults (docs/log.md). Tensors above 8 MiB still come and go: kept, they would leave holes.
+    Other C libraries are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return
-    for option, value in ((_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+    for option, value in ((_M_MMAP_THRESHOLD, 2**23), (_M_TRIM_THRESHOLD, 2**31 - 1)):
         mallopt(option, value)
     mallopt(_M_TOP_PAD, 2**26)
