@@ -135,7 +135,10 @@ def _seed_global_streams(seed: int) -> None:
 
 def _kernel_note(model: PreTrainedModel) -> str:
     missing = kernels().missing if model.device.type == "cpu" else ""
-    return missing and f"compiled kernels: {missing}; a step takes about twice as long."
+    return (
+        missing
+        and f"compiled kernels: {missing}; rollouts of small models take several times as long."
+    )
 
 
 def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> Scorer:
