@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import tiny_random_model
@@ -46,3 +47,16 @@ def random_model() -> Callable[..., LlamaForCausalLM]:
         return LlamaForCausalLM(LlamaConfig(**settings)).eval()
 
     return make
+
+
+@pytest.fixture
+def model_folder(
+    tmp_path: Path,
+    random_model: Callable[..., LlamaForCausalLM],
+    tokenizer: PreTrainedTokenizerFast,
+) -> str:
+    """The small untrained model and its tokenizer, saved."""
+    folder = tmp_path / "model"
+    random_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -31,18 +31,6 @@ RECORD_KEYS = {
 
 
 @pytest.fixture
-def model_folder(
-    tmp_path: Path,
-    random_model: Callable[..., PreTrainedModel],
-    tokenizer: PreTrainedTokenizerFast,
-) -> str:
-    folder = tmp_path / "model"
-    random_model().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
 def byte_model_folder(
     tmp_path: Path,
     random_model: Callable[..., PreTrainedModel],

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import aha.train.loop as loop
 from aha.observe.health import WINDOW, Health
@@ -22,18 +21,6 @@ from aha.train import checkpoint
 from aha.train.start import resume_run, start_run
 from aha.train.stop import EXIT_TIME_IS_UP, StopRequest
 from aha.types import Completion, Problem, Prompt, RunFailure, Stopped, UserError
-
-
-@pytest.fixture
-def model_folder(
-    tmp_path: Path,
-    random_model: Callable[..., PreTrainedModel],
-    tokenizer: PreTrainedTokenizerFast,
-) -> str:
-    folder = tmp_path / "model"
-    random_model().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def small(model_folder: str, *more: str) -> Recipe:

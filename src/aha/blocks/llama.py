@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from aha.blocks.ops import linear, rms_norm, rotate, swiglu
 from aha.kernels import calls
-from aha.kernels.decode import PackedModel, Sizes, worthwhile
+from aha.kernels.decode import Layer, PackedModel, Sizes, worthwhile
 
 _MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 # Rotary embeddings whose angles do not depend on the length of the text.
@@ -106,22 +106,6 @@ def stack(layers: Sequence[Any]) -> Stack | None:
     return Stack(tuple(layers), weight.requires_grad_(trainable), bias)
 
 
-@dataclass
-class _Weights:
-    """One block's weights, as `aha.kernels.decode` takes them."""
-
-    norm1: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    norm2: Tensor
-    gate_up: Tensor
-    down: Tensor
-
-
 def blocks_of(model: PreTrainedModel) -> LlamaBlocks | None:
     """The model's fused blocks, none where they do not compute its forward."""
     return LlamaBlocks(model) if supports(model) else None
@@ -166,7 +150,7 @@ class LlamaBlocks:
         norm, head = self._base.norm.weight, self.head.weight
         return PackedModel(sizes, [x for x in layers if x], self.embedding, norm, head, self._eps)
 
-    def _weights(self, index: int) -> _Weights | None:
+    def _weights(self, index: int) -> Layer | None:
         """One block's weights, none when a projection is not plain or the unit has biases."""
         layer, qkv, gate_up = self.layers[index], self._qkv[index], self._gate_up[index]
         attention, down = layer.self_attn, layer.mlp.down_proj
@@ -175,7 +159,7 @@ class LlamaBlocks:
             return None
         if down.bias is not None or gate_up.bias is not None:
             return None
-        return _Weights(
+        return Layer(
             norm1=layer.input_layernorm.weight,
             qkv=qkv.weight,
             qkv_bias=qkv.bias,

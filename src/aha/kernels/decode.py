@@ -7,7 +7,6 @@ is up to sixteen tokens of all rows. Larger models gain nothing from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +19,9 @@ _CHUNK = 32  # rows that a thread takes along together at most
 _MOST_PARAMETERS = 8_000_000  # beyond, large products are most of the time and PyTorch's are faster
 
 
-class Layer(Protocol):
-    """Weights of one block, as `aha.blocks` has them; what the model lacks is none."""
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one block; what the model lacks is none."""
 
     norm1: Tensor
     qkv: Tensor

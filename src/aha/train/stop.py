@@ -44,10 +44,6 @@ class StopRequest:
                 f"stopped by train.max_hours={self._max_hours:g} after saving", EXIT_TIME_IS_UP
             )
 
-    @property
-    def wanted(self) -> bool:
-        return self._signal is not None
-
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals while inside; the handlers before are put back after."""
