@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "aha"
 # A layer may import from its own level and below; `rollout` and `grpo` not from each other.
 LEVELS = {
     "types": 0,
+    "visible": 0,
     "recipe": 1,
     "tasks": 2,
     "rewards": 2,
@@ -29,9 +30,11 @@ LEVELS = {
     "report": 4,
     "train": 5,
     "bench": 6,
+    "commands": 6,
+    "cli_show": 6,
     "cli": 7,
 }
-WITHOUT_TORCH = ("types", "recipe", "tasks", "rewards", "reasoning", "runs", "report")
+WITHOUT_TORCH = ("types", "visible", "recipe", "tasks", "rewards", "reasoning", "runs", "report")
 HEAVY = {"torch", "transformers", "tokenizers", "datasets"}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from typer.exceptions import TyperException
 
 from aha import __version__
+from aha.cli_show import SetOption, data_app, recipes, rewards_app, tasks
 from aha.types import RunFailure, Stopped, UserError
 
 EXIT_FAILED = 1
@@ -25,16 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at a recipe's problems.")
-rewards_app = typer.Typer(help="List the rewards, or try one on a text.")
-app.add_typer(data_app, name="data")
-app.add_typer(rewards_app, name="rewards")
-
-RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
-]
 
 
 @app.command()
@@ -128,117 +119,92 @@ def _resume(
     resume_run(latest_run() if resume == _LATEST else Path(resume), overrides, allow_change)
 
 
+@app.command("eval")
+def eval_(
+    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder or a hub name.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare with this one, problem by problem.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="How to ask: a recipe's name or file; default the run's.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="task.name")] = None,
+    set_: SetOption = None,
+    split: Annotated[Literal["train", "test"], typer.Option()] = "test",
+    n: Annotated[int | None, typer.Option(help="evaluation.n: how many problems.", min=1)] = None,
+    samples: Annotated[
+        int, typer.Option(help="Completions a problem; more than one: pass@k, maj@k.", min=1)
+    ] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="evaluation.temperature; 0: greedy.", min=0.0)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="train.seed", min=0)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the completions; default in the run, or evals/."),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON object alone on standard output.")
+    ] = False,
+) -> None:
+    """Accuracy of MODEL on held-out problems, with intervals; or against another model."""
+    from aha.commands.evaluate import Request, run_eval
+
+    request = Request(
+        model, against, recipe, set_ or (), task, split, n, samples, temperature, seed, output
+    )
+    result = run_eval(request)
+    typer.echo(result.as_json() if json_ else result.as_text())
+
+
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Of several runs; default comparison.html.")
+    ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Also write the main curves to this PNG file.")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write every picture there, as PNG.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve it on this machine and follow the run.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(help="With --watch; default 8765, 0: any that is free.", min=0, max=65535),
+    ] = None,
 ) -> None:
-    """Write RUN's report.html from what is in its directory."""
-    from aha.report.build import build_report, write_figure
+    """Write a run's report.html from what is in its directory, or compare several runs."""
+    from aha.report.command import Request, make_report
+
+    make_report(Request(tuple(runs), output, figure, figures, watch, port), typer.echo)
+
+
+@app.command()
+def samples(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    step: Annotated[int | None, typer.Option(help="Only of this step.")] = None,
+    grep: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="Only texts that match; case is ignored.")
+    ] = None,
+    sort: Annotated[
+        Literal["step", "advantage", "reward", "length"],
+        typer.Option(help="What comes first: the last step, the most advantage, and so on."),
+    ] = "step",
+    ascending: Annotated[
+        bool, typer.Option("--ascending", help="The first step or the least comes first.")
+    ] = False,
+    n: Annotated[int, typer.Option(help="How many completions.", min=1)] = 10,
+) -> None:
+    """Browse the completions that RUN kept, with their rewards and advantages."""
+    from aha.observe.browse import Query, browse, text
     from aha.runs import RunDirectory
 
-    directory = RunDirectory.open(run)
-    if figure is not None and (figure.suffix != ".png" or not figure.parent.is_dir()):
-        raise UserError(
-            f"--figure is {str(figure)!r}; it must end in .png, in a folder that exists."
-        )
-    typer.echo(f"report: {build_report(directory)}")
-    if figure is not None:
-        write_figure(directory, figure)
-        typer.echo(f"figure: {figure}")
-
-
-@data_app.command("show")
-def data_show(
-    recipe: RecipeArgument = "countdown-tiny",
-    set_: SetOption = None,
-    split: Annotated[Literal["train", "test"], typer.Option()] = "train",
-    n: Annotated[int, typer.Option(help="How many problems.", min=1)] = 5,
-) -> None:
-    """Show RECIPE's first problems as the model sees them."""
-    from aha.recipe import load_recipe
-    from aha.tasks.ask import ask
-    from aha.tasks.load import load_problems
-    from aha.train.policy import load_tokenizer
-
-    loaded = load_recipe(recipe, set_ or [])
-    tokenizer: Any = load_tokenizer(loaded.model)
-    found = load_problems(loaded.task, split, n)
-    if losses := found.losses():
-        typer.echo(losses)
-    for problem, prompt in zip(found.problems, ask(found.problems, loaded, tokenizer), strict=True):
-        typer.echo(f"{dict(problem.columns)}")
-        typer.echo(tokenizer.decode(list(prompt.token_ids)) + "\n")
-
-
-@data_app.command("prepare")
-def data_prepare(
-    recipe: RecipeArgument,
-    output: Annotated[Path, typer.Option(help="Folder for train.jsonl and test.jsonl.")],
-    set_: SetOption = None,
-    decontaminate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SET", help="File or hub set; what overlaps with it is left out."),
-    ] = None,
-) -> None:
-    """Write RECIPE's train and test problems, with counts, duplicates and overlap."""
-    from aha.recipe import load_recipe
-    from aha.tasks.prepare import prepare
-
-    prepared = prepare(load_recipe(recipe, set_ or []).task, output, decontaminate or [])
-    for line in prepared.lines():
-        typer.echo(line)
-
-
-@app.command()
-def recipes() -> None:
-    """List the shipped recipes."""
-    from aha.recipe import load_recipe, shipped_recipes
-
-    for name in shipped_recipes():
-        typer.echo(f"{name:24} {load_recipe(name).description}")
-
-
-@app.command()
-def tasks() -> None:
-    """List the tasks."""
-    from aha.tasks.registry import TASKS
-
-    for name, spec in TASKS.items():
-        typer.echo(f"{name:24} {spec.summary}")
-
-
-@rewards_app.callback(invoke_without_command=True)
-def rewards_list(context: typer.Context) -> None:
-    """List the rewards, or try one."""
-    if context.invoked_subcommand is not None:
-        return
-    from aha.rewards import REWARDS
-
-    for name, reward in sorted(REWARDS.items()):
-        first = " ".join((reward.__doc__ or "").split("\n\n")[0].split())
-        typer.echo(f"{name:20} {first}")
-
-
-@rewards_app.command("try")
-def rewards_try(
-    name: Annotated[str, typer.Argument(help="A reward's name, or path/file.py:function.")],
-    completion: Annotated[Path, typer.Option(help="A file with the completion's text.")],
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A data column, such as target=24 or nums=[3,8]."),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the reward.")
-    ] = None,
-    prompt: Annotated[str, typer.Option(help="The prompt, if its end matters.")] = "",
-) -> None:
-    """Score one text with the reward NAME, and say why."""
-    from aha.rewards.explain import try_reward
-
-    typer.echo(try_reward(name, completion, column or [], option or [], prompt))
+    for shown in browse(RunDirectory.open(run), Query(step, grep, sort, ascending, n)):
+        typer.echo(text(shown))
 
 
 @app.command()
@@ -261,6 +227,12 @@ def bench(
     from aha.bench.command import bench as run_bench
 
     run_bench(json_, after, runs, full, typer.echo)
+
+
+app.add_typer(data_app, name="data")
+app.add_typer(rewards_app, name="rewards")
+app.command()(recipes)
+app.command()(tasks)
 
 
 @app.callback(invoke_without_command=True)

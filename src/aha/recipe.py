@@ -170,6 +170,9 @@ class TrainSection(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     save_steps: int = Field(50, ge=1)
     save_total_limit: int = Field(2, ge=1)
+    save_in_background: bool = Field(
+        False, description="train on while a checkpoint is written, for memory of its size"
+    )
     max_hours: float | None = Field(
         None, gt=0, description="save and stop before this many hours have passed"
     )
@@ -192,10 +195,20 @@ class EvaluationSection(Section):
 class LoggingSection(Section):
     """What is written while the run goes on."""
 
-    logging_steps: int = Field(1, ge=1, description="steps between console lines")
-    report_to: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    logging_steps: int = Field(1, ge=1, description="steps between the console's blocks")
+    console: Literal["auto", "live", "text"] = Field(
+        "auto", description="auto: a live view in a terminal, text elsewhere"
+    )
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    project: str = Field("aha", min_length=1, description="W&B's or Trackio's project")
     samples_steps: int = Field(10, ge=1, description="steps between samples files")
     samples_groups: int = Field(2, ge=1, description="groups in a samples file")
+    samples_successful_only: bool = Field(False, description="only groups with a right completion")
+    samples_limit: int | None = Field(None, ge=1, description="groups kept in all; none: no limit")
+    samples_print: bool = Field(False, description="samples on the console too")
+    alerts_window: int = Field(
+        40, ge=0, description="steps in which a trend is looked for; 0: no trend alerts"
+    )
 
 
 class Recipe(Section):
@@ -257,7 +270,8 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
 # What a resumed run may change without meaning something else by its first steps.
 _FREE_KEYS = (
     "description", "logging", "train.save_steps", "train.save_total_limit", "train.max_hours",
-    "train.max_skipped_steps", "train.tokens_per_microbatch", "generation.max_rows",
+    "train.save_in_background", "train.max_skipped_steps", "train.tokens_per_microbatch",
+    "generation.max_rows",
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The run directory: what is in it, how it is written, how it is read. No torch.
 
-recipe.yaml  environment.json  metrics.jsonl  samples.jsonl  samples/step_00005.txt
-events/  checkpoints/step-000100/  eval.json  eval-before.jsonl  eval-after.jsonl
-report.html
+recipe.yaml  environment.json  metrics.jsonl  alerts.jsonl  samples.jsonl
+samples/step_00005.txt  events/  checkpoints/step-000100/  eval.json
+eval-before.jsonl  eval-after.jsonl  report.html
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class RunDirectory:
         self.samples = path / "samples"
         self.metrics_file = path / "metrics.jsonl"
         self.samples_file = path / "samples.jsonl"
+        self.alerts_file = path / "alerts.jsonl"
         self.eval_file = path / "eval.json"
         self.report_file = path / "report.html"
 
@@ -103,6 +104,9 @@ class RunDirectory:
     def append_samples(self, records: Iterable[dict[str, Any]]) -> None:
         _append(self.samples_file, records)
 
+    def append_alerts(self, records: Iterable[dict[str, Any]]) -> None:
+        _append(self.alerts_file, records)
+
     def metrics(self) -> list[dict[str, Any]]:
         """All steps' records, in order."""
         return _read_lines(self.metrics_file)
@@ -125,7 +129,7 @@ class RunDirectory:
 
     def record_bytes(self) -> dict[str, int]:
         """The length of each record file: what a checkpoint remembers, for `rewind`."""
-        files = (self.metrics_file, self.samples_file)
+        files = (self.metrics_file, self.samples_file, self.alerts_file)
         return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
 
     def rewind(self, step: int, record_bytes: Mapping[str, int]) -> int:

@@ -22,3 +22,10 @@ def finish(*arguments: str | Path, cwd: Path) -> tuple[int, str]:
     process = start(*arguments, cwd=cwd)
     output, _ = process.communicate(timeout=600)
     return process.returncode, output
+
+
+def until_step(process: subprocess.Popen[str], step: int | None = None) -> bool:
+    """Wait until the run says a step, the first or the given one; False when it ends before."""
+    assert process.stdout is not None
+    prefix = "step " if step is None else f"step {step}/"
+    return any(line.startswith(prefix) for line in process.stdout)

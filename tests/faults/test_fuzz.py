@@ -44,10 +44,11 @@ VALUES: list[Any] = [
 
 def paths(node: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [prefix] if prefix else []
-    items: Any = node.items() if isinstance(node, dict) else enumerate(node)
+    items: Any = ()
     if isinstance(node, dict | list):
-        for key, value in items:
-            found += paths(value, (*prefix, key))
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        found += paths(value, (*prefix, key))
     return found
 
 
@@ -153,9 +154,9 @@ FILES = st.one_of(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(
-    FILES,
-    st.sampled_from(["jsonl", "json", "csv", "parquet"]),
-    st.sampled_from(["gsm8k", "countdown", "math", "custom"]),
+    content=FILES,
+    suffix=st.sampled_from(["jsonl", "json", "csv", "parquet"]),
+    task=st.sampled_from(["gsm8k", "countdown", "math", "custom"]),
 )
 def test_data_files_of_any_content(content: bytes, suffix: str, task: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.{suffix}"

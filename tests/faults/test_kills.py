@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import finish, start
+from processes import finish, start, until_step
 
 pytestmark = pytest.mark.slow
 
 KILLS = 50
-TIMES = ("time/", "memory/")
+RECORDS = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "alerts.jsonl",
+    "eval-before.jsonl",
+    "eval-after.jsonl",
+)
+TIMES = ("time/", "memory/", "machine/")
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -25,11 +32,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 def kill_at_a_random_moment(run: Path, arguments: list[str], dice: random.Random) -> str:
     """Start or resume, wait until it trains, then kill; where it was, or "" when it had ended."""
     process = start(*arguments, cwd=run.parent)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step "):
-            break
-    else:
+    if not until_step(process):
         return ""
     in_checkpoint = dice.random() < 0.4
     until = time.monotonic() + dice.uniform(0.0, 0.5)
@@ -66,7 +69,7 @@ def test_fifty_kills_change_nothing(recipe_file: Path, tmp_path: Path) -> None:
     assert where.count("checkpoint") >= 5
     whole = tmp_path / "whole"
     for run in finished:
-        for name in ("metrics.jsonl", "samples.jsonl", "eval-before.jsonl", "eval-after.jsonl"):
+        for name in RECORDS:
             assert records(run / name) == records(whole / name), (run, name)
         assert (run / "eval.json").read_text() == (whole / "eval.json").read_text()
         for checkpoint in sorted((whole / "checkpoints").iterdir()):

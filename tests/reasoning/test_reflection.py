@@ -1,8 +1,19 @@
 from __future__ import annotations
 
-import pytest
+import re
 
-from aha.reasoning.reflection import PHRASES, count_phrases, reflection_count
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aha.reasoning.reflection import (
+    EXTENDED_PHRASES,
+    PHRASES,
+    TASK_PHRASES,
+    count_phrases,
+    fold,
+    reflection_count,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +42,34 @@ def test_every_phrase_of_the_dictionary_can_be_found(phrase: str) -> None:
 
 def test_count_is_the_sum() -> None:
     assert reflection_count("Wait, no. Wait, maybe.") == 3
+
+
+def folded_count(text: str) -> int:
+    """The dictionary counted in folded text, as mini-r1-zero's was meant."""
+    longest_first = sorted(PHRASES, key=len, reverse=True)
+    return len(re.findall(rf"(?<![a-z])(?:{'|'.join(longest_first)})(?![a-z])", fold(text)))
+
+
+@given(st.lists(st.sampled_from([*" ".join(PHRASES).split(), "-", "\n", "7", "\u0130", "x"])))
+def test_the_recorded_count_is_that_of_the_folded_text(words: list[str]) -> None:
+    for text in (" ".join(words), "".join(words), ", ".join(words).upper()):
+        assert reflection_count(text) == folded_count(text)
+        assert sum(count_phrases(text).values()) == folded_count(text)
+
+
+def test_a_task_adds_phrases_that_are_not_recorded() -> None:
+    text = "Hold on. That's too high, let me re-check."
+    assert dict(count_phrases(text)) == {"let me": 1, "check": 1}
+    assert dict(count_phrases(text, "math")) == {"hold on": 1, "let me re": 1, "check": 1}
+    assert count_phrases(text, "countdown") - count_phrases(text, "math") == {"too high": 1}
+    assert count_phrases(text, "a task of your own") == count_phrases(text, "custom")
+    assert reflection_count(text) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "phrase"),
+    [("custom", phrase) for phrase in EXTENDED_PHRASES]
+    + [(task, phrase) for task, own in TASK_PHRASES.items() for phrase in own],
+)
+def test_every_added_phrase_can_be_found(task: str, phrase: str) -> None:
+    assert count_phrases(f"so, {phrase.title()}, then", task)[phrase] == 1

@@ -1,88 +1,126 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
-from markupsafe import Markup
+from made_run import HOSTILE, MakeRun
 
 from aha.recipe import load_recipe
-from aha.report.build import build_report, case_study, curves, marked, write_figure
-from aha.report.curves import Curve, smooth, to_svg
+from aha.report.build import build_report, render_report
+from aha.report.curves import POINTS
+from aha.report.page import Live
 from aha.runs import RunDirectory
 from aha.types import UserError
 
-HOSTILE = "<script>alert(1)</script> Wait, <img src=x onerror=alert(2)> \u202e & \x1b[31m"
+
+def sections(html: str) -> list[str]:
+    return re.findall(r'<section id="([a-z]+)">', html)
 
 
-def eval_record(key: str, correct: bool, completion: str, reflections: int) -> dict[str, object]:
-    return {
-        "key": key, "prompt": f"Make {key} <think>", "completion": completion,
-        "correct": correct, "reflections": reflections,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
-    run = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "run")
-    for step in range(1, 41):
-        run.append_metrics(
-            {
-                "step": step,
-                "reward": step / 40,
-                "accuracy": step / 50,
-                "entropy": 0.5,
-                "completions/mean_length": 40 + step,
-                "completions/clipped_ratio": 0.0,
-                "reflection_rate": step / 10,
-            }
-        )
-    summary = {
-        "n": 3, "temperature": 1.0, "accuracy": 0.25, "ci95": [0.1, 0.4], "accuracy_lenient": 0.3,
-        "format_rate": 1.0, "mean_length": 40.0, "reflection_rate": 0.5, "truncated_rate": 0.0,
-    }  # fmt: skip
-    run.write_json("eval.json", {"before": summary, "after": {**summary, "accuracy": 0.75}})
-    before = [eval_record(key, False, HOSTILE, 0) for key in "abc"]
-    after = [eval_record(key, True, f"{key} {HOSTILE}", n) for n, key in enumerate("abc")]
-    run.write_lines("eval-before.jsonl", before)
-    run.write_lines("eval-after.jsonl", after)
-    return run
-
-
-def test_the_page_is_self_contained_and_holds_the_figures(run: RunDirectory) -> None:
+def test_the_page_is_self_contained(run: RunDirectory) -> None:
     html = build_report(run).read_text(encoding="utf-8")
-    assert "25.0% (95 % interval 10.0% to 40.0%)" in html
-    assert "to 75.0%" in html
-    assert html.count("<svg") == 6
-    assert not re.search(r'(?:src|href)="(?!#)[^"]*"', html)
+    assert not re.search(r'(?:src|href)="(?!#|data:,")[^"]*"', html)
     assert "@import" not in html
+    assert "http://" not in html
+    assert "https://" not in html
+    assert html.count("<html") == html.count("</html>") == 1
+
+
+def test_a_whole_run_has_every_section_and_the_contents_name_them(run: RunDirectory) -> None:
+    html = render_report(run)
+    assert sections(html) == [
+        "evaluation", "curves", "phases", "behaviours", "moments", "case", "cost", "reproduce",
+    ]  # fmt: skip
+    assert re.findall(r'<li><a href="#([a-z]+)"', html) == sections(html)
+
+
+def test_a_run_without_evaluations_shows_its_training(make_run: MakeRun) -> None:
+    html = render_report(make_run(evaluations=False, reasoning=False))
+    assert sections(html)[:3] == ["curves", "phases", "moments"]
+    assert "with no held-out evaluation" in html
+    assert "Completions with self-check" not in html
+
+
+def test_what_never_changes_is_named_instead_of_drawn(run: RunDirectory) -> None:
+    html = render_report(run)
+    assert "KL to the start, nats a token (0)" in html
+    assert "<figcaption>KL to the start" not in html
+
+
+def test_alerts_are_shown_when_there_are_some(run: RunDirectory) -> None:
+    run.write_lines(
+        "alerts.jsonl",
+        [{"step": 7, "kind": "collapse", "metric": "reward", "message": "collapse: <b> fell."}],
+    )
+    html = render_report(run)
+    assert sections(html)[0] == "alerts"
+    assert '<td class="text">&lt;b&gt; fell.</td>' in html
+
+
+def test_hostile_text_stays_text_everywhere(make_run: MakeRun) -> None:
+    run = make_run(after={t: f"{HOSTILE} Wait, {t}" for t in (6, 8, 9)})
+    run.append_samples(
+        {**record, "step": step, "prompt": HOSTILE, "columns": {"target": 1, "nums": [1]}}
+        for step, record in enumerate(run.read_lines("samples.jsonl") * 3, start=20)
+    )
+    run.write_lines(
+        "alerts.jsonl", [{"step": 1, "kind": HOSTILE, "metric": "m", "message": HOSTILE}]
+    )
+    html = render_report(run)
+    assert "&lt;script&gt;document.title" in html
+    assert html.count("<script>") == 1
+    assert "<img" not in html
+    assert "<h1 id=injected>" not in html
+    assert "{{ 7*7 }}" in html
+    assert "\x1b" not in html
+    assert "\u202e" not in html
+    assert "⟨U+202E⟩gnp.exe⟨U+2069⟩" in html
+    assert "⟨U+001B⟩[31mred" in html
+
+
+def test_a_megabyte_on_one_line_is_cut(make_run: MakeRun) -> None:
+    text = "Wait, " + "x" * 1_000_000
+    run = make_run(after=dict.fromkeys((6, 8, 9, 12, 15, 20), text))
+    html = render_report(run)
+    assert "characters left out]" in html
     assert len(html) < 1_000_000
 
 
-def test_model_text_is_escaped(run: RunDirectory) -> None:
-    html = build_report(run).read_text(encoding="utf-8")
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert "<script" not in html
-    assert "<img" not in html
-    assert "<mark>Wait,</mark>" in html
+def test_half_a_character_can_be_written_to_a_file(run: RunDirectory) -> None:
+    lines = (run.path / "eval-after.jsonl").read_text("utf-8").replace("Wait", "\\ud83d Wait")
+    (run.path / "eval-after.jsonl").write_text(lines, encoding="utf-8")
+    assert "⟨U+D83D⟩" in build_report(run).read_text(encoding="utf-8")
 
 
-def test_the_case_is_typical_and_reflects(run: RunDirectory) -> None:
-    case = case_study(run)
-    assert case is not None
-    # Of "b" (1 reflection) and "c" (2); "a" reached it without reflecting.
-    assert case["gained"] == 2
-    assert case["prompt"] == "Make c <think>"
+def test_the_policy_allows_the_pages_scripts_and_no_others(run: RunDirectory) -> None:
+    html = render_report(run, Live("v1", 5000))
+    policy = re.search(r'Security-Policy" content="([^"]*)"', html)
+    assert policy is not None
+    rules = dict(rule.split(" ", 1) for rule in policy.group(1).replace("&#39;", "'").split("; "))
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    ]
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"].split() == hashes
+    assert len(hashes) == 2
+    assert rules["connect-src"] == "'self'"
+    assert "connect-src" not in render_report(run)
 
 
-def test_no_case_is_no_case(run: RunDirectory) -> None:
-    run.write_lines("eval-after.jsonl", [eval_record("a", False, "x", 0)])
-    assert case_study(run) is None
-    assert "One held-out problem" not in build_report(run).read_text(encoding="utf-8")
-
-
-def test_marked_escapes_before_it_marks() -> None:
-    assert marked("a <b> Wait, c") == Markup("a &lt;b&gt; \n<mark>Wait,</mark> c")
+def test_a_run_of_two_thousand_steps_stays_small(make_run: MakeRun) -> None:
+    run = make_run(steps=2_000)
+    html = render_report(run)
+    assert len(html.encode()) < 5_000_000
+    charts = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert len(charts) > 15
+    for chart in charts:
+        for path in re.findall(r' d="([^"]*)"', chart):
+            # A band goes there and back.
+            assert path.count("L") <= 2 * POINTS + 5
 
 
 def test_a_run_without_steps_is_one_sentence(tmp_path: Path) -> None:
@@ -91,18 +129,5 @@ def test_a_run_without_steps_is_one_sentence(tmp_path: Path) -> None:
         build_report(empty)
 
 
-def test_svg_takes_its_ink_from_the_page() -> None:
-    svg = to_svg(Curve("Reward", [1, 2, 3], [0.1, None, 0.3]))
-    assert svg.startswith("<svg")
-    assert "currentColor" in svg
-    assert "#123456" not in svg
-
-
-def test_smoothing_by_hand() -> None:
-    assert smooth([1.0, 2.0, 3.0, 6.0], 2) == [1.0, 1.5, 2.5, 4.5]
-
-
-def test_the_figure_is_a_png(run: RunDirectory, tmp_path: Path) -> None:
-    write_figure(run, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert len(curves(run)) == 6
+def test_two_builds_are_the_same(run: RunDirectory) -> None:
+    assert render_report(run) == render_report(run)

@@ -25,8 +25,12 @@ RECORD_KEYS = {
     "completions/max_length", "completions/clipped_ratio", "kl", "entropy", "clip_ratio",
     "reflection_rate", "format_rate", "accuracy", "accuracy_lenient", "logprob_gap", "tokens",
     "trained_rows", "groups", "tokens_per_microbatch", "tokens_wasted", "skipped", "sick_rows",
-    "time/rollout_s", "time/reward_s", "time/train_s", "time/step_s",
-    "memory/peak_gb",
+    "time/rollout_s", "time/reward_s", "time/train_s", "time/step_s", "time/record_s",
+    "time/samples_per_s", "time/tokens_per_s", "samples", "memory/peak_gb",
+    "machine/cpu_percent", "machine/ram_gb", "machine/ram_percent",
+    "reasoning/self_check_rate", "reasoning/backtracking_rate", "reasoning/subgoals_rate",
+    "reasoning/backward_chaining_rate", "reasoning/backtracks", "reasoning/corrected_rate",
+    "reasoning/steps", "reasoning/steps_true",
 }  # fmt: skip
 
 
@@ -162,7 +166,7 @@ def test_a_run_directory_holds_what_it_promises(model_folder: str, tmp_path: Pat
 
 def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {k: v for k, v in record.items() if not k.startswith(("time/", "memory/"))}
+        {k: v for k, v in record.items() if not k.startswith(("time/", "memory/", "machine/"))}
         for record in records
     ]
 

@@ -179,13 +179,15 @@ def test_trouble_is_told_once_with_advice(figures: dict[str, Any], words: list[s
     health = Health()
     told = [t for step in range(1, 31) for t in health.check(step_record(step))]
     assert told == []
-    told = [t for step in range(31, 61) for t in health.check(step_record(step, **figures))]
+    steps = range(31, 61)
+    told = [t for step in steps for _, t in health.check(step_record(step, **figures))]
     for word in words:
         assert any(word in text for text in told), told
     assert len(told) == len(set(told)) <= 2
     # When it is over and comes back, it is told again.
     [health.check(step_record(step)) for step in range(61, 61 + WINDOW)]
-    again = [t for step in range(80, 100) for t in health.check(step_record(step, **figures))]
+    steps = range(80, 100)
+    again = [t for step in steps for _, t in health.check(step_record(step, **figures))]
     assert any(words[0] in text for text in again)
 
 
@@ -324,3 +326,46 @@ def test_the_state_holds_nothing_that_runs_code(checkpoints: Path) -> None:
     assert state["step"] == 3
     sums = json.loads((checkpoints / "step-000003" / "checksums.json").read_text())
     assert set(sums) >= {"model.safetensors", "trainer_state.pt", "tokenizer.json"}
+
+
+def test_saving_in_the_background_changes_nothing(model_folder: str, tmp_path: Path) -> None:
+    plain = start_run(small(model_folder), tmp_path / "plain")
+    beside = start_run(small(model_folder, "train.save_in_background=true"), tmp_path / "beside")
+    names = [path.name for path in checkpoint.list_checkpoints(plain.checkpoints)]
+    assert [path.name for path in checkpoint.list_checkpoints(beside.checkpoints)] == names
+    for name in names:
+        one, two = plain.checkpoints / name, beside.checkpoints / name
+        assert checkpoint.damage(two) is None
+        assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+        states = [torch.load(c / "trainer_state.pt", weights_only=True) for c in (one, two)]
+        moments = [state["optimizer"]["state"] for state in states]
+        for index in moments[0]:
+            assert torch.equal(moments[0][index]["exp_avg"], moments[1][index]["exp_avg"])
+        assert torch.equal(states[0]["torch_rng"], states[1]["torch_rng"])
+
+
+def test_a_disk_that_fails_in_the_background_stops_the_run(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    real, calls = shutil.disk_usage, iter(range(10))
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: real(path) if next(calls) < 2 else usage(10**9, 10**9, 10**6),
+    )
+    with pytest.raises(RunFailure, match=r"needs \d+ MiB .* 1 MiB left"):
+        start_run(small(model_folder, "train.save_in_background=true"), tmp_path / "run")
+    monkeypatch.undo()
+    assert len(resume_run(tmp_path / "run").metrics()) == 4
+
+
+def test_no_secret_of_the_environment_lands_in_a_run(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "hf_" + "s3cret" * 6
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, secret)
+    run = start_run(small(model_folder, "logging.report_to=[tensorboard]"), tmp_path / "run")
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
+from aha.evaluate.difficulty import difficulty
 from aha.evaluate.intervals import wilson_interval
+from aha.evaluate.passk import bootstrap_interval, maj_at_k, pass_at_k, powers_up_to
 from aha.reasoning.reflection import reflection_count
 from aha.rewards.accuracy import Verdict, judge_many
 from aha.rollout.base import Engine, SamplingSettings
 from aha.types import Completion, Problem, Prompt
 
+Record = dict[str, Any]
+_PERCENTILES = (10, 50, 90)
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one evaluation and a record per problem.
+    """Figures of one evaluation and a record per completion, problem by problem.
 
     `summary` is eval.json's entry: `accuracy` is strict (right, in exactly the asked layout),
     `accuracy_lenient` reads the last answer block; `reflection_rate` is reflection phrases
-    per completion; lengths are tokens.
+    per completion; lengths are tokens. With several completions a problem, accuracies are their
+    mean and `pass@k`, `maj@k` stand beside them.
     """
 
     summary: dict[str, Any]
-    records: tuple[dict[str, Any], ...]
+    records: tuple[Record, ...]
 
 
 def evaluate(
@@ -33,24 +41,30 @@ def evaluate(
     prompts: Sequence[Prompt],
     settings: SamplingSettings,
     seed: int,
+    samples: int = 1,
 ) -> Evaluation:
-    """One completion per problem, judged."""
-    groups = engine.generate(prompts, 1, settings, seed)
-    completions = [group[0] for group in groups]
+    """`samples` completions per problem, judged."""
+    groups = engine.generate(prompts, samples, settings, seed)
+    rows = [
+        (problem, prompt, index, completion)
+        for problem, prompt, group in zip(problems, prompts, groups, strict=True)
+        for index, completion in enumerate(group)
+    ]
     verdicts = judge_many(
-        [prompt.text for prompt in prompts],
-        [completion.text for completion in completions],
-        [problem.columns for problem in problems],
+        [prompt.text for _, prompt, _, _ in rows],
+        [completion.text for _, _, _, completion in rows],
+        [problem.columns for problem, _, _, _ in rows],
     )
-    records = tuple(map(_record, problems, prompts, completions, verdicts))
-    return Evaluation(_summary(records, settings), records)
+    records = tuple(_record(*row, verdict) for row, verdict in zip(rows, verdicts, strict=True))
+    return Evaluation(_summary(records, settings, samples), records)
 
 
 def _record(
-    problem: Problem, prompt: Prompt, completion: Completion, verdict: Verdict
-) -> dict[str, Any]:
+    problem: Problem, prompt: Prompt, index: int, completion: Completion, verdict: Verdict
+) -> Record:
     return {
         "key": problem.key,
+        "sample": index,
         "columns": dict(problem.columns),
         "prompt": prompt.text,
         "completion": completion.text,
@@ -64,17 +78,83 @@ def _record(
     }
 
 
-def _summary(records: Sequence[dict[str, Any]], settings: SamplingSettings) -> dict[str, Any]:
-    correct = sum(record["correct"] for record in records)
-    low, high = wilson_interval(correct, len(records))
+def by_problem(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each problem together, in order."""
+    problems: list[list[Record]] = []
+    for record in records:
+        if record["sample"] == 0:
+            problems.append([])
+        problems[-1].append(record)
+    return problems
+
+
+def accuracy_of(problem: Sequence[Record]) -> float:
+    """The share of one problem's completions that are right (strict)."""
+    return fmean(record["correct"] for record in problem)
+
+
+def _summary(records: Sequence[Record], settings: SamplingSettings, samples: int) -> dict[str, Any]:
+    problems = by_problem(records)
     return {
-        "n": len(records),
+        "n": len(problems),
+        "samples": samples,
         "temperature": settings.temperature,
-        "accuracy": correct / len(records),
-        "ci95": [low, high],
+        "accuracy": fmean(map(accuracy_of, problems)),
+        "ci95": list(_interval(problems)),
         "accuracy_lenient": fmean(record["correct_lenient"] for record in records),
         "format_rate": fmean(record["well_formed"] for record in records),
         "mean_length": fmean(record["tokens"] for record in records),
+        **_lengths(records),
         "reflection_rate": fmean(record["reflections"] for record in records),
         "truncated_rate": fmean(record["truncated"] for record in records),
+        **(_of_several(problems, samples) if samples > 1 else {}),
+        "by_difficulty": _by_difficulty(problems),
+    }
+
+
+def _interval(problems: Sequence[Sequence[Record]]) -> tuple[float, float]:
+    """Wilson's for one completion a problem; with several, problems are resampled."""
+    if all(len(problem) == 1 for problem in problems):
+        return wilson_interval(sum(p[0]["correct"] for p in problems), len(problems))
+    return bootstrap_interval([accuracy_of(problem) for problem in problems])
+
+
+def _lengths(records: Sequence[Record]) -> dict[str, int]:
+    """Percentiles of the lengths, each the least length that as many do not exceed."""
+    lengths = sorted(record["tokens"] for record in records)
+    places = {p: max(0, math.ceil(p / 100 * len(lengths)) - 1) for p in _PERCENTILES}
+    return {f"length_p{p}": lengths[place] for p, place in places.items()}
+
+
+def _of_several(problems: Sequence[Sequence[Record]], samples: int) -> dict[str, float]:
+    """pass@k and maj@k, strict, for k = 1, 2, 4, ... and all."""
+    right = [sum(record["correct"] for record in problem) for problem in problems]
+    figures = {
+        f"pass@{k}": fmean(pass_at_k(samples, count, k) for count in right)
+        for k in powers_up_to(samples)
+    }
+    for k in powers_up_to(samples)[1:]:
+        votes = [
+            maj_at_k([r["answer"] for r in problem], [r["correct"] for r in problem], k)
+            for problem in problems
+        ]
+        figures[f"maj@{k}"] = fmean(votes)
+    return figures
+
+
+def _by_difficulty(problems: Sequence[Sequence[Record]]) -> dict[str, dict[str, Any]]:
+    """Accuracy by the task's measure of difficulty, where it has one."""
+    parts: dict[str, list[Sequence[Record]]] = {}
+    for problem in problems:
+        name = difficulty(problem[0]["columns"])
+        if name is not None:
+            parts.setdefault(name, []).append(problem)
+    return {
+        name.strip(): {
+            "n": len(part),
+            "accuracy": fmean(map(accuracy_of, part)),
+            "ci95": list(_interval(part)),
+            "mean_length": fmean(record["tokens"] for record in chain.from_iterable(part)),
+        }
+        for name, part in sorted(parts.items())
     }

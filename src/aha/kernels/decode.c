@@ -13,20 +13,21 @@
 static INLINE void panel_product(const float *x, int64_t inputs, const float *panel,
                                  const float *bias, float *y, int64_t y_stride, int add,
                                  int count) {
-    lanes sum[STRIP][4];
-    for (int r = 0; r < count; r++)
-        for (int i = 0; i < 4; i++) {
-            lanes start = {0}, offset = {0};
-            if (add) memcpy(&start, y + r * y_stride + 16 * i, sizeof start);
-            if (bias) memcpy(&offset, bias + 16 * i, sizeof offset);
-            sum[r][i] = start + offset;
-        }
+    /* Summed from zero: what is added to may be large, and each sum would round to its size. */
+    lanes sum[STRIP][4] = {0};
     for (int64_t k = 0; k < inputs; k++) {
         const lanes *w = (const lanes *)(panel + k * PANEL);
         for (int r = 0; r < count; r++)
             for (int i = 0; i < 4; i++) sum[r][i] += x[r * inputs + k] * w[i];
     }
-    for (int r = 0; r < count; r++) memcpy(y + r * y_stride, sum[r], sizeof sum[r]);
+    for (int r = 0; r < count; r++)
+        for (int i = 0; i < 4; i++) {
+            lanes before = {0}, offset = {0};
+            if (add) memcpy(&before, y + r * y_stride + 16 * i, sizeof before);
+            if (bias) memcpy(&offset, bias + 16 * i, sizeof offset);
+            sum[r][i] = sum[r][i] + offset + before;
+            memcpy(y + r * y_stride + 16 * i, &sum[r][i], sizeof sum[r][i]);
+        }
 }
 
 /* y (rows, outputs) = x (rows, inputs) W + bias, added to y where `add`; outputs is a multiple of

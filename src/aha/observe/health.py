@@ -72,7 +72,8 @@ class Health:
         self._last: deque[Mapping[str, Any]] = deque(maxlen=WINDOW)
         self._told: set[str] = set()
 
-    def check(self, record: Mapping[str, Any]) -> list[str]:
+    def check(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Name and sentence of each trouble that begins with this record."""
         if len(self._first) < WINDOW:
             self._first.append(record)
         self._last.append(record)
@@ -84,6 +85,6 @@ class Health:
                 self._told.discard(trouble.name)
             elif trouble.name not in self._told:
                 self._told.add(trouble.name)
-                told.append(f"warning: {trouble.name} (steps {last[0]['step']} to "
-                            f"{record['step']}): {trouble.advice}.")  # fmt: skip
+                steps = f"steps {last[0]['step']} to {record['step']}"
+                told.append((trouble.name, f"warning: {trouble.name} ({steps}): {trouble.advice}."))
         return told

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
-from aha.reasoning.reflection import reflection_count
+from aha.reasoning.analysis import analyse, step_metrics
 from aha.rewards.accuracy import judge_many
 from aha.types import Completion, Group, Score
 
@@ -22,10 +22,16 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         [completion.text for _, completion in rows],
         [group.problem.columns for group, _ in rows],
     )
+    analyses = [
+        analyse(completion.text, group.problem.task, verdict.strict)
+        for (group, completion), verdict in zip(rows, verdicts, strict=True)
+    ]
     return {
         **_reward_metrics(groups, scores),
         **_length_metrics(completions),
-        "reflection_rate": fmean(reflection_count(c.text) for c in completions),
+        "samples": len(completions),
+        "reflection_rate": fmean(analysis.reflections for analysis in analyses),
+        **step_metrics(analyses),
         "format_rate": fmean(v.well_formed for v in verdicts),
         "accuracy": fmean(v.strict for v in verdicts),
         "accuracy_lenient": fmean(v.lenient for v in verdicts),

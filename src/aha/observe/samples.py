@@ -3,37 +3,66 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aha.recipe import LoggingSection
+from aha.rewards.accuracy import judge_many
 from aha.runs import RunDirectory
 from aha.types import Group, Score
+from aha.visible import visible
 
 
 class SamplesObserver:
-    """Every `samples_steps` steps writes the first `samples_groups` groups."""
+    """Every `samples_steps` steps writes `samples_groups` groups, and says them where asked."""
 
-    def __init__(self, run: RunDirectory, settings: LoggingSection) -> None:
+    def __init__(
+        self, run: RunDirectory, settings: LoggingSection, say: Callable[[str], None]
+    ) -> None:
         self._run = run
         self._settings = settings
+        self._say = say
+        self._kept = len(run.read_lines(run.samples_file.name))
 
     def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
-        step = record["step"]
-        due = step == 1 or step % self._settings.samples_steps == 0
-        chosen = list(groups[: self._settings.samples_groups]) if due else []
+        step, chosen = record["step"], self._chosen(record["step"], groups)
         chosen += [group for group in _sick(record, groups) if group not in chosen]
         if not chosen:
             return
+        self._kept += len(chosen)
         self._run.append_samples(sample_record(step, group) for group in chosen)
-        path = self._run.samples / f"step_{step:05d}.txt"
-        path.write_text("\n".join(sample_text(step, group) for group in chosen), encoding="utf-8")
+        text = "\n".join(sample_text(step, group) for group in chosen)
+        (self._run.samples / f"step_{step:05d}.txt").write_text(text, encoding="utf-8")
+        if self._settings.samples_print:
+            self._say(visible(text))
+
+    def _chosen(self, step: int, groups: Sequence[Group]) -> list[Group]:
+        """The first groups that the settings want of this step."""
+        settings = self._settings
+        if step != 1 and step % settings.samples_steps:
+            return []
+        wanted = settings.samples_groups
+        if settings.samples_limit is not None:
+            wanted = min(wanted, max(0, settings.samples_limit - self._kept))
+        eligible = (g for g in groups if not settings.samples_successful_only or _solved(g))
+        return list(itertools.islice(eligible, wanted))
 
     def note(self, message: str) -> None:
         """Samples hold no notes."""
 
     def close(self) -> None:
         """Every file is closed after its step."""
+
+
+def _solved(group: Group) -> bool:
+    """Whether any completion is right, whatever the rewards say."""
+    count = len(group.completions)
+    verdicts = judge_many(
+        [group.prompt.text] * count,
+        [completion.text for completion in group.completions],
+        [group.problem.columns] * count,
+    )
+    return any(verdict.strict for verdict in verdicts)
 
 
 def _sick(record: dict[str, Any], groups: Sequence[Group]) -> list[Group]:

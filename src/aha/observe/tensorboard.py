@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aha.observe.services import scalars
 from aha.types import Group
 
 
@@ -19,9 +20,8 @@ class TensorBoardObserver:
         self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(f"train/{name}", value, record["step"])
+        for name, value in scalars(record).items():
+            self._writer.add_scalar(name, value, record["step"])
 
     def note(self, message: str) -> None:
         """Notes are for the console."""

@@ -1,13 +1,16 @@
 """Reflection phrases in a text: phrases, not words; case and punctuation folded.
 
 The dictionary is mini-r1-zero's, whose code matched word by word and so never found a phrase.
-Left out: any judgement of whether a phrase is used in earnest; that is asked of results.
+What training records counts this dictionary and no more, so that runs compare. With a task's name
+a longer dictionary is counted. Left out: any judgement of whether a phrase is used in earnest;
+`aha.reasoning.behaviours` asks that.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 
 PHRASES = (
     "wait",
@@ -27,12 +30,73 @@ PHRASES = (
     "let me think",
     "but let me",
 )
-
-# Longest first, so that "but wait" is one phrase and not also "wait".
-_PATTERN = re.compile(
-    r"(?<![a-z])(?:" + "|".join(sorted(PHRASES, key=len, reverse=True)) + r")(?![a-z])"
+# Of every task, counted only when a task is named.
+EXTENDED_PHRASES = (
+    "hold on",
+    "actually",
+    "on second thought",
+    "let me recheck",
+    "let me redo",
+    "let me recompute",
+    "let me recalculate",
+    "let me reconsider",
+    "let me rethink",
+    "let me re",
+    "let me try",
+    "double check",
+    "recheck",
+    "that s not right",
+    "that is not right",
+    "that can t be right",
+    "doesn t work",
+    "does not work",
+    "try again",
+    "another approach",
+    "another way",
+    "alternatively",
+    "oops",
+    "hmm",
 )
+TASK_PHRASES: Mapping[str, tuple[str, ...]] = {
+    "countdown": (
+        "too high",
+        "too low",
+        "too big",
+        "too small",
+        "too large",
+        "not quite",
+        "off by",
+        "try something else",
+    ),
+    "gsm8k": ("does that make sense", "makes sense", "re read", "plugging back", "is correct"),
+    "math": ("does that make sense", "makes sense", "re read", "plugging back", "is correct"),
+}
+
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
+
+
+def _any_of(phrases: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of lower-case text in which any run of other characters is a space.
+
+    One branch a first letter: the search then skips to those letters, which is what its speed is.
+    Within one the longest comes first, so that "wait but" is one phrase and not also "wait".
+    """
+    branches: dict[str, list[str]] = defaultdict(list)
+    for phrase in sorted(phrases, key=len, reverse=True):
+        branches[phrase[0]].append(phrase[1:].replace(" ", _SEPARATORS.pattern))
+    return re.compile(
+        "|".join(
+            f"{first}(?<![a-z]{first})(?:{'|'.join(rest)})(?![a-z])"
+            for first, rest in branches.items()
+        )
+    )
+
+
+_DICTIONARY = _any_of(PHRASES)
+_OF_ANY_TASK = _any_of((*PHRASES, *EXTENDED_PHRASES))
+_OF_TASK = {
+    task: _any_of((*PHRASES, *EXTENDED_PHRASES, *own)) for task, own in TASK_PHRASES.items()
+}
 
 
 def fold(text: str) -> str:
@@ -40,11 +104,16 @@ def fold(text: str) -> str:
     return _SEPARATORS.sub(" ", text.lower())
 
 
-def count_phrases(text: str) -> Counter[str]:
-    """How often each reflection phrase occurs; overlapping phrases count as the longest."""
-    return Counter(_PATTERN.findall(fold(text)))
+def count_phrases(text: str, task: str = "") -> Counter[str]:
+    """How often each reflection phrase occurs; overlapping phrases count as the longest.
+
+    Without a task mini-r1-zero's dictionary; with one also `EXTENDED_PHRASES` and the task's own
+    of `TASK_PHRASES`, which has none for a task that it does not know.
+    """
+    pattern = _OF_TASK.get(task, _OF_ANY_TASK) if task else _DICTIONARY
+    return Counter(fold(phrase) for phrase in pattern.findall(text.lower()))
 
 
 def reflection_count(text: str) -> int:
-    """How many reflection phrases a text has."""
-    return sum(count_phrases(text).values())
+    """How many phrases of mini-r1-zero's dictionary a text has, as training records it."""
+    return len(_DICTIONARY.findall(text.lower()))

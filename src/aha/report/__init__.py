@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML page from a run directory alone. No torch."""
+"""The report: one self-contained HTML page from run directories alone. No torch."""

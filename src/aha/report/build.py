@@ -1,30 +1,43 @@
-"""From a run directory to report.html. Model text reaches the page escaped, always."""
+"""From run directories to one HTML file. The sections are made beside; here they are put together.
+
+Left out: a choice of sections. A section stands on the page when the run has what it needs.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-from markupsafe import Markup, escape
-
+from aha.reasoning.behaviours import BEHAVIOURS
 from aha.recipe import dump_recipe
-from aha.report.curves import Curve, to_png, to_svg
+from aha.report import behaviours as behaviours_
+from aha.report import curves as curves_
+from aha.report import gallery as gallery_
+from aha.report.behaviours import Behaviours
+from aha.report.cases import case_study
+from aha.report.cost import cost
+from aha.report.data import RunData, load
+from aha.report.drawn import Drawn, contents, curves_note, drawn_bars, drawn_headings
+from aha.report.figures import write_figure
+from aha.report.page import Live, render
+from aha.report.phases import phase_table
+from aha.report.summary import summarise
+from aha.report.text import SHOWN
+from aha.report.words import run_words
 from aha.runs import RunDirectory
-from aha.types import UserError
 
-_PANELS = (
-    ("Reward, mean of a step", "reward", False),
-    ("Accuracy of rollouts (strict)", "accuracy", True),
-    ("Completion length, tokens", "completions/mean_length", False),
-    ("Reflection phrases a completion", "reflection_rate", False),
-    ("Entropy of the policy, nats a token", "entropy", False),
-    ("Completions cut off at the limit", "completions/clipped_ratio", True),
+__all__ = ["build_report", "render_report", "write_figure"]
+
+_EVALUATION_ROWS = (
+    ("accuracy, strict", "accuracy", "percent"),
+    ("accuracy, lenient", "accuracy_lenient", "percent"),
+    ("layout followed", "format_rate", "percent"),
+    ("length, tokens", "mean_length", "number"),
+    ("reflection phrases a completion", "reflection_rate", "number"),
+    ("cut off at the limit", "truncated_rate", "percent"),
 )
-_README_PANELS = 4
-_REFLECTION = re.compile(r"(?<![A-Za-z])wait\b,?", re.IGNORECASE)
 
 
 def build_report(run: RunDirectory) -> Path:
@@ -32,90 +45,73 @@ def build_report(run: RunDirectory) -> Path:
 
     Errors: UserError when the run has no steps yet.
     """
-    template = Environment(
-        loader=PackageLoader("aha.report"), autoescape=select_autoescape(default=True)
-    ).get_template("report.html.j2")
-    evaluation = run.evaluation()
-    recipe = run.recipe()
-    html = template.render(
-        recipe=recipe,
-        recipe_yaml=dump_recipe(recipe),
-        environment=(run.path / "environment.json").read_text(encoding="utf-8"),
-        summary=_summary(evaluation),
-        evaluation=evaluation,
-        panels=[(curve.title, Markup(to_svg(curve))) for curve in curves(run)],  # noqa: S704
-        case=case_study(run),
-        steps=len(run.metrics()),
-    )
-    run.report_file.write_text(html, encoding="utf-8")
+    run.report_file.write_text(render_report(run), encoding="utf-8")
     return run.report_file
 
 
-def write_figure(run: RunDirectory, path: Path) -> None:
-    """The main curves as one PNG."""
-    to_png(curves(run)[:_README_PANELS], str(path))
+def render_report(run: RunDirectory, live: Live | None = None) -> str:
+    """The report's HTML; `live` for a page that asks its server for newer figures.
 
-
-def curves(run: RunDirectory) -> list[Curve]:
-    """The report's panels. Errors: UserError when the run has no steps yet."""
-    metrics = run.metrics()
-    if not metrics:
-        raise UserError(f"{str(run.path)!r} has no recorded step yet; there is nothing to report.")
-    steps = [record["step"] for record in metrics]
-    return [
-        Curve(title, steps, [record[key] for record in metrics], percent)
-        for title, key, percent in _PANELS
-    ]
-
-
-def case_study(run: RunDirectory) -> dict[str, Any] | None:
-    """A held-out problem that was missed before and solved after, by going on after a mistake.
-
-    The one with the median number of reflections among such problems, so that it is typical.
+    Errors: UserError when the run has no steps yet.
     """
-    before = {record["key"]: record for record in run.read_lines("eval-before.jsonl")}
-    gained = [
-        record
-        for record in run.read_lines("eval-after.jsonl")
-        if record["correct"] and record["reflections"] and not before[record["key"]]["correct"]
-    ]
-    if not gained:
-        return None
-    gained.sort(key=lambda record: (record["reflections"], record["key"]))
-    after = gained[len(gained) // 2]
-    return {
-        "prompt": after["prompt"],
-        "before": marked(before[after["key"]]["completion"]),
-        "after": marked(after["completion"]),
-        "gained": len(gained),
+    data = load(run)
+    words, case, moments = run_words(data), case_study(data), gallery_.gallery(data)
+    found = behaviours_.behaviours(data)
+    values = {
+        "data": data,
+        "summary": summarise(data),
+        "evaluation_rows": _EVALUATION_ROWS,
+        "curves_note": curves_note(len(data.metrics), several=False),
+        "constant": curves_.constant(data.metrics),
+        "headings": drawn_headings(curves_.panels([(data.name, [data.metrics])])),
+        "phases": phase_table(data.metrics),
+        "behaviours": found,
+        "shares": _shares(found) if found is not None else None,
+        "recorded": behaviours_.recorded(data.metrics),
+        "phrases": drawn_bars(words) if words is not None else None,
+        "moments": moments,
+        "rule": gallery_.RULE,
+        "least": gallery_.LEAST,
+        "cut": SHOWN,
+        "labels": [(name, behaviours_.label(name)) for name in BEHAVIOURS],
+        "case": case,
+        "cost": cost(data),
+        "environment": environment_rows(data),
+        "recipe_yaml": dump_recipe(data.recipe),
+        "contents": contents(
+            ("alerts", "Alerts", bool(data.alerts)),
+            ("evaluation", "Evaluation", data.evaluated),
+            ("curves", "Curves", True),
+            ("phases", "Phases", True),
+            ("behaviours", "Behaviours", found is not None),
+            ("moments", "Aha moments", bool(moments.moments)),
+            ("case", "One problem", case is not None),
+            ("cost", "Cost", True),
+            ("reproduce", "Reproduce", True),
+        ),
     }
+    return render("report.html.j2", values, live)
 
 
-def marked(text: str) -> Markup:
-    """Model text, escaped, with every "Wait" on a line of its own and marked."""
-    pieces: list[Markup] = []
-    position = 0
-    for match in _REFLECTION.finditer(text):
-        pieces.append(escape(text[position : match.start()]))
-        pieces.append(Markup("\n<mark>{}</mark>").format(match.group()))
-        position = match.end()
-    pieces.append(escape(text[position:]))
-    return Markup("").join(pieces)
+def _shares(found: Behaviours) -> Drawn:
+    sides = [("before", found.rows, False), ("after", found.rows, True)]
+    return drawn_bars(behaviours_.shares_chart(sides))
 
 
-def _summary(evaluation: dict[str, Any]) -> Sequence[str]:
-    if "before" not in evaluation or "after" not in evaluation:
-        return ["This run has no evaluation before and after training."]
-    before, after = evaluation["before"], evaluation["after"]
-    return [
-        f"On {after['n']} held-out problems accuracy (strict) went from {_share(before)} to "
-        f"{_share(after)}.",
-        f"Completions grew from {before['mean_length']:.0f} to {after['mean_length']:.0f} tokens "
-        f"and reflection phrases from {before['reflection_rate']:.2f} to "
-        f"{after['reflection_rate']:.2f} a completion.",
-    ]
+def environment_rows(data: RunData) -> list[tuple[str, str]]:
+    """(label, value) of what was recorded about the machine and the versions."""
+    rows: list[tuple[str, str]] = []
+    for key, value in data.environment.items():
+        label = key.replace("_", " ")
+        rows.append((label, _said(key, value)))
+    return rows
 
 
-def _share(summary: dict[str, Any]) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+def _said(key: str, value: Any) -> str:
+    if key == "command" and isinstance(value, list):
+        return shlex.join(str(part) for part in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {said}" for name, said in value.items() if said is not None)
+    if isinstance(value, str):
+        return value
+    return "not known" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,73 +1,132 @@
-"""Curves as inline SVG, drawn by matplotlib in colours that follow the page's theme."""
+"""From a run's metrics to the panels of its curves: smoothed, thinned, seeds as a band.
+
+Left out: smoothing by anything cleverer than a running mean, which everybody can check.
+"""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from statistics import fmean
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from aha.report.charts import Panel, Series
+from aha.report.data import Metrics, values
+from aha.report.phases import reward_names
 
-# Drawn in this ink, then replaced by the page's text colour, so dark mode and print work.
-_INK = "#123456"
-_LINE = "#2f6fb0"  # blue, told apart from the ink by the colour-blind too
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One panel: a title that names the unit, and a value per step (None: not known)."""
-
-    title: str
-    steps: Sequence[int]
-    values: Sequence[float | None]
-    as_percent: bool = False
+POINTS = 400  # at most, a curve
+BEHAVIOUR_KEYS = (
+    ("reasoning/self_check_rate", "self-check"),
+    ("reasoning/backtracking_rate", "backtracking"),
+    ("reasoning/subgoals_rate", "subgoals"),
+    ("reasoning/backward_chaining_rate", "backward chaining"),
+    ("reasoning/corrected_rate", "corrected itself"),
+)
+_LEARNED, _WRITTEN = "Reward and accuracy", "What it writes"
+_SHOWN, _POLICY = "Behaviours", "The policy and its optimiser"
 
 
-def smooth(values: Sequence[float], window: int) -> list[float]:
+def smooth(numbers: Sequence[float], window: int) -> list[float]:
     """Mean over the last `window` values; fewer at the beginning."""
+    return [fmean(numbers[max(0, index - window + 1) : index + 1]) for index in range(len(numbers))]
+
+
+def window_of(count: int) -> int:
+    """The window of the running mean: a twentieth of the records."""
+    return max(1, count // 20)
+
+
+def panels(
+    runs: Sequence[tuple[str, Sequence[Metrics]]], only: Collection[str] = ()
+) -> list[tuple[str, list[Panel]]]:
+    """(heading, panels) of one run or several: for each label its runs, more than one being seeds.
+
+    A panel stands where some run has the metric and it is not the same at every step; `only`:
+    keys to keep, whatever they do.
+    """
+    headings: dict[str, list[Panel]] = {}
+    for heading, key, title, form in keys([metrics for _, group in runs for metrics in group]):
+        if only and key not in only:
+            continue
+        series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
+        if series and (only or any(len(set(s.strong)) > 1 for s in series)):
+            headings.setdefault(heading, []).append(Panel(title, form, series))
+    return list(headings.items())
+
+
+def constant(metrics: Metrics) -> list[tuple[str, float, str]]:
+    """(title, value, form) of the panels left out because nothing ever changes there."""
+    found = []
+    for _, key, title, form in keys([metrics]):
+        known = [value for _, value in values(metrics, key)]
+        if known and len(set(known)) == 1:
+            found.append((title, known[0], form))
+    return found
+
+
+def keys(records: Sequence[Metrics]) -> list[tuple[str, str, str, str]]:
+    """(heading, key, title, form) of every curve, in the page's order; `records` name rewards."""
+    names = dict.fromkeys(name for metrics in records for name in reward_names(metrics))
     return [
-        sum(values[max(0, i - window + 1) : i + 1]) / (i + 1 - max(0, i - window + 1))
-        for i in range(len(values))
+        (_LEARNED, "reward", "Reward, weighted sum", "number"),
+        (_LEARNED, "accuracy", "Accuracy of rollouts, strict", "percent"),
+        *((_LEARNED, f"rewards/{n}/mean", f"Reward {n}, unweighted", "number") for n in names),
+        (_WRITTEN, "completions/mean_length", "Completion length, tokens", "number"),
+        (_WRITTEN, "completions/clipped_ratio", "Cut off at the limit", "percent"),
+        (_WRITTEN, "reflection_rate", "Reflection phrases a completion", "number"),
+        *((_SHOWN, key, f"Completions with {name}", "percent") for key, name in BEHAVIOUR_KEYS[:4]),
+        (_SHOWN, "reasoning/backtracks", "Backtracking, passages a completion", "number"),
+        (_SHOWN, "reasoning/corrected_rate", "Completions that corrected themselves", "percent"),
+        (_SHOWN, "reasoning/steps_true", "Written equations that are true", "percent"),
+        (_POLICY, "entropy", "Entropy of the policy, nats a token", "number"),
+        (_POLICY, "kl", "KL to the start, nats a token", "number"),
+        (_POLICY, "learning_rate", "Learning rate", "number"),
+        (_POLICY, "grad_norm", "Gradient norm", "number"),
     ]
 
 
-def draw(curve: Curve, axes: Axes, ink: str = "black") -> None:
-    """The raw values faintly, their running mean strongly."""
-    known = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if v is not None]
-    steps, values = [s for s, _ in known], [v for _, v in known]
-    axes.plot(steps, values, color=_LINE, alpha=0.3, linewidth=1)
-    axes.plot(steps, smooth(values, max(1, len(values) // 20)), color=_LINE, linewidth=2)
-    axes.set_title(curve.title, loc="left", fontsize=10, color=ink)
-    axes.set_xlabel("step", color=ink)
-    axes.tick_params(colors=ink)
-    if curve.as_percent:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(ink)
+def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
+    """One run's curve, or the mean and the range of several; None when nothing is known.
+
+    One run: the raw values (thinned: the range within each bin) and their running mean.
+    Several: the running mean of each, then mean, lowest and highest at the steps all have.
+    """
+    known = [found for metrics in group if (found := values(metrics, key))]
+    if not known:
+        return None
+    if len(known) > 1:
+        return _band(label, known)
+    steps, numbers = [float(s) for s, _ in known[0]], [v for _, v in known[0]]
+    means = smooth(numbers, window_of(len(numbers)))
+    if len(numbers) <= POINTS:
+        return Series(label, steps, means, raw=numbers)
+    return Series(
+        label,
+        [fmean(part) for part in _bins(steps)],
+        [fmean(part) for part in _bins(means)],
+        low=[min(part) for part in _bins(numbers)],
+        high=[max(part) for part in _bins(numbers)],
+    )
 
 
-def to_svg(curve: Curve) -> str:
-    """The curve as an <svg> element that takes its ink from the page."""
-    figure = Figure(figsize=(5.2, 2.7), layout="constrained")
-    axes = figure.add_subplot()
-    draw(curve, axes, ink=_INK)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    svg = text[text.index("<svg") :]
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', svg, count=1)
-    return svg.replace(_INK, "currentColor")
+def _band(label: str, runs: Sequence[Sequence[tuple[int, float]]]) -> Series | None:
+    smoothed = [
+        dict(
+            zip([s for s, _ in run], smooth([v for _, v in run], window_of(len(run))), strict=True)
+        )
+        for run in runs
+    ]
+    steps = [float(step) for step in smoothed[0] if all(step in run for run in smoothed)]
+    if not steps:
+        return None
+    rows = [[run[int(step)] for run in smoothed] for step in steps]
+    return Series(
+        label,
+        [fmean(part) for part in _bins(steps)],
+        [fmean(part) for part in _bins([fmean(row) for row in rows])],
+        low=[fmean(part) for part in _bins([min(row) for row in rows])],
+        high=[fmean(part) for part in _bins([max(row) for row in rows])],
+    )
 
 
-def to_png(curves: Sequence[Curve], path: str) -> None:
-    """All panels side by side in one picture, for a README."""
-    columns = 2 if len(curves) > 1 else 1
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(5.2 * columns, 2.7 * rows), layout="constrained")
-    for index, curve in enumerate(curves):
-        draw(curve, figure.add_subplot(rows, columns, index + 1))
-    figure.savefig(path, dpi=110)
+def _bins(numbers: Sequence[float]) -> list[Sequence[float]]:
+    size = -(-len(numbers) // POINTS) or 1
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]

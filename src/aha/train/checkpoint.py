@@ -49,26 +49,60 @@ class Found:
     damaged: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds, as it was after one step."""
+
+    progress: Progress
+    weights: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+
+
+def snapshot(
+    progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, copy: bool
+) -> Snapshot:
+    """What is to be saved; with `copy`, training may go on while it is written."""
+    weights, state = model.state_dict(), _state(progress, optimizer)
+    if not copy:
+        return Snapshot(progress, weights, state)
+    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: copied(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [copied(inner) for inner in value]
+        if not isinstance(value, torch.Tensor):
+            return value
+        # Tied weights stay one tensor, so that they are written once.
+        place = (value.data_ptr(), value.shape)
+        if place not in copies:
+            copies[place] = value.detach().to("cpu", copy=True)
+        return copies[place]
+
+    return Snapshot(progress, copied(dict(weights)), copied(state))
+
+
 def save_checkpoint(
     folder: Path,
-    progress: Progress,
+    taken: Snapshot,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    optimizer: torch.optim.Optimizer,
     total_limit: int,
 ) -> Path:
     """Write `folder`/step-NNNNNN and remove the oldest beyond `total_limit`.
 
+    Of `model` only the configuration is read; weights are the snapshot's.
     Errors: RunFailure when the disk is too full or fails; earlier checkpoints are intact then.
     """
-    final = folder / f"step-{progress.step:06d}"
+    final = folder / f"step-{taken.progress.step:06d}"
     temporary = folder / f".{final.name}.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        _require_space(folder, model, optimizer)
-        model.save_pretrained(temporary)
+        _require_space(folder, taken)
+        model.save_pretrained(temporary, state_dict=dict(taken.weights))
         tokenizer.save_pretrained(temporary)
-        torch.save(_state(progress, optimizer), temporary / _STATE)
+        torch.save(dict(taken.state), temporary / _STATE)
         _seal(temporary)
         if final.exists():
             shutil.rmtree(final)
@@ -165,9 +199,9 @@ def _state(progress: Progress, optimizer: torch.optim.Optimizer) -> dict[str, An
     }
 
 
-def _require_space(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
-    tensors = [*model.parameters()]
-    for state in optimizer.state.values():
+def _require_space(folder: Path, taken: Snapshot) -> None:
+    tensors = [*taken.weights.values()]
+    for state in taken.state["optimizer"]["state"].values():
         tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     needed = sum(t.numel() * t.element_size() for t in tensors) + _SMALL_FILES_BYTES
     free = shutil.disk_usage(folder).free

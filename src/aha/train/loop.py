@@ -12,14 +12,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from aha.evaluate.evaluate import Evaluation, evaluate
 from aha.grpo.advantages import group_advantages, without_signal
-from aha.observe.health import Health
+from aha.observe.alerts import Watch
+from aha.observe.machine import Meter
 from aha.observe.observer import Observer
 from aha.observe.record import group_metrics
 from aha.recipe import Recipe
@@ -27,7 +28,8 @@ from aha.rewards.score import WeightedReward, score
 from aha.rollout.base import SamplingSettings
 from aha.runs import RunDirectory
 from aha.tasks.ask import ask
-from aha.train.checkpoint import Progress, save_checkpoint
+from aha.train.checkpoint import Progress
+from aha.train.saving import Saver
 from aha.train.schedule import learning_rate_at
 from aha.train.setup import Trainer, sampling_settings, update_settings
 from aha.train.stop import StopRequest
@@ -46,18 +48,24 @@ def train(
     Errors: Stopped after a checkpoint when `stop` says so; RunFailure when the run cannot go on.
     """
     recipe = trainer.recipe
-    health, skipped, slowest_s = Health(), 0, 0.0
+    watch, meter = Watch(recipe.logging, run.metrics()), Meter()
+    saving = recipe.train
+    saver = Saver(run.checkpoints, saving.save_total_limit, saving.save_in_background)
+    skipped, slowest_s = 0, 0.0
     for note in trainer.notes:
         _tell(observers, note)
     if "before" not in run.evaluation():
         _evaluate(trainer, run, observers, "before")
     for step in range(trainer.first_step, recipe.train.max_steps + 1):
         groups, record = train_step(trainer, step)
+        record |= meter.read()
         run.append_metrics(record)
         for observer in observers:
             observer.on_step(record, groups)
-        for warning in health.check(record):
-            _tell(observers, warning)
+        alerts = watch.check(record)
+        run.append_alerts(map(asdict, alerts))
+        for alert in alerts:
+            _tell(observers, alert.message)
         skipped = _count_skipped(record, skipped, recipe, observers)
         slowest_s = max(slowest_s, record["time/step_s"])
         last = step == recipe.train.max_steps
@@ -65,22 +73,18 @@ def train(
             # Twice the slowest step: the checkpoint must still be written.
             stop.check(0.0 if last else 2 * slowest_s)
         except Stopped:
-            _save(trainer, run, step)
+            _save(trainer, run, saver, step)
+            saver.finish()
             raise
         if step % recipe.train.save_steps == 0 or last:
-            _save(trainer, run, step)
+            _save(trainer, run, saver, step)
+    saver.finish()
     _evaluate(trainer, run, observers, "after")
 
 
-def _save(trainer: Trainer, run: RunDirectory, step: int) -> None:
-    save_checkpoint(
-        run.checkpoints,
-        Progress(step, run.record_bytes()),
-        trainer.model,
-        trainer.tokenizer,
-        trainer.optimizer,
-        trainer.recipe.train.save_total_limit,
-    )
+def _save(trainer: Trainer, run: RunDirectory, saver: Saver, step: int) -> None:
+    progress = Progress(step, run.record_bytes())
+    saver.save(progress, trainer.model, trainer.tokenizer, trainer.optimizer)
 
 
 def _count_skipped(
@@ -124,7 +128,9 @@ def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]
         stats = replace(stats, sick_rows=_places(drawn, groups, stats.sick_rows))
     times["time/step_s"] = time.perf_counter() - started
     epoch = trainer.stream.epoch(step)
-    return drawn, _record(step, epoch, learning_rate, drawn, stats, times)
+    with _timed(times, "time/record_s"):
+        metrics = group_metrics(drawn)
+    return drawn, _record(step, epoch, learning_rate, metrics, stats, times)
 
 
 def collect(
@@ -211,6 +217,11 @@ def rollout_seed(seed: int, step: int, round_: int = 0) -> int:
     return (seed << 32) | (round_ << 28) | step
 
 
+def evaluation_seed(recipe: Recipe) -> int:
+    """The seed of evaluations: the same whenever and by whatever command one is made."""
+    return rollout_seed(recipe.train.seed, _EVALUATION_STEP)
+
+
 def _evaluate(
     trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], when: str
 ) -> None:
@@ -223,7 +234,7 @@ def _evaluate(
         stop=recipe.generation.stop,
     )
     prompts = ask(trainer.held_out, recipe, trainer.tokenizer)
-    seed = rollout_seed(recipe.train.seed, _EVALUATION_STEP)
+    seed = evaluation_seed(recipe)
     evaluation = evaluate(trainer.engine, trainer.held_out, prompts, settings, seed)
     run.write_lines(f"eval-{when}.jsonl", evaluation.records)
     run.write_json("eval.json", {**run.evaluation(), when: evaluation.summary})
@@ -244,7 +255,7 @@ def _record(
     step: int,
     epoch: float,
     learning_rate: float,
-    groups: Sequence[Group],
+    metrics: dict[str, Any],
     stats: UpdateStats,
     times: dict[str, float],
 ) -> dict[str, Any]:
@@ -262,15 +273,24 @@ def _record(
         "sick_rows": list(stats.sick_rows),
         "trained_rows": stats.trained_rows,
         "tokens_per_microbatch": stats.tokens_per_microbatch,
-        **group_metrics(groups),
+        **metrics,
         **times,
-        "memory/peak_gb": peak_memory_gb(),
+        "time/samples_per_s": metrics["samples"] / times["time/step_s"],
+        "time/tokens_per_s": metrics["tokens"] / times["time/step_s"],
+        **_memory(),
     }
 
 
 def _finite(value: float) -> float | None:
     """JSON has no NaN: what is not a finite number is none."""
     return value if math.isfinite(value) else None
+
+
+def _memory() -> dict[str, float]:
+    held = {"memory/peak_gb": peak_memory_gb()}
+    if torch.cuda.is_available():
+        held["machine/gpu_memory_gb"] = torch.cuda.memory_allocated() / 2**30
+    return held
 
 
 def peak_memory_gb() -> float:

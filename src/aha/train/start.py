@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from aha.observe.console import ConsoleObserver
 from aha.observe.observer import Observer
 from aha.observe.samples import SamplesObserver
+from aha.observe.services import TrackioObserver, WandbObserver, require_services
 from aha.observe.tensorboard import TensorBoardObserver
 from aha.recipe import Recipe, RecipeChange, changes, load_recipe
 from aha.runs import RunDirectory
@@ -28,6 +29,7 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     _prepare()
     if output is not None:
         RunDirectory.require_new(output)
+    require_services(recipe.logging)
     stop = StopRequest(recipe.train.max_hours)
     # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
     trainer = build_trainer(recipe, None)
@@ -51,6 +53,7 @@ def resume_run(
         recipe = load_recipe(str(path / "recipe.yaml"), overrides)
         changed = changes(before, recipe)
         _refuse(changed, allow_change)
+        require_services(recipe.logging)
         found = newest_valid(run.checkpoints)
         trainer = build_trainer(recipe, found.path)
         done = trainer.progress.step
@@ -112,12 +115,14 @@ def _run(
 def _observers(
     recipe: Recipe, run: RunDirectory, console: Console, done: int
 ) -> Sequence[Observer]:
-    observers: list[Observer] = [
-        ConsoleObserver(console, recipe.train.max_steps, done, recipe.logging),
-        SamplesObserver(run, recipe.logging),
-    ]
+    shown = ConsoleObserver(console, recipe.train.max_steps, done, recipe.logging)
+    observers: list[Observer] = [shown, SamplesObserver(run, recipe.logging, shown.note)]
     if "tensorboard" in recipe.logging.report_to:
         observers.append(TensorBoardObserver(run.events, done))
+    if "wandb" in recipe.logging.report_to:
+        observers.append(WandbObserver(run, recipe))
+    if "trackio" in recipe.logging.report_to:
+        observers.append(TrackioObserver(run, recipe))
     return observers
 
 

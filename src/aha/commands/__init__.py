@@ -1,0 +1,1 @@
+"""What commands do beside training: each module is one command."""

@@ -1,0 +1,188 @@
+"""`aha eval`: a model's accuracy on a task's problems, alone or against another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from aha.commands.subject import Subject, find_subject, load, recipe_for
+from aha.commands.table import comparison_lines, table
+from aha.evaluate.evaluate import Evaluation, evaluate
+from aha.evaluate.paired import Comparison, compare
+from aha.recipe import Recipe
+from aha.rollout.base import SamplingSettings
+from aha.tasks.ask import ask
+from aha.tasks.load import load_problems
+from aha.tasks.overlap import overlap
+from aha.train.loop import evaluation_seed
+from aha.types import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `aha eval` was asked; None means as the recipe says."""
+
+    target: str
+    against: str | None = None
+    recipe: str | None = None
+    overrides: Sequence[str] = ()
+    task: str | None = None
+    split: Literal["train", "test"] = "test"
+    n: int | None = None
+    samples: int = 1
+    temperature: float | None = None
+    seed: int | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model's evaluation, and the file with its completions."""
+
+    subject: Subject
+    evaluation: Evaluation
+    file: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out: of the model, of the one it is compared with, and notes for people."""
+
+    outcome: Outcome
+    against: Outcome | None
+    comparison: Comparison | None
+    notes: tuple[str, ...]
+
+    def as_json(self) -> str:
+        """One object: the summary's keys, the model and the file, and the comparison."""
+        value = _described(self.outcome) | {"notes": list(self.notes)}
+        if self.against is not None and self.comparison is not None:
+            value["against"] = _described(self.against)
+            value["comparison"] = asdict(self.comparison)
+        return json.dumps(value, indent=2, ensure_ascii=False)
+
+    def as_text(self) -> str:
+        """A table, one column a model, and what they differ in."""
+        shown = [self.outcome, *([self.against] if self.against else [])]
+        lines = table([(o.subject.name, o.evaluation.summary) for o in shown])
+        if self.comparison is not None:
+            lines += ["", *comparison_lines(self.comparison)]
+        lines += ["", *self.notes, *(f"completions: {outcome.file}" for outcome in shown)]
+        return "\n".join(lines)
+
+
+def run_eval(request: Request) -> Result:
+    """Evaluate, write every completion to a file, and compare where asked.
+
+    Errors: UserError naming what is wrong with the request.
+    """
+    subject = find_subject(request.target)
+    recipe = _recipe(subject, request)
+    problems = _problems(recipe, request)
+    outcome = _evaluate(subject, recipe, problems, request)
+    notes = _notes(subject, recipe, problems, request)
+    if request.against is None:
+        return Result(outcome, None, None, notes)
+    other = find_subject(request.against)
+    # The same problems, asked in the way of the model's own run where it has one.
+    other_recipe = recipe_for(other, request.recipe or _same_recipe(subject, other), ())
+    other_recipe = other_recipe.model_copy(
+        update={"task": recipe.task, "evaluation": recipe.evaluation, "train": recipe.train}
+    )
+    against = _evaluate(other, other_recipe, problems, request)
+    comparison = compare(outcome.evaluation.records, against.evaluation.records)
+    return Result(outcome, against, comparison, notes)
+
+
+def _recipe(subject: Subject, request: Request) -> Recipe:
+    overrides = list(request.overrides)
+    for key, value in (
+        ("task.name", request.task),
+        ("evaluation.n", request.n),
+        ("evaluation.temperature", request.temperature),
+        ("train.seed", request.seed),
+    ):
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    return recipe_for(subject, request.recipe, overrides)
+
+
+def _same_recipe(subject: Subject, other: Subject) -> str | None:
+    """A model without a run is asked as the one it is compared with."""
+    if other.run is None and subject.run is not None:
+        return str(subject.run.path / "recipe.yaml")
+    return None
+
+
+def _problems(recipe: Recipe, request: Request) -> tuple[Problem, ...]:
+    if recipe.evaluation.n == 0:
+        raise UserError("evaluation.n is 0, so there is nothing to evaluate; add --n 500.")
+    return load_problems(recipe.task, request.split, recipe.evaluation.n).problems
+
+
+def _evaluate(
+    subject: Subject, recipe: Recipe, problems: Sequence[Problem], request: Request
+) -> Outcome:
+    loaded = load(recipe)
+    settings = SamplingSettings(
+        recipe.generation.max_completion_length,
+        recipe.evaluation.temperature,
+        stop=recipe.generation.stop,
+    )
+    prompts = ask(problems, recipe, loaded.tokenizer)
+    seed = evaluation_seed(recipe)
+    found = evaluate(loaded.engine, problems, prompts, settings, seed, request.samples)
+    file = _file(subject, request)
+    write_completions(file, found)
+    return Outcome(subject, found, file)
+
+
+def _file(subject: Subject, request: Request) -> Path:
+    """In the folder that was asked for, else beside the run, else under evals/."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{request.split}.jsonl"
+    if request.output is not None:
+        return request.output / f"{Path(subject.source).name}-{name}"
+    if subject.run is not None:
+        return subject.run.path / "evals" / f"{Path(subject.source).name}-{name}"
+    return Path("evals") / f"{subject.name.strip('./').replace('/', '--')}-{name}"
+
+
+def write_completions(file: Path, found: Evaluation) -> None:
+    """One JSON line a completion. Errors: UserError when the file exists or cannot be made."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as lines:
+            for record in found.records:
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"--output: {str(file)!r} cannot be written: {error}.") from None
+
+
+def _notes(
+    subject: Subject, recipe: Recipe, problems: Sequence[Problem], request: Request
+) -> tuple[str, ...]:
+    """What a reader of the figures must know: whether the problems were trained on."""
+    if request.split == "train":
+        return ("note: these are training problems; accuracy on them says little of others.",)
+    if subject.run is None:
+        return ()
+    trained = subject.run.recipe().task
+    shared = overlap(problems, load_problems(trained, "train", trained.num_train).problems)
+    if not shared.keys:
+        return ()
+    return (
+        f"note: {len(shared.keys)} of {shared.of} problems overlap with what the run was trained "
+        f"on (the first: {shared.keys[0]}).",
+    )
+
+
+def _described(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "model": outcome.subject.name,
+        **outcome.evaluation.summary,
+        "file": str(outcome.file),
+    }

@@ -1,0 +1,75 @@
+"""What a command is asked to look at: a run, a checkpoint, a folder or a hub name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from aha.blocks.llama import blocks_of
+from aha.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from aha.rollout.native import NativeEngine
+from aha.runs import RunDirectory
+from aha.tiny import TINY_NAME
+from aha.train.checkpoint import latest_checkpoint
+from aha.train.policy import load_model, load_tokenizer
+from aha.types import UserError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model by its name for people, where its weights are, and the run it is of, if any."""
+
+    name: str
+    source: str
+    run: RunDirectory | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that can write completions."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    engine: NativeEngine
+
+
+def find_subject(target: str) -> Subject:
+    """A run stands for its last checkpoint. Errors: UserError for a run that has none."""
+    path = Path(target)
+    if (path / "recipe.yaml").is_file():
+        run = RunDirectory(path)
+        checkpoint = latest_checkpoint(run.checkpoints)
+        if checkpoint is None:
+            raise UserError(f"{target!r} is a run without a checkpoint yet.")
+        return Subject(f"{path.name} ({checkpoint.name})", str(checkpoint), run)
+    parent = path.resolve().parent.parent
+    if path.is_dir() and (parent / "recipe.yaml").is_file():
+        return Subject(f"{parent.name} ({path.name})", target, RunDirectory(parent))
+    return Subject(target, target, None)
+
+
+def recipe_for(subject: Subject, recipe: str | None, overrides: Sequence[str]) -> Recipe:
+    """How the model is asked: the given recipe, else its run's, else the embedded model's.
+
+    Errors: UserError when nothing says it.
+    """
+    if recipe is None and subject.run is not None:
+        recipe = str(subject.run.path / "recipe.yaml")
+    if recipe is None and subject.source == TINY_NAME:
+        recipe = DEFAULT_RECIPE
+    if recipe is None:
+        raise UserError(
+            f"{subject.name!r} is no run, so nothing says how to ask it; add --recipe NAME "
+            "(`aha recipes` lists them)."
+        )
+    return load_recipe(recipe, [*overrides, f"model.name={subject.source}"])
+
+
+def load(recipe: Recipe) -> Loaded:
+    """The recipe's model with its tokenizer and engine. Errors: UserError as `load_model`."""
+    tokenizer, model = load_tokenizer(recipe.model), load_model(recipe.model)
+    engine = NativeEngine(model, tokenizer, blocks_of(model), recipe.generation.max_rows, None)
+    return Loaded(model, tokenizer, engine)

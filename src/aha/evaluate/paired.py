@@ -1,0 +1,66 @@
+"""Two models on the same problems: what was gained and lost, and whether that is chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from aha.evaluate.evaluate import Record, accuracy_of, by_problem
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first model's accuracy less the second's, by problem.
+
+    `difference` with its 95 % interval (Student's t over paired differences); `p` of a test that
+    knows they are paired, named by `test`; keys of the problems on which the first does better
+    (`gained`) and worse (`lost`).
+    """
+
+    n: int
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    test: str
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+def compare(records: Sequence[Record], others: Sequence[Record]) -> Comparison:
+    """Errors: ValueError unless both are of the same problems in the same order."""
+    ours, theirs = by_problem(records), by_problem(others)
+    keys = [problem[0]["key"] for problem in ours]
+    if keys != [problem[0]["key"] for problem in theirs]:
+        raise ValueError("the two evaluations are of different problems")
+    differences = [accuracy_of(a) - accuracy_of(b) for a, b in zip(ours, theirs, strict=True)]
+    single = all(len(problem) == 1 for problem in (*ours, *theirs))
+    gained = tuple(key for key, d in zip(keys, differences, strict=True) if d > 0)
+    lost = tuple(key for key, d in zip(keys, differences, strict=True) if d < 0)
+    p = _mcnemar(len(gained), len(lost)) if single else _wilcoxon(differences)
+    return Comparison(
+        len(keys), fmean(differences), _interval(differences), p,
+        "McNemar's exact test" if single else "Wilcoxon's signed-rank test", gained, lost,
+    )  # fmt: skip
+
+
+def _mcnemar(gained: int, lost: int) -> float:
+    """McNemar 1947 in its exact form: a fair coin for every problem that changed."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def _wilcoxon(differences: Sequence[float]) -> float:
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(differences).pvalue) if any(differences) else 1.0
+
+
+def _interval(differences: Sequence[float]) -> tuple[float, float]:
+    from scipy.stats import ttest_1samp
+
+    if len(set(differences)) < 2:
+        return differences[0], differences[0]
+    found = ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    return float(found.low), float(found.high)

@@ -1,0 +1,188 @@
+"""Changes of trend in what a run measures, announced once with figures.
+
+A window of the last steps is tested with the Mann-Kendall test (Kendall's tau against the step;
+Mann 1945, Kendall 1975), which asks for no shape of curve and takes steps as independent draws
+around the trend; the size of the change is the Theil-Sen line's. Left out: change points to the
+step. A window of forty steps cannot place them better than by ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["improvement", "degradation", "stagnation", "collapse", "rise", "fall", "warning"]
+
+# A test is made every quarter of a window; at this level flat noise of 150 steps is announced in
+# about one of two hundred metrics (docs/watching.md).
+LEVEL = 0.001
+# The trend is over when the window says as little as this.
+OVER = 0.2
+# Collapse: less than this share of the best, and Mann-Whitney's test agrees.
+COLLAPSED = 0.5
+_RECOVERED = 0.8
+_COLLAPSE_LEVEL = 1e-3
+_SPAN = 10
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What was noticed at a step, of which metric, in a sentence with figures."""
+
+    step: int
+    kind: Kind
+    metric: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A metric, its name for people, and whether more of it is better (none: neither)."""
+
+    key: str
+    name: str
+    more_is_better: bool | None
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A window's trend: its ends on the Theil-Sen line, and the Mann-Kendall test's p."""
+
+    start: float
+    end: float
+    p: float
+
+
+def watched(record: Mapping[str, Any]) -> list[Watched]:
+    """What is watched of a record: total reward, each reward, accuracy, length, entropy."""
+    rewards = [key.split("/")[1] for key in record if key.startswith("rewards/")]
+    names = list(dict.fromkeys(rewards))
+    return [
+        Watched("reward", "reward", True),
+        *(Watched(f"rewards/{name}/mean", f"reward {name}", True) for name in names),
+        Watched("accuracy", "accuracy", True, percent=True),
+        Watched("completions/mean_length", "length", None),
+        Watched("entropy", "entropy", None),
+    ]
+
+
+def line(values: Sequence[float]) -> Line | None:
+    """The trend of values a step apart; none when they are all the same."""
+    from scipy.stats import kendalltau, theilslopes
+
+    if len(set(values)) < 2:
+        return None
+    places = range(len(values))
+    slope, intercept, _, _ = theilslopes(values, places)
+    p = float(kendalltau(places, values).pvalue)
+    return Line(float(intercept), float(intercept + slope * (len(values) - 1)), p)
+
+
+class Trend:
+    """One metric's state; `check` takes its values in order and says what changes."""
+
+    def __init__(self, metric: Watched, window: int) -> None:
+        self._metric = metric
+        self._window = window
+        self._values: list[tuple[int, float]] = []
+        self._state = "new"
+        self._best: tuple[float, ...] = ()
+        self._collapsed = False
+
+    def check(self, step: int, value: float | None) -> list[Alert]:
+        if value is None:
+            return []
+        self._values.append((step, value))
+        seen = len(self._values)
+        if seen < self._window or (seen - self._window) % max(1, self._window // 4):
+            return []
+        found = [self._changed(), self._collapse()]
+        return [alert for alert in found if alert is not None]
+
+    def _changed(self) -> Alert | None:
+        window = self._values[-self._window :]
+        trend = line([value for _, value in window])
+        # Mostly equal values can have a trend whose median slope is none: nothing to speak of.
+        if trend is not None and trend.p < LEVEL and trend.end != trend.start:
+            state = "up" if trend.end > trend.start else "down"
+            if state == self._state:
+                return None
+            self._state = state
+            return self._alert(self._kind(state), self._moved(trend, window))
+        if trend is not None and trend.p < OVER and trend.end != trend.start:
+            return None
+        return self._over(window)
+
+    def _over(self, window: Sequence[tuple[int, float]]) -> Alert | None:
+        """The window shows no trend: worth saying of what should rise, once."""
+        never = self._state == "new" and len(self._values) >= 2 * self._window
+        stopped = self._state in ("up", "down")
+        if not (never or stopped):
+            return None
+        self._state = "flat"
+        if not self._metric.more_is_better:
+            return None
+        mean = sum(value for _, value in window) / len(window)
+        what = "has stopped changing" if stopped else "has not changed since the start"
+        return self._alert(
+            "stagnation",
+            f"{self._metric.name} {what}: {self._say(mean)} on average over steps "
+            f"{window[0][0]} to {window[-1][0]}",
+        )
+
+    def _collapse(self) -> Alert | None:
+        """Whether the last values are far below the best ones so far."""
+        if not self._metric.more_is_better:
+            return None
+        last = tuple(value for _, value in self._values[-_SPAN:])
+        if not self._best or sum(last) > sum(self._best):
+            self._best = last
+        low, best = sum(last) / len(last), sum(self._best) / len(self._best)
+        if self._collapsed or best <= 0 or low > COLLAPSED * best:
+            self._collapsed = self._collapsed and low < _RECOVERED * best
+            return None
+        from scipy.stats import mannwhitneyu
+
+        if mannwhitneyu(last, self._best, alternative="less").pvalue > _COLLAPSE_LEVEL:
+            return None
+        self._collapsed = True
+        return self._alert(
+            "collapse",
+            f"{self._metric.name} has fallen to {self._say(low)} from {self._say(best)} at its "
+            f"best (means over {_SPAN} steps)",
+        )
+
+    def _kind(self, state: str) -> Kind:
+        if self._metric.more_is_better is None:
+            return "rise" if state == "up" else "fall"
+        return "improvement" if (state == "up") == self._metric.more_is_better else "degradation"
+
+    def _moved(self, trend: Line, window: Sequence[tuple[int, float]]) -> str:
+        verb = "rises" if trend.end > trend.start else "falls"
+        return (
+            f"{self._metric.name} {verb} from {self._say(trend.start)} to {self._say(trend.end)} "
+            f"over steps {window[0][0]} to {window[-1][0]} (Mann-Kendall p = {trend.p:.1g})"
+        )
+
+    def _say(self, value: float) -> str:
+        return f"{value:.1%}" if self._metric.percent else f"{value:.3g}"
+
+    def _alert(self, kind: Kind, message: str) -> Alert:
+        return Alert(self._values[-1][0], kind, self._metric.key, f"{kind}: {message}.")
+
+
+class Trends:
+    """Takes each step's record and gives an alert for every trend that has just changed."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._trends: dict[str, Trend] = {}
+
+    def check(self, record: Mapping[str, Any]) -> list[Alert]:
+        alerts = []
+        for metric in watched(record):
+            trend = self._trends.setdefault(metric.key, Trend(metric, self._window))
+            alerts += trend.check(record["step"], record[metric.key])
+        return alerts

@@ -1,0 +1,91 @@
+"""One completion read for how it reasons, and a step's completions summed up for its record.
+
+Left out: anything that needs to know the problem. Whether the answer is right is told, not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from aha.reasoning.behaviours import BEHAVIOURS, Passage, find_behaviours
+from aha.reasoning.reflection import reflection_count
+from aha.reasoning.steps import WrittenStep, written_steps
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a completion shows.
+
+    `corrected`: it is right in the end after a try that it gave up itself, or after a false step
+    that it wrote again and truly. `reflections` counts the phrases that training records.
+    """
+
+    passages: tuple[Passage, ...]
+    steps: tuple[WrittenStep, ...]
+    corrected: bool
+    reflections: int
+
+    def shows(self, behaviour: str) -> bool:
+        """Whether any passage shows it."""
+        return any(passage.behaviour == behaviour for passage in self.passages)
+
+
+def analyse(text: str, task: str, correct: bool) -> Analysis:
+    """How a completion of `task` reasons; `correct` says whether its answer is right."""
+    passages, steps = find_behaviours(text, task), written_steps(text)
+    gave_up = any(passage.behaviour == "backtracking" for passage in passages)
+    return Analysis(
+        passages,
+        steps,
+        corrected=correct and (gave_up or _redone(text, steps)),
+        reflections=reflection_count(text),
+    )
+
+
+def step_metrics(analyses: Sequence[Analysis]) -> dict[str, float | None]:
+    """What a step's record says of its completions.
+
+    `*_rate` is the share of completions, 0 to 1; `backtracks` and `steps` are means a completion;
+    `steps_true` the share of all judged steps that are true. None where there is nothing to share.
+    """
+    steps = [step.true for analysis in analyses for step in analysis.steps]
+    metrics = {
+        f"reasoning/{behaviour}_rate": _mean(analysis.shows(behaviour) for analysis in analyses)
+        for behaviour in BEHAVIOURS
+    }
+    return {
+        **metrics,
+        "reasoning/backtracks": _mean(
+            sum(passage.behaviour == "backtracking" for passage in analysis.passages)
+            for analysis in analyses
+        ),
+        "reasoning/corrected_rate": _mean(analysis.corrected for analysis in analyses),
+        "reasoning/steps": _mean(len(analysis.steps) for analysis in analyses),
+        "reasoning/steps_true": _mean(steps),
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return fmean(known) if known else None
+
+
+def _redone(text: str, steps: Iterable[WrittenStep]) -> bool:
+    """Whether the arithmetic of a false step comes again later, with a true result."""
+    false: set[str] = set()
+    for step in steps:
+        arithmetic = _arithmetic(text[step.start : step.end])
+        if not step.true:
+            false.add(arithmetic)
+        elif arithmetic and arithmetic in false:
+            return True
+    return False
+
+
+def _arithmetic(equation: str) -> str:
+    """The side that was worked out, without blanks; "" for the later part of a chain."""
+    left, _, right = "".join(equation.split()).partition("=")
+    side = left if any(sign in left[1:] for sign in "+-*/\u00d7\u00f7\\") else right
+    return "" if left[:1] in ("", "+", "*", "/") else side

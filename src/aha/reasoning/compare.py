@@ -1,0 +1,110 @@
+"""What can be said of shares and means of a sample, with 95 % intervals; and when a curve rose.
+
+Shares have Wilson's interval, which stays within 0 and 1 and holds for few texts and rare events.
+Left out: corrections for looking at many behaviours at once, and clusters. Completions of one
+problem are not independent, so an interval over whole groups is narrower than the truth; over an
+evaluation, with one completion a problem, it is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+CONFIDENCE = 0.95
+_TAIL = (1 + CONFIDENCE) / 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its 95 % interval and the number of texts it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def share(flags: Sequence[bool]) -> Estimate:
+    """The share of true flags, 0 to 1, with Wilson's score interval.
+
+    Errors: ValueError for no flags. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    if not flags:
+        raise ValueError("a share of no texts")
+    n = len(flags)
+    value = sum(map(bool, flags)) / n
+    z = NormalDist().inv_cdf(_TAIL)
+    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+    # Rounding must not put a share of exactly 0 or 1 outside its own interval.
+    return Estimate(value, min(value, max(0.0, centre - half)), max(value, centre + half), n)
+
+
+def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    """The mean of `after - before`, pair by pair, with Student's t interval of the differences.
+
+    Errors: ValueError for unequal lengths and for fewer than two pairs, which say nothing of
+    spread. The same interval as scipy.stats.ttest_rel gives; flags count as 0 and 1.
+    """
+    from scipy.special import stdtrit  # only those who compare need it
+
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} values before, {len(after)} after")
+    if len(before) < 2:
+        raise ValueError("a rise needs at least two pairs")
+    differences = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
+    n = len(differences)
+    value = fmean(differences)
+    half = float(stdtrit(n - 1, _TAIL)) * stdev(differences) / math.sqrt(n)
+    return Estimate(value, value - half, value + half, n)
+
+
+def lift(shows: Sequence[bool], correct: Sequence[bool]) -> Estimate | None:
+    """P(correct | shows) - P(correct | does not), -1 to 1; None when nobody or everybody shows it.
+
+    The interval is method 10 of Newcombe 1998 (doi:10.1002/(SICI)1097-0258(19980430)17:8<873::
+    AID-SIM779>3.0.CO;2-I), from the two shares' Wilson intervals; `n` counts both sides. An
+    association only: hard problems get more reflection and fewer right answers.
+    Errors: ValueError for unequal lengths.
+    """
+    if len(shows) != len(correct):
+        raise ValueError(f"{len(shows)} texts, {len(correct)} verdicts")
+    with_it = [right for shown, right in zip(shows, correct, strict=True) if shown]
+    without = [right for shown, right in zip(shows, correct, strict=True) if not shown]
+    if not with_it or not without:
+        return None
+    one, two = share(with_it), share(without)
+    value = one.value - two.value
+    return Estimate(
+        value,
+        value - math.hypot(one.value - one.low, two.high - two.value),
+        value + math.hypot(one.high - one.value, two.value - two.low),
+        len(shows),
+    )
+
+
+def first_step_at(
+    metrics: Sequence[Mapping[str, Any]], key: str, threshold: float, window: int = 5
+) -> int | None:
+    """The first step at which the mean over the last `window` records reaches the threshold.
+
+    Records without a number under `key` are passed over; before there are `window` with one,
+    nothing is reached, so that one lucky step is no rise. None when it never is.
+    Errors: ValueError for a window below 1.
+    """
+    if window < 1:
+        raise ValueError(f"a window of {window} records")
+    known = [record for record in metrics if _is_number(record.get(key))]
+    for last in range(window, len(known) + 1):
+        mean = fmean(record[key] for record in known[last - window : last])
+        if mean >= threshold or math.isclose(mean, threshold):
+            return int(known[last - 1]["step"])
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)

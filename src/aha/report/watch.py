@@ -1,0 +1,153 @@
+"""`--watch`: the report of a run that is going on, served to this machine's own browser.
+
+Only 127.0.0.1 is bound, only GET of "/" and "/version" is answered, and only under a Host that
+names this machine: a page elsewhere that points its own name here (DNS rebinding) is refused.
+Left out: serving other machines. A tunnel (ssh -L) does that with a login.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from aha.report.build import render_report
+from aha.report.page import Live, render
+from aha.runs import RunDirectory
+from aha.types import UserError
+
+EVERY_S = 5.0
+# A build takes at most this share of one core, however large the run has grown.
+_SHARE = 0.25
+_FILES = ("metrics.jsonl", "samples.jsonl", "alerts.jsonl", "eval.json", "eval-after.jsonl")
+
+
+class LiveReport:
+    """The newest page of a run: rebuilt on request, when its files changed and not too often."""
+
+    def __init__(self, run: RunDirectory, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run = run
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._version = ""
+        self._page = ""
+        self._not_before = 0.0
+
+    def version(self) -> str:
+        """The version that `page` would give now."""
+        with self._lock:
+            return self._next()
+
+    def page(self) -> str:
+        """The report's HTML; a note while the run has no step yet."""
+        with self._lock:
+            version = self._next()
+            if version != self._version:
+                started = self._clock()
+                self._page = self._build(Live(version, round(EVERY_S * 1000)))
+                self._version = version
+                took = self._clock() - started
+                self._not_before = self._clock() + max(EVERY_S, took / _SHARE)
+            return self._page
+
+    def _next(self) -> str:
+        if self._page and self._clock() < self._not_before:
+            return self._version
+        return _stamp(self._run)
+
+    def _build(self, live: Live) -> str:
+        try:
+            return render_report(self._run, live)
+        except UserError as error:
+            return render("waiting.html.j2", {"name": self._run.path.name, "why": str(error)}, live)
+
+
+def watch(run: RunDirectory, port: int, say: Callable[[str], None]) -> None:
+    """Serve the run's report until Ctrl-C; `say` is told the address.
+
+    `port` 0 takes a free one. Errors: UserError when the port cannot be had.
+    """
+    server = make_server(run, port)
+    say(f"the report is at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends)")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        say("ended")
+    finally:
+        server.server_close()
+
+
+def make_server(run: RunDirectory, port: int) -> ThreadingHTTPServer:
+    """The server, bound but not yet serving. Errors: UserError when the port cannot be had."""
+    report = LiveReport(run)
+
+    class Handler(_Handler):
+        live_report = report
+
+    try:
+        return _Server(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--port {port} cannot be had: {error}.") from None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Otherwise a second watcher on Windows would share the port with the first.
+    allow_reuse_address = False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    live_report: LiveReport
+    timeout = 10  # seconds a silent client may hold a thread
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self) -> None:
+        if self.headers.get_all("Host", []) not in self._own_names():
+            return self._reply(HTTPStatus.FORBIDDEN, "This address serves its own machine only.")
+        if self.path == "/version":
+            return self._reply(HTTPStatus.OK, self.live_report.version())
+        if self.path == "/":
+            return self._reply(HTTPStatus.OK, self.live_report.page(), "text/html")
+        return self._reply(HTTPStatus.NOT_FOUND, "There is / and /version.")
+
+    def _refuse(self) -> None:
+        self._reply(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET is answered.")
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse
+
+    def _own_names(self) -> list[list[str]]:
+        server: Any = self.server
+        return [[f"{name}:{server.server_port}"] for name in ("127.0.0.1", "localhost")]
+
+    def _reply(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def version_string(self) -> str:
+        return "aha"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are of no interest to who watches a run."""
+
+
+def _stamp(run: RunDirectory) -> str:
+    """What changes when the run's files do: their sizes and times."""
+    parts = []
+    for name in _FILES:
+        path = run.path / name
+        if path.exists():
+            status = path.stat()
+            parts.append(f"{status.st_size:x}.{status.st_mtime_ns:x}")
+    return "-".join(parts) or "empty"

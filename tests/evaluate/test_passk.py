@@ -1,0 +1,76 @@
+"""pass@k, maj@k and intervals against hand-computed values and scipy."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, hypergeom
+
+from aha.evaluate.intervals import wilson_interval
+from aha.evaluate.passk import bootstrap_interval, maj_at_k, majority, pass_at_k, powers_up_to
+
+
+def test_pass_at_k_by_hand() -> None:
+    # 4 completions, 1 right: of the six pairs three hold it.
+    assert pass_at_k(4, 1, 1) == 0.25
+    assert pass_at_k(4, 1, 2) == 0.5
+    assert pass_at_k(4, 0, 4) == 0.0
+    assert pass_at_k(4, 4, 1) == 1.0
+    # 5 completions, 2 right, 3 drawn: only one of ten triples misses both.
+    assert pass_at_k(5, 2, 3) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("wrong", [(4, 5, 1), (4, -1, 1), (4, 1, 0), (4, 1, 5)])
+def test_pass_at_k_refuses_what_is_not_defined(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="not defined"):
+        pass_at_k(*wrong)
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(*[st.just(n)] + [st.integers(0, n)] * 2)))
+def test_pass_at_k_is_the_hypergeometric_chance(numbers: tuple[int, int, int]) -> None:
+    n, correct, k = numbers[0], numbers[1], max(1, numbers[2])
+    assert pass_at_k(n, correct, k) == pytest.approx(hypergeom.sf(0, n, correct, k), abs=1e-9)
+
+
+def test_majority_by_hand() -> None:
+    assert majority(["7", "8", " 7 ", None]) == 0
+    assert majority(["9", "8", "8"]) == 1
+    # Equally frequent: the first given.
+    assert majority(["9", "8"]) == 0
+    assert majority([None, None]) is None
+    assert maj_at_k(["9", "8", "8"], [True, False, False], 1)
+    assert not maj_at_k(["9", "8", "8"], [True, False, False], 3)
+    assert not maj_at_k([None], [False], 1)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
+def test_majority_is_the_mode(answers: list[str]) -> None:
+    index = majority(answers)
+    assert index is not None
+    assert answers[index] == statistics.mode(answers)
+
+
+def test_which_k() -> None:
+    assert powers_up_to(1) == [1]
+    assert powers_up_to(4) == [1, 2, 4]
+    assert powers_up_to(6) == [1, 2, 4, 6]
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(share: tuple[int, int]) -> None:
+    expected = binomtest(*share).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(*share) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_the_bootstrap_is_near_the_normal_interval_and_repeats() -> None:
+    values = [i % 4 / 3 for i in range(400)]
+    low, high = bootstrap_interval(values)
+    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.004)
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)

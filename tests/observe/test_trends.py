@@ -1,0 +1,120 @@
+"""Alerts of changed trends: what is announced, once, and how often flat noise is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aha.observe.alerts import Watch
+from aha.observe.trends import LEVEL, Trend, Watched, line, watched
+from aha.recipe import LoggingSection
+
+ACCURACY = Watched("accuracy", "accuracy", True, percent=True)
+LENGTH = Watched("completions/mean_length", "length", None)
+
+
+def kinds(metric: Watched, values: list[float], window: int = 40) -> list[str]:
+    trend = Trend(metric, window)
+    return [a.kind for step, value in enumerate(values, 1) for a in trend.check(step, value)]
+
+
+def noisy(shape: Callable[[int], float], steps: int, seed: int = 0) -> list[float]:
+    dice = random.Random(seed)
+    return [shape(step) + dice.gauss(0.0, 0.03) for step in range(1, steps + 1)]
+
+
+def test_a_line_by_hand() -> None:
+    # Without noise: all ten pairs of five values agree, so tau is 1 and p = 2 / 5!.
+    trend = line([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert trend is not None
+    assert (trend.start, trend.end) == (1.0, 5.0)
+    assert trend.p == pytest.approx(2 / 120)
+    # One value far out does not move the Theil-Sen line: its slope is the median of ten, 1.
+    bent = line([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert bent is not None
+    assert bent.end - bent.start == pytest.approx(4.0)
+    assert line([0.5] * 40) is None
+
+
+def test_a_rise_is_announced_once_and_then_its_end() -> None:
+    values = noisy(lambda step: min(0.2 + 0.004 * step, 0.6), 300)
+    assert kinds(ACCURACY, values) == ["improvement", "stagnation"]
+
+
+def test_a_few_values_below_a_constant_are_no_trend() -> None:
+    values = [1.0] * 30 + [0.99, 1.0, 0.98, 0.99, 1.0, 0.98, 0.99, 0.99, 0.98, 0.97]
+    assert kinds(ACCURACY, values) == []
+
+
+def test_a_fall_and_a_collapse() -> None:
+    falling = noisy(lambda step: 0.6 - 0.0025 * step, 80)
+    assert kinds(ACCURACY, falling) == ["degradation"]
+    sudden = noisy(lambda step: 0.6 if step < 100 else 0.1, 160)
+    assert "collapse" in kinds(ACCURACY, sudden)
+    assert kinds(ACCURACY, sudden).count("collapse") == 1
+
+
+def test_length_rises_and_falls_without_being_better_or_worse() -> None:
+    assert kinds(LENGTH, noisy(lambda step: step / 10, 60)) == ["rise"]
+    assert kinds(LENGTH, noisy(lambda step: -step / 10, 60)) == ["fall"]
+    assert kinds(LENGTH, noisy(lambda step: 5.0, 200)) == []
+
+
+def test_nothing_rewarded_from_the_start_is_called_stagnation() -> None:
+    assert kinds(ACCURACY, noisy(lambda step: 0.3, 120, seed=1)) == ["stagnation"]
+    assert kinds(ACCURACY, [0.0] * 120) == ["stagnation"]
+
+
+def test_false_alarms_on_flat_noise() -> None:
+    # 13 tests a run at LEVEL each; that their windows overlap makes false alarms fewer.
+    runs = [kinds(ACCURACY, noisy(lambda step: 0.3, 160, seed=seed)) for seed in range(300)]
+    alarmed = sum(any(kind != "stagnation" for kind in run) for run in runs)
+    assert alarmed / len(runs) <= 13 * LEVEL
+
+
+def test_the_message_has_figures() -> None:
+    trend = Trend(ACCURACY, 40)
+    alerts = [a for step in range(1, 41) for a in trend.check(step, 0.2 + step / 200)]
+    assert [alert.step for alert in alerts] == [40]
+    expected = "improvement: accuracy rises from 20.5% to 40.0% over steps 1 to 40 (Mann-Kendall"
+    assert alerts[0].message.startswith(expected)
+
+
+def record(step: int, **changed: Any) -> dict[str, Any]:
+    steady = {
+        "step": step, "reward": 0.5, "rewards/format/mean": 1.0, "rewards/format/std": 0.0,
+        "accuracy": 0.5, "completions/mean_length": 50.0, "entropy": 0.5, "kl": 0.0,
+        "completions/clipped_ratio": 0.0, "frac_reward_zero_std": 0.1,
+    }  # fmt: skip
+    return {**steady, **changed}
+
+
+def test_every_reward_is_watched() -> None:
+    keys = [metric.key for metric in watched(record(1))]
+    assert keys == [
+        "reward",
+        "rewards/format/mean",
+        "accuracy",
+        "completions/mean_length",
+        "entropy",
+    ]
+
+
+def test_a_resumed_run_says_what_an_uninterrupted_one_does() -> None:
+    dice = random.Random(2)
+    records = [record(s, accuracy=s / 200 + dice.gauss(0, 0.02)) for s in range(1, 121)]
+    settings = LoggingSection()
+    whole = Watch(settings)
+    alerts = [alert for r in records for alert in whole.check(r)]
+    resumed = Watch(settings, past=records[:70])
+    assert [a for a in alerts if a.step > 70] == [a for r in records[70:] for a in resumed.check(r)]
+    assert any(a.metric == "accuracy" and a.kind == "improvement" for a in alerts)
+
+
+def test_a_window_of_zero_switches_trends_off_and_keeps_warnings() -> None:
+    watch = Watch(LoggingSection(alerts_window=0))
+    told = [a for s in range(1, 60) for a in watch.check(record(s, accuracy=s / 60, kl=99.0))]
+    assert [alert.kind for alert in told] == ["warning"]

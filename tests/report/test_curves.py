@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from aha.report.charts import BarChart, Bars, Panel, Series, bars_svg, panel_svg
+from aha.report.curves import POINTS, constant, panels, series_of, smooth
+from aha.report.data import Metrics
+
+
+def records(values: list[float | None], key: str = "reward") -> Metrics:
+    return [{"step": step, key: value} for step, value in enumerate(values, start=1)]
+
+
+def test_smoothing_by_hand() -> None:
+    assert smooth([1.0, 2.0, 3.0, 6.0], 2) == [1.0, 1.5, 2.5, 4.5]
+
+
+def test_unknown_values_are_passed_over() -> None:
+    series = series_of("run", [records([1.0, None, 3.0])], "reward")
+    assert series is not None
+    assert (series.steps, series.raw) == ([1, 3], [1.0, 3.0])
+    assert series_of("run", [records([None])], "reward") is None
+
+
+def test_a_long_run_is_thinned_without_losing_its_extremes() -> None:
+    values: list[float | None] = [0.0] * 2_000
+    values[777] = 9.0
+    series = series_of("run", [records(values)], "reward")
+    assert series is not None
+    assert len(series.steps) == POINTS
+    # Bins of five steps: 777 (counted from 0) is in bin 155, whose steps are 776 to 780.
+    assert series.steps[155] == 778
+    assert series.high is not None
+    assert max(series.high) == 9.0 == series.high[155]
+    assert series.low is not None
+    assert max(series.low) == 0.0
+
+
+def test_seeds_are_a_mean_and_a_band_over_the_steps_they_share() -> None:
+    group = [records([0.0, 1.0, 2.0]), records([1.0, 3.0, 8.0]), records([2.0, 2.0])]
+    series = series_of("three seeds", group, "reward")
+    assert series is not None
+    # Windows of a twentieth are one step here, so the running means are the values.
+    assert series.steps == [1, 2]
+    assert series.strong == [1.0, 2.0]
+    assert (series.low, series.high) == ([0.0, 1.0], [2.0, 3.0])
+
+
+def test_seeds_without_a_common_step_have_no_curve() -> None:
+    later = [{"step": 9, "reward": 1.0}]
+    assert series_of("seeds", [records([0.0]), later], "reward") is None
+
+
+def test_what_never_changes_is_named_and_not_drawn() -> None:
+    metrics = [{"step": s, "reward": float(s), "kl": 0.0} for s in (1, 2)]
+    titles = [panel.title for _, found in panels([("run", [metrics])]) for panel in found]
+    assert titles == ["Reward, weighted sum"]
+    assert constant(metrics) == [("KL to the start, nats a token", 0.0, "number")]
+
+
+def test_every_reward_has_a_panel() -> None:
+    metrics = [{"step": s, "rewards/a/mean": s / 2, "rewards/b/mean": s / 3} for s in (1, 2)]
+    titles = [panel.title for _, found in panels([("run", [metrics])]) for panel in found]
+    assert titles == ["Reward a, unweighted", "Reward b, unweighted"]
+
+
+@pytest.fixture
+def panel() -> Panel:
+    return Panel(
+        "Reward <of> it", "number", (Series("a", [1, 2, 3], [0.1, 0.3, 0.2], raw=[0, 1, 0]),)
+    )
+
+
+def test_svg_takes_its_colours_from_the_page(panel: Panel) -> None:
+    svg = panel_svg(panel)
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+    assert "var(--series-0)" in svg
+    assert "#123456" not in svg
+    assert "<style" not in svg
+    assert "http" not in svg
+
+
+def test_svg_says_what_it_shows(panel: Panel) -> None:
+    label = re.search(r'aria-label="([^"]*)"', panel_svg(panel))
+    assert label is not None
+    assert label.group(1) == (
+        "Reward &lt;of&gt; it. from 0.100 at step 1 to 0.200 at step 3, lowest 0.100, "
+        "highest 0.300."
+    )
+
+
+def test_series_differ_in_more_than_colour() -> None:
+    lines = tuple(Series(name, [1, 2, 3], [1.0, 2.0, 3.0]) for name in ("one", "two"))
+    svg = panel_svg(Panel("Two", "number", lines))
+    assert ">one<" in svg
+    assert ">two<" in svg
+    assert "stroke-dasharray" in svg
+
+
+def test_a_label_is_text_whatever_it_holds() -> None:
+    lines = tuple(
+        Series(name, [1, 2], [1.0, 2.0]) for name in ("<b>$\\frac{", "0.123456 $x$ run", "-->")
+    )
+    svg = panel_svg(Panel("Names", "number", lines))
+    assert ">&lt;b&gt;$\\frac{<" in svg
+    assert ">0.123456 $x$ run<" in svg
+    assert "<!--" not in svg
+
+
+def test_bars_are_written_out_in_words() -> None:
+    chart = BarChart(
+        "Shares", "percent", ["x", "y"], (Bars("before", [0.1, 0.2]), Bars("after", [0.3, 0]))
+    )
+    svg = bars_svg(chart)
+    assert "Shares. x before 10.0\N{NO-BREAK SPACE}%, after 30.0" in svg
+    assert "url(#" in svg  # the second set is hatched

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+
+from aha.reasoning.analysis import Analysis
+from aha.reasoning.behaviours import Passage
+from aha.report.data import Written, load, pairs
+from aha.report.summary import rises, summarise
+from aha.runs import RunDirectory
+
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+def written(key: str, tokens: int, correct: bool, *shows: str) -> Written:
+    passages = tuple(Passage(name, 0, 1) for name in shows)
+    analysis = Analysis(passages=passages, steps=(), corrected=False, reflections=0)
+    return Written(key, "prompt", "text", correct, tokens, False, "held out", analysis)
+
+
+BEFORE = [
+    written("a", 10, False),
+    written("b", 20, True),
+    written("c", 30, False, "self_check"),
+    written("d", 40, False),
+]
+AFTER = [
+    written("a", 22, True, "backtracking", "self_check"),
+    written("b", 34, True, "backtracking"),
+    written("c", 46, False, "backtracking", "self_check"),
+    written("d", 58, True),
+]
+
+
+def test_rises_are_paired_by_problem_whatever_the_order() -> None:
+    found = rises(BEFORE, list(reversed(AFTER)))
+    assert found is not None
+    assert found.n == 4
+    # Differences 12, 14, 16, 18: mean 15, sd sqrt(20/3), t(3, 97.5 %) = 3.182446.
+    assert found.length.value == 15
+    half = 3.182446 * (20 / 3) ** 0.5 / 2
+    assert found.length.low == pytest.approx(15 - half, abs=1e-5)
+    assert found.length.high == pytest.approx(15 + half, abs=1e-5)
+    assert (found.accuracy.value, found.self_check.value, found.backtracking.value) == (
+        0.5,
+        0.25,
+        0.75,
+    )
+
+
+def test_problems_of_one_side_only_are_left_out() -> None:
+    assert [a.key for a, _ in pairs(BEFORE[:2], AFTER)] == ["a", "b"]
+    assert rises(BEFORE[:1], AFTER) is None
+
+
+def test_a_problem_that_stands_twice_is_paired_in_order() -> None:
+    before = [written("a", 1, True), written("a", 2, True)]
+    after = [written("a", 3, True), written("a", 4, True), written("a", 5, True)]
+    assert [(a.tokens, b.tokens) for a, b in pairs(before, after)] == [(1, 3), (2, 4)]
+
+
+def test_the_sentences_hold_figures_and_intervals(run: RunDirectory) -> None:
+    summary = summarise(load(run))
+    # One of six, five of six; Wilson's intervals by hand with z = 1.959964.
+    assert summary.sentences[0] == (
+        f"On 6 held-out problems accuracy (strict) went from 16.7{NBSP}% (95 % interval 3.0 to "
+        f"56.4{NBSP}%) to 83.3{NBSP}% (43.6 to 97.0{NBSP}%)."
+    )
+    # Lengths 40, 20 x 5 before and 40 x 5, 20 after: differences 0, 20 x 4, 0: mean
+    # 13.333, sd 10.328, t(5, 97.5 %) = 2.570582.
+    assert "completions grew by 13.3 tokens (95 % interval 2.49 to 24.2)" in summary.sentences[1]
+    assert len(summary.sentences) == 2
+    assert [tile.label for tile in summary.tiles][:2] == ["accuracy, strict", "length, tokens"]
+    assert (summary.tiles[0].before, summary.tiles[0].after) == (f"16.7{NBSP}%", f"83.3{NBSP}%")
+
+
+def test_a_fall_is_told_by_its_size(run: RunDirectory) -> None:
+    before, after = run.read_lines("eval-before.jsonl"), run.read_lines("eval-after.jsonl")
+    run.write_lines("eval-before.jsonl", after)
+    run.write_lines("eval-after.jsonl", before)
+    assert "shrank by 13.3 tokens (95 % interval 2.49 to 24.2)" in summarise(load(run)).sentences[1]
+
+
+def test_what_may_be_chance_is_not_called_a_rise(run: RunDirectory) -> None:
+    run.write_lines("eval-after.jsonl", run.read_lines("eval-before.jsonl"))
+    sentence = summarise(load(run)).sentences[1]
+    assert "did not change measurably" in sentence
+    assert "grew" not in sentence
+    assert "rose" not in sentence
+
+
+def test_a_run_that_goes_on_is_told_from_training_alone(run: RunDirectory) -> None:
+    (run.path / "eval-after.jsonl").unlink()
+    summary = summarise(load(run))
+    assert (
+        summary.sentences[0] == "40 of 150 steps are done, with no evaluation yet after training."
+    )
+    assert summary.sentences[1].startswith("The reward of rollouts went from 0.0")
+    assert summary.tiles == ()
