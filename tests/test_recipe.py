@@ -85,3 +85,10 @@ def test_yaml_can_not_build_objects(tmp_path: Path) -> None:
 
 def test_the_defaults_alone_are_a_recipe() -> None:
     assert yaml.safe_load(dump_recipe(Recipe(name="x")))["name"] == "x"
+
+
+def test_a_long_value_is_shown_without_its_middle() -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe("countdown-tiny", [f"train.seed={'x' * 10_000}"])
+    assert len(str(caught.value)) < 400
+    assert "train.seed is 'xxxx" in str(caught.value)

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aha.types import UserError
+from aha.visible import quoted
 
 DEFAULT_RECIPE = "countdown-tiny"
 
@@ -375,16 +376,14 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        return (
-            f"{key!r} is not a known key; allowed there are {', '.join(_siblings(fault['loc']))}."
-        )
+        return f"{quoted(key)} is not a known key; allowed there are {', '.join(_siblings(fault['loc']))}."
     if kind == "missing":
         return f"{key} is missing; it is required."
     if kind == "value_error":
         prefix = f"{key}: " if fault["loc"] else ""
         return f"{prefix}{context['error']}."
     message = fault["msg"].removeprefix("Input ").removeprefix("Value ")
-    return f"{key} is {value!r}; it {message}."
+    return f"{key} is {quoted(value)}; it {message}."
 
 
 def _siblings(location: Sequence[int | str]) -> list[str]:

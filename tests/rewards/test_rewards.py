@@ -188,3 +188,8 @@ def test_the_recipe_tells_length_penalty_its_limit() -> None:
     )
     (item,) = rewards_of(recipe)
     assert item.reward.max_length == 50  # type: ignore[attr-defined]
+
+
+def test_an_option_may_have_any_name_and_is_refused_by_it() -> None:
+    with pytest.raises(UserError, match=r"rewards\.accuracy\.options: 'name' is unknown"):
+        load_reward("accuracy", **{"name": "x"})

@@ -27,6 +27,7 @@ from aha.rewards.length import (
 )
 from aha.rewards.prose import ReasoningStepsReward, ReflectionReward, RepetitionPenaltyReward
 from aha.types import UserError
+from aha.visible import quoted
 
 _SHIPPED: tuple[type[Reward], ...] = (
     AccuracyReward,
@@ -49,7 +50,7 @@ _SHIPPED: tuple[type[Reward], ...] = (
 REWARDS: dict[str, type[Reward]] = {reward.name: reward for reward in _SHIPPED}
 
 
-def load_reward(name: str, **options: Any) -> Reward | CustomReward:
+def load_reward(name: str, /, **options: Any) -> Reward | CustomReward:
     """A reward by its recipe name, or as `module:function` or `path/file.py:function`.
 
     Errors: UserError naming the reward, or the option, its value and what is allowed.
@@ -58,7 +59,7 @@ def load_reward(name: str, **options: Any) -> Reward | CustomReward:
         return load_custom(name, options)
     if name not in REWARDS:
         raise UserError(
-            f"rewards: {name!r} is unknown; allowed are {', '.join(sorted(REWARDS))}, "
+            f"rewards: {quoted(name)} is unknown; allowed are {', '.join(sorted(REWARDS))}, "
             "module:function and path/file.py:function."
         )
     try:
@@ -73,7 +74,7 @@ def _sentence(name: str, error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(REWARDS[name].model_fields) or "none"
         return f"rewards.{name}.options: {field!r} is unknown; allowed are {allowed}."
-    return f"rewards.{name}.options.{field} is {first['input']!r}; {first['msg'].lower()}."
+    return f"rewards.{name}.options.{field} is {quoted(first['input'])}; {first['msg'].lower()}."
 
 
 __all__ = ["REWARDS", "CustomReward", "Reward", "load_reward"]
