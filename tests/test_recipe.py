@@ -92,3 +92,11 @@ def test_a_long_value_is_shown_without_its_middle() -> None:
         load_recipe("countdown-tiny", [f"train.seed={'x' * 10_000}"])
     assert len(str(caught.value)) < 400
     assert "train.seed is 'xxxx" in str(caught.value)
+
+
+def test_an_infinite_option_survives_being_written_out(tmp_path: Path) -> None:
+    recipe = load_recipe("countdown-tiny", ["rewards=[{name: 'm:f', options: {x: .inf}}]"])
+    path = tmp_path / "again.yaml"
+    path.write_text(dump_recipe(recipe))
+    assert load_recipe(str(path)) == recipe
+    assert load_recipe(str(path)).rewards[0].options == {"x": float("inf")}

@@ -24,7 +24,8 @@ DEFAULT_RECIPE = "countdown-tiny"
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are not converted between types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An infinite option of a reward of the user's own stays so when the recipe is written out.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class ModelSection(Section):
@@ -376,7 +377,8 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{quoted(key)} is not a known key; allowed there are {', '.join(_siblings(fault['loc']))}."
+        allowed = ", ".join(_siblings(fault["loc"]))
+        return f"{quoted(key)} is not a known key; allowed there are {allowed}."
     if kind == "missing":
         return f"{key} is missing; it is required."
     if kind == "value_error":

@@ -193,3 +193,9 @@ def test_the_recipe_tells_length_penalty_its_limit() -> None:
 def test_an_option_may_have_any_name_and_is_refused_by_it() -> None:
     with pytest.raises(UserError, match=r"rewards\.accuracy\.options: 'name' is unknown"):
         load_reward("accuracy", **{"name": "x"})
+
+
+def test_an_option_that_is_not_finite_is_refused() -> None:
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(UserError, match=r"rewards\.equation\.options\.valid is (inf|nan)"):
+            load_reward("equation", valid=value)

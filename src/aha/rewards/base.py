@@ -21,7 +21,7 @@ class Reward(BaseModel, ABC):
     `name` is what a recipe writes. Subclasses implement `__call__`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: ClassVar[str]
 
