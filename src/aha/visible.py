@@ -1,7 +1,7 @@
 """Model text made harmless for people's eyes: what would steer a terminal or a page is spelled out.
 
 Escape codes, other control characters and the marks that turn the direction of writing can hide
-or forge what a text says. They are shown as `<U+001B>`; letters of every language stay.
+or forge what a text says. They are shown as ⟨U+001B⟩; letters of every language stay.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import re
 
 _QUOTED = 200
 
-# Controls but newline and tab; marks and overrides of direction; other line ends; the BOM.
-_STEERING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+# Control characters but tab and newline, what turns the direction of writing, line and paragraph
+# separators, invisible characters, tags, and halves of surrogate pairs. The joiners U+200C and
+# U+200D stay: scripts and emoji need them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 
 def visible(text: str) -> str:
-    """The text with every steering character as `<U+XXXX>`."""
-    return _STEERING.sub(lambda match: f"<U+{ord(match.group()):04X}>", text)
+    """Text in which every control or invisible character is written out, such as ⟨U+202E⟩."""
+    return _HIDDEN.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", text)
 
 
 def quoted(value: object) -> str:

@@ -77,7 +77,7 @@ def test_model_text_does_not_steer_the_terminal(run: RunDirectory) -> None:
     said = text(browse(run, Query(grep="gone", limit=1))[0])
     assert "\x1b" not in said
     assert "\u202e" not in said
-    assert "<U+001B>[2Jgone <U+202E>" in said
+    assert "⟨U+001B⟩[2Jgone ⟨U+202E⟩" in said
     assert visible("naïve 数学 🙂\n\t") == "naïve 数学 🙂\n\t"
 
 

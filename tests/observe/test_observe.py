@@ -190,7 +190,7 @@ def test_samples_on_the_console_cannot_steer_it(tmp_path: Path) -> None:
     _, said = written(tmp_path, 1, samples_print=True)
     assert len(said) == 1
     assert "target=11" in said[0]
-    assert "<U+001B>[31mred" in said[0]
+    assert "⟨U+001B⟩[31mred" in said[0]
 
 
 def test_tensorboard_reads_back_and_resumes_without_the_lost_steps(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from markupsafe import Markup
 from aha.reasoning.analysis import Analysis
 from aha.reasoning.behaviours import Passage
 from aha.reasoning.steps import WrittenStep
-from aha.report.text import show, visible
+from aha.report.text import show
+from aha.visible import visible
 
 
 def analysis(*passages: Passage, steps: tuple[WrittenStep, ...] = ()) -> Analysis:

@@ -21,10 +21,10 @@ from aha.report.drawn import contents, curves_note, drawn_bars, drawn_headings
 from aha.report.numbers import NONE, between, difference, duration, percent
 from aha.report.page import render
 from aha.report.summary import Rises, rises
-from aha.report.text import visible
 from aha.report.words import words_chart
 from aha.runs import RunDirectory
 from aha.types import UserError
+from aha.visible import visible
 
 
 @dataclass(frozen=True)

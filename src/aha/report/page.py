@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from aha.reasoning.compare import Estimate
 from aha.report.numbers import between, number, percent, write
-from aha.report.text import visible
+from aha.visible import visible
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ Left out: rendering of Markdown or mathematics. What the model wrote is shown as
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
 from aha.reasoning.analysis import Analysis
+from aha.visible import visible
 
 # Shown whole up to here; above, the beginning and the end with the length of what is between.
 SHOWN = 6_000
@@ -19,14 +19,7 @@ _HEAD = 4_000
 _FOLDED = 900
 _PREVIEW = 110
 
-# Control characters but tab and newline, what turns the direction of writing, line and paragraph
-# separators, invisible characters, tags, and halves of surrogate pairs. The joiners U+200C and
-# U+200D stay: scripts and emoji need them.
 _TURN = Markup('<span class="turn"></span>')
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,6 @@ class Shown:
     @property
     def folded(self) -> bool:
         return bool(self.preview)
-
-
-def visible(text: str) -> str:
-    """Text in which every control or invisible character is written out, such as ⟨U+202E⟩."""
-    return _HIDDEN.sub(lambda match: f"⟨U+{ord(match.group()):04X}⟩", text)
 
 
 def show(text: str, analysis: Analysis | None = None, fold: bool = True) -> Shown:
