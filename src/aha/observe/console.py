@@ -63,12 +63,13 @@ class ConsoleObserver:
     def _view(self, record: dict[str, Any], left: str) -> RenderableType:
         bar = ProgressBar(total=self._max_steps, completed=record["step"], width=_CURVE_WIDTH)
         table = Table.grid(padding=(0, 2))
+        table.add_row(Text("progress", style="bold"), bar)
         for name, text in rows(record):
             table.add_row(Text(name, style="bold"), Text(text))
         for name, key in _CURVES:
             curve = sparkline(list(self._past[key]), _CURVE_WIDTH)
             table.add_row(Text(name, style="bold"), Text(curve, style="cyan"))
-        return Group(Text(heading(record, self._max_steps, left)), bar, table)
+        return Group(Text(heading(record, self._max_steps, left)), table)
 
     def _is_due(self, step: int) -> bool:
         return step % self._settings.logging_steps == 0 or step in (1, self._max_steps)
