@@ -57,6 +57,11 @@ def test_a_fall_and_a_collapse() -> None:
     assert kinds(ACCURACY, sudden).count("collapse") == 1
 
 
+def test_the_end_of_a_fall_is_no_news() -> None:
+    values = noisy(lambda step: max(0.6 - 0.004 * step, 0.36), 300)
+    assert kinds(ACCURACY, values) == ["degradation"]
+
+
 def test_length_rises_and_falls_without_being_better_or_worse() -> None:
     assert kinds(LENGTH, noisy(lambda step: step / 10, 60)) == ["rise"]
     assert kinds(LENGTH, noisy(lambda step: -step / 10, 60)) == ["fall"]

@@ -116,16 +116,15 @@ class Trend:
         return self._over(window)
 
     def _over(self, window: Sequence[tuple[int, float]]) -> Alert | None:
-        """The window shows no trend: worth saying of what should rise, once."""
+        """The window shows no trend: worth saying where a rise has ended or never began."""
         never = self._state == "new" and len(self._values) >= 2 * self._window
-        stopped = self._state in ("up", "down")
-        if not (never or stopped):
-            return None
-        self._state = "flat"
-        if not self._metric.more_is_better:
+        stopped = self._state == "up"
+        if never or self._state != "new":
+            self._state = "flat"
+        if not self._metric.more_is_better or not (never or stopped):
             return None
         mean = sum(value for _, value in window) / len(window)
-        what = "has stopped changing" if stopped else "has not changed since the start"
+        what = "has stopped rising" if stopped else "has not changed since the start"
         return self._alert(
             "stagnation",
             f"{self._metric.name} {what}: {self._say(mean)} on average over steps "
