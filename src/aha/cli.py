@@ -208,6 +208,31 @@ def samples(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder or a hub name.")],
+    folder: Annotated[Path, typer.Argument(help="Where to; must not hold anything yet.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name or file, for a model without a run.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default as it is.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Also to the hub, as a private model.")
+    ] = None,
+    gguf: Annotated[
+        bool, typer.Option("--gguf", help="Also say how llama.cpp converts it.")
+    ] = False,
+) -> None:
+    """Write MODEL to FOLDER as transformers and vLLM load it, with a model card."""
+    from aha.commands.export import Request
+    from aha.commands.export import export as run_export
+
+    for line in run_export(Request(model, folder, recipe, dtype, push, gguf)):
+        typer.echo(line)
+
+
+@app.command()
 def bench(
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")

@@ -12,18 +12,7 @@ from aha.cli import main
 from aha.commands.evaluate import Request, run_eval
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory
-from aha.train.start import start_run
 from aha.types import UserError
-
-SHORT = ["train.max_steps=1", "evaluation.n=12", "logging.report_to=[]",
-         "grpo.prompts_per_step=2", "generation.num_generations=2"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A run of one step of the embedded model."""
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    return start_run(load_recipe("countdown-tiny", SHORT), folder)
 
 
 def test_a_run_is_evaluated_as_it_was_in_training(run: RunDirectory) -> None:
