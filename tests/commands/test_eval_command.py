@@ -40,8 +40,8 @@ def test_several_completions_give_pass_and_maj_at_k(run: RunDirectory) -> None:
     assert [record["sample"] for record in found.records] == [0, 1, 2, 3] * 12
 
 
-def test_the_base_is_the_run_s_before(run: RunDirectory) -> None:
-    found = run_eval(Request(str(run.path), against="aha-tiny"))
+def test_the_base_is_the_run_s_before(run: RunDirectory, tmp_path: Path) -> None:
+    found = run_eval(Request(str(run.path), against="aha-tiny", output=tmp_path))
     assert found.against is not None
     assert found.against.evaluation.summary == run.evaluation()["before"]
     assert found.comparison is not None
