@@ -40,9 +40,7 @@ def test_the_folder_is_what_transformers_and_vllm_read(run: RunDirectory, tmp_pa
 
 def test_it_is_evaluated_as_the_run_is(run: RunDirectory, tmp_path: Path) -> None:
     export(Request(str(run.path), tmp_path / "out"))
-    request = EvalRequest(
-        str(tmp_path / "out"), recipe=str(run.path / "recipe.yaml"), output=tmp_path / "texts"
-    )
+    request = EvalRequest(str(tmp_path / "out"), output=tmp_path / "texts")
     assert run_eval(request).outcome.evaluation.summary == run.evaluation()["after"]
 
 

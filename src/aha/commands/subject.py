@@ -39,25 +39,30 @@ class Loaded:
 def find_subject(target: str) -> Subject:
     """A run stands for its last checkpoint. Errors: UserError for a run that has none."""
     path = Path(target)
-    if (path / "recipe.yaml").is_file():
+    is_model = (path / "config.json").is_file()
+    if (path / "recipe.yaml").is_file() and not is_model:
         run = RunDirectory(path)
         checkpoint = latest_checkpoint(run.checkpoints)
         if checkpoint is None:
             raise UserError(f"{target!r} is a run without a checkpoint yet.")
         return Subject(f"{path.name} ({checkpoint.name})", str(checkpoint), run)
     parent = path.resolve().parent.parent
-    if path.is_dir() and (parent / "recipe.yaml").is_file():
+    if is_model and (parent / "recipe.yaml").is_file():
         return Subject(f"{parent.name} ({path.name})", target, RunDirectory(parent))
     return Subject(target, target, None)
 
 
 def recipe_for(subject: Subject, recipe: str | None, overrides: Sequence[str]) -> Recipe:
-    """How the model is asked: the given recipe, else its run's, else the embedded model's.
+    """How the model is asked: the given recipe, else its run's or the exported folder's own, else
+    the embedded model's.
 
     Errors: UserError when nothing says it.
     """
     if recipe is None and subject.run is not None:
         recipe = str(subject.run.path / "recipe.yaml")
+    beside = Path(subject.source) / "recipe.yaml"
+    if recipe is None and subject.run is None and beside.is_file():
+        recipe = str(beside)
     if recipe is None and subject.source == TINY_NAME:
         recipe = DEFAULT_RECIPE
     if recipe is None:

@@ -30,6 +30,8 @@ INK, GRID, PAPER = "#123456", "#123457", "#123458"
 _LONGEST = 48  # characters of a label
 _WIDTH = 4.7  # inches, at 72 a pixel: about a phone's column, so text keeps its size there
 
+_LEAST_SPAN = 0.1
+
 
 @dataclass(frozen=True)
 class Colours:
@@ -109,11 +111,20 @@ def draw(panel: Panel, axes: Axes, colours: Colours = ON_WHITE) -> None:
         )
     if panel.form == "percent":
         axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
+        _ten_points(axes)
     axes.set_xlabel("step", color=colours.ink, fontsize=10)
     axes.margins(x=0.01)
     _dress(axes, colours, "y")
     if several:
         _legend(axes, colours.ink, [series.label for series in panel.series])
+
+
+def _ten_points(axes: Axes) -> None:
+    """At least ten points of a share on the axis, so that nothing looks like much."""
+    low, high = axes.get_ylim()
+    if high - low < _LEAST_SPAN:
+        low = min(max(low, 0.0), 1.0 - _LEAST_SPAN)
+        axes.set_ylim(low - 0.002, low + _LEAST_SPAN + 0.002)
 
 
 def draw_bars(chart: BarChart, axes: Axes, colours: Colours = ON_WHITE) -> None:

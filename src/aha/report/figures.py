@@ -30,7 +30,8 @@ def write_figures(runs: RunDirectory | Sequence[RunDirectory], folder: Path) -> 
     """curves.png, behaviours.png, words.png and entropy_kl.png in `folder`; the paths written.
 
     Several runs are overlaid, the seeds of a recipe as mean and band. A picture whose figures the
-    runs do not hold is not written. Errors: UserError when a run has no steps yet.
+    runs do not hold is not written; nor is a panel in which nothing ever changes.
+    Errors: UserError when a run has no steps yet.
     """
     chosen = [runs] if isinstance(runs, RunDirectory) else list(runs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,8 @@ def write_figures(runs: RunDirectory | Sequence[RunDirectory], folder: Path) -> 
 
 
 def _panels(groups: Sequence[Group], keys: Sequence[str]) -> list[Panel]:
-    return [panel for _, found in panels(labelled(groups), keys) for panel in found]
+    drawn = [panel for _, found in panels(labelled(groups), keys) for panel in found]
+    return [panel for panel in drawn if any(len(set(s.strong)) > 1 for s in panel.series)]
 
 
 def _panels_png(found: Sequence[Panel], path: Path, bars: BarChart | None = None) -> Path:
