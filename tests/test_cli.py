@@ -115,7 +115,18 @@ def test_a_signal_saves_and_has_its_own_code(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "aha.cli", "train", "--output", "run", "--set", "evaluation.n=0"],
+        [
+            sys.executable,
+            "-m",
+            "aha.cli",
+            "train",
+            "--output",
+            "run",
+            "--set",
+            "evaluation.n=0",
+            "--set",
+            "logging.logging_steps=1",
+        ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
