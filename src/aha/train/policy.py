@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from aha.recipe import ModelSection
 from aha.tiny import TINY_NAME, weights_path
@@ -118,6 +119,8 @@ def load_model(section: ModelSection, source: str | None = None) -> PreTrainedMo
 
 
 def _load(factory: Any, section: ModelSection, source: str, **options: Any) -> Any:
+    # Its bars for loading and saving weights would break ours, and say nothing of the run.
+    transformers_logging.disable_progress_bar()
     try:
         return factory.from_pretrained(
             source, trust_remote_code=section.trust_remote_code, **options

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from transformers.utils import logging as transformers_logging
 
 from aha.observe.console import ConsoleObserver
 from aha.observe.observer import Observer
@@ -26,7 +25,7 @@ from aha.types import RunFailure, Stopped, UserError
 
 def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     """A new run, from the first step to its report."""
-    _prepare()
+    keep_freed_memory()
     if output is not None:
         RunDirectory.require_new(output)
     require_services(recipe.logging)
@@ -46,7 +45,7 @@ def resume_run(
     `overrides` change its recipe; one that would change the meaning of the steps that are done is
     refused unless `allow_change`.
     """
-    _prepare()
+    keep_freed_memory()
     run = RunDirectory.open(path)
     with run.locked():
         before = run.recipe()
@@ -78,12 +77,6 @@ def _refuse(changed: Sequence[RecipeChange], allow: bool) -> None:
             f"--resume with another recipe: {'; '.join(meaningful)} would change what the steps so "
             "far mean; add --allow-change to do so all the same."
         )
-
-
-def _prepare() -> None:
-    keep_freed_memory()
-    # Its bars for loading and saving weights would break ours, and say nothing of the run.
-    transformers_logging.disable_progress_bar()
 
 
 def _run(
