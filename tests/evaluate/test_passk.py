@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, hypergeom
 
-from aha.evaluate.intervals import wilson_interval
 from aha.evaluate.passk import bootstrap_interval, maj_at_k, majority, pass_at_k, powers_up_to
+from aha.reasoning.intervals import wilson_interval
 
 
 def test_pass_at_k_by_hand() -> None:

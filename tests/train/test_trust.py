@@ -273,15 +273,19 @@ def test_when_all_are_damaged_nothing_begins_again_in_silence(checkpoints: Path)
         resume_run(checkpoints.parent)
 
 
-def test_a_full_disk_is_seen_before_writing(
-    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def full_after_two_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     real, calls = shutil.disk_usage, iter(range(10))
     monkeypatch.setattr(
         "shutil.disk_usage",
         lambda path: real(path) if next(calls) < 2 else usage(10**9, 10**9, 10**6),
     )
+
+
+def test_a_full_disk_is_seen_before_writing(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_after_two_checkpoints(monkeypatch)
     with pytest.raises(RunFailure, match=r"needs \d+ MiB .* 1 MiB left.*step-000002"):
         start_run(small(model_folder), tmp_path / "run")
     monkeypatch.undo()
@@ -347,12 +351,7 @@ def test_saving_in_the_background_changes_nothing(model_folder: str, tmp_path: P
 def test_a_disk_that_fails_in_the_background_stops_the_run(
     model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
-    real, calls = shutil.disk_usage, iter(range(10))
-    monkeypatch.setattr(
-        "shutil.disk_usage",
-        lambda path: real(path) if next(calls) < 2 else usage(10**9, 10**9, 10**6),
-    )
+    full_after_two_checkpoints(monkeypatch)
     with pytest.raises(RunFailure, match=r"needs \d+ MiB .* 1 MiB left"):
         start_run(small(model_folder, "train.save_in_background=true"), tmp_path / "run")
     monkeypatch.undo()

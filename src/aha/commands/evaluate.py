@@ -11,14 +11,12 @@ from typing import Any, Literal
 
 from aha.commands.subject import Subject, find_subject, load, recipe_for
 from aha.commands.table import comparison_lines, table
-from aha.evaluate.evaluate import Evaluation, evaluate
+from aha.evaluate.evaluate import Evaluation
 from aha.evaluate.paired import Comparison, compare
 from aha.recipe import Recipe
-from aha.rollout.base import SamplingSettings
-from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.tasks.overlap import overlap
-from aha.train.loop import evaluation_seed
+from aha.train.loop import evaluate_held_out
 from aha.types import Problem, UserError
 
 
@@ -128,14 +126,7 @@ def _evaluate(
     subject: Subject, recipe: Recipe, problems: Sequence[Problem], request: Request
 ) -> Outcome:
     loaded = load(recipe)
-    settings = SamplingSettings(
-        recipe.generation.max_completion_length,
-        recipe.evaluation.temperature,
-        stop=recipe.generation.stop,
-    )
-    prompts = ask(problems, recipe, loaded.tokenizer)
-    seed = evaluation_seed(recipe)
-    found = evaluate(loaded.engine, problems, prompts, settings, seed, request.samples)
+    found = evaluate_held_out(recipe, loaded.engine, loaded.tokenizer, problems, request.samples)
     file = _file(subject, request)
     write_completions(file, found)
     return Outcome(subject, found, file)

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from aha.evaluate.difficulty import difficulty
-from aha.evaluate.intervals import wilson_interval
 from aha.evaluate.passk import bootstrap_interval, maj_at_k, pass_at_k, powers_up_to
+from aha.reasoning.intervals import wilson_interval
 from aha.reasoning.reflection import reflection_count
 from aha.rewards.accuracy import Verdict, judge_many
 from aha.rollout.base import Engine, SamplingSettings

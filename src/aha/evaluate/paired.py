@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from aha.evaluate.evaluate import Record, accuracy_of, by_problem
+from aha.reasoning.compare import rise
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ def compare(records: Sequence[Record], others: Sequence[Record]) -> Comparison:
     keys = [problem[0]["key"] for problem in ours]
     if keys != [problem[0]["key"] for problem in theirs]:
         raise ValueError("the two evaluations are of different problems")
-    differences = [accuracy_of(a) - accuracy_of(b) for a, b in zip(ours, theirs, strict=True)]
+    right, others_right = list(map(accuracy_of, ours)), list(map(accuracy_of, theirs))
+    differences = [a - b for a, b in zip(right, others_right, strict=True)]
     single = all(len(problem) == 1 for problem in (*ours, *theirs))
     gained = tuple(key for key, d in zip(keys, differences, strict=True) if d > 0)
     lost = tuple(key for key, d in zip(keys, differences, strict=True) if d < 0)
     p = _mcnemar(len(gained), len(lost)) if single else _wilcoxon(differences)
     return Comparison(
-        len(keys), fmean(differences), _interval(differences), p,
+        len(keys), fmean(differences), _interval(right, others_right), p,
         "McNemar's exact test" if single else "Wilcoxon's signed-rank test", gained, lost,
     )  # fmt: skip
 
@@ -57,10 +59,9 @@ def _wilcoxon(differences: Sequence[float]) -> float:
     return float(wilcoxon(differences).pvalue) if any(differences) else 1.0
 
 
-def _interval(differences: Sequence[float]) -> tuple[float, float]:
-    from scipy.stats import ttest_1samp
-
-    if len(set(differences)) < 2:
-        return differences[0], differences[0]
-    found = ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    return float(found.low), float(found.high)
+def _interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """The difference itself, twice, where one problem says nothing of spread."""
+    if len(ours) < 2:
+        return ours[0] - theirs[0], ours[0] - theirs[0]
+    found = rise(theirs, ours)
+    return found.low, found.high

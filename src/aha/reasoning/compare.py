@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from typing import Any
+
+from aha.reasoning.intervals import wilson_interval
 
 CONFIDENCE = 0.95
 _TAIL = (1 + CONFIDENCE) / 2
@@ -35,13 +37,10 @@ def share(flags: Sequence[bool]) -> Estimate:
     """
     if not flags:
         raise ValueError("a share of no texts")
-    n = len(flags)
-    value = sum(map(bool, flags)) / n
-    z = NormalDist().inv_cdf(_TAIL)
-    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+    n, true = len(flags), sum(map(bool, flags))
+    value, (low, high) = true / n, wilson_interval(true, n, CONFIDENCE)
     # Rounding must not put a share of exactly 0 or 1 outside its own interval.
-    return Estimate(value, min(value, max(0.0, centre - half)), max(value, centre + half), n)
+    return Estimate(value, min(value, low), max(value, high), n)
 
 
 def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:

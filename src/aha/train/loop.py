@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from aha.evaluate.evaluate import Evaluation, evaluate
 from aha.grpo.advantages import group_advantages, without_signal
@@ -25,7 +26,7 @@ from aha.observe.observer import Observer
 from aha.observe.record import group_metrics
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, score
-from aha.rollout.base import SamplingSettings
+from aha.rollout.base import Engine, SamplingSettings
 from aha.runs import RunDirectory
 from aha.tasks.ask import ask
 from aha.train.checkpoint import Progress
@@ -217,9 +218,22 @@ def rollout_seed(seed: int, step: int, round_: int = 0) -> int:
     return (seed << 32) | (round_ << 28) | step
 
 
-def evaluation_seed(recipe: Recipe) -> int:
-    """The seed of evaluations: the same whenever and by whatever command one is made."""
-    return rollout_seed(recipe.train.seed, _EVALUATION_STEP)
+def evaluate_held_out(
+    recipe: Recipe,
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    samples: int = 1,
+) -> Evaluation:
+    """The model's answers, drawn the same whenever and by whatever command it is evaluated."""
+    settings = SamplingSettings(
+        recipe.generation.max_completion_length,
+        recipe.evaluation.temperature,
+        stop=recipe.generation.stop,
+    )
+    prompts = ask(problems, recipe, tokenizer)
+    seed = rollout_seed(recipe.train.seed, _EVALUATION_STEP)
+    return evaluate(engine, problems, prompts, settings, seed, samples)
 
 
 def _evaluate(
@@ -227,15 +241,9 @@ def _evaluate(
 ) -> None:
     if not trainer.held_out:
         return
-    recipe = trainer.recipe
-    settings = SamplingSettings(
-        recipe.generation.max_completion_length,
-        recipe.evaluation.temperature,
-        stop=recipe.generation.stop,
+    evaluation = evaluate_held_out(
+        trainer.recipe, trainer.engine, trainer.tokenizer, trainer.held_out
     )
-    prompts = ask(trainer.held_out, recipe, trainer.tokenizer)
-    seed = evaluation_seed(recipe)
-    evaluation = evaluate(trainer.engine, trainer.held_out, prompts, settings, seed)
     run.write_lines(f"eval-{when}.jsonl", evaluation.records)
     run.write_json("eval.json", {**run.evaluation(), when: evaluation.summary})
     _tell(observers, f"{when} training: {_sentence(evaluation)}")
