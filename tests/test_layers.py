@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "aha"
 LEVELS = {
     "types": 0,
     "visible": 0,
+    "sections": 1,
     "recipe": 1,
     "tasks": 2,
     "rewards": 2,
@@ -34,7 +35,17 @@ LEVELS = {
     "cli_show": 6,
     "cli": 7,
 }
-WITHOUT_TORCH = ("types", "visible", "recipe", "tasks", "rewards", "reasoning", "runs", "report")
+WITHOUT_TORCH = (
+    "types",
+    "visible",
+    "sections",
+    "recipe",
+    "tasks",
+    "rewards",
+    "reasoning",
+    "runs",
+    "report",
+)
 HEAVY = {"torch", "transformers", "tokenizers", "datasets"}
 
 

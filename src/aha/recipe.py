@@ -13,204 +13,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from aha.sections import (
+    EvaluationSection,
+    GenerationSection,
+    GrpoSection,
+    LoggingSection,
+    LoraSection,
+    ModelSection,
+    OptimizerSection,
+    PromptSection,
+    RewardSection,
+    Section,
+    TaskSection,
+    TrainSection,
+)
 from aha.types import UserError
 from aha.visible import quoted
 
 DEFAULT_RECIPE = "countdown-tiny"
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are not converted between types."""
-
-    # An infinite option of a reward of the user's own stays so when the recipe is written out.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
-
-
-class ModelSection(Section):
-    """The policy: `aha-tiny`, a folder, or a hub name."""
-
-    name: str = "aha-tiny"
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="auto: float32; bfloat16 rounds away most updates at rates like 1e-6",
-    )
-    autocast: Literal["auto", "none", "bfloat16"] = Field(
-        "auto", description="type of large products in training; auto: bfloat16 on a GPU"
-    )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    trust_remote_code: bool = False
-
-
-class TaskSection(Section):
-    """The problems: generated, or read from `source`."""
-
-    name: Literal["countdown", "gsm8k", "math", "numina-math-tir", "bespoke-stratos", "custom"] = (
-        "countdown"
-    )
-    source: str | None = Field(
-        None, description="file or hub data set; none: generated, or the task's own set"
-    )
-    test_source: str | None = Field(
-        None, description="set of the held-out problems; none: split off by content"
-    )
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="our column: the set's column"
-    )
-    num_train: int | None = Field(None, ge=1, description="none: all, or 10,000 generated")
-    data_seed: int = Field(0, description="seed of the generator; never moves test problems")
-    sizes: tuple[int, ...] = Field((3, 4), min_length=1, description="how many numbers")
-    number_min: int = Field(1, ge=0)
-    number_max: int = Field(99, ge=1)
-    target_min: int = Field(1, ge=0)
-    target_max: int = Field(99, ge=0)
-    max_value: int = Field(9_999, ge=1, description="bound of every intermediate result")
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> TaskSection:
-        if any(size < 2 or size > 8 for size in self.sizes):
-            raise ValueError(f"sizes is {list(self.sizes)}; each must be 2 to 8")
-        for low, high in (("number_min", "number_max"), ("target_min", "target_max")):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(
-                    f"{low} is {getattr(self, low)}; it must be at most {high}, "
-                    f"{getattr(self, high)}"
-                )
-        return self
-
-
-class ExampleSection(Section):
-    """A worked example that stands before the problem."""
-
-    problem: str
-    completion: str
-
-
-class PromptSection(Section):
-    """How problems are asked."""
-
-    style: Literal["r1", "think-answer", "reasoning-answer", "plain", "compact"] = "r1"
-    format: Literal["text", "chat"] = Field("text", description="plain text, or chat template")
-    prefill: str = Field("<think>", description="what the completion is made to begin with")
-    system: str | None = Field(None, description="instead of the style's own instruction")
-    examples: tuple[ExampleSection, ...] = ()
-
-
-class RewardSection(Section):
-    """One reward with its weight in the sum and its own options."""
-
-    name: str
-    weight: float = Field(1.0, allow_inf_nan=False)
-    options: dict[str, Any] = Field(default_factory=dict)
-    on_error: Literal["stop", "none"] = Field(
-        "stop", description="when the reward fails: stop the run, or no score for its rows"
-    )
-    timeout_s: float = Field(
-        600.0, gt=0, allow_inf_nan=False, description="seconds for a step's completions"
-    )
-
-
-class GenerationSection(Section):
-    """Rollouts."""
-
-    num_generations: int = Field(8, ge=2, description="completions per prompt")
-    max_completion_length: int = Field(512, ge=1, description="tokens")
-    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0: off")
-    min_p: float = Field(0.0, ge=0, le=1)
-    stop: tuple[str, ...] = Field((), description="texts after which a completion ends")
-    max_rows: int = Field(512, ge=1, description="completions in the KV cache at a time")
-
-    @model_validator(mode="after")
-    def _check_stop(self) -> GenerationSection:
-        if "" in self.stop:
-            raise ValueError("stop holds an empty text; each must have a character at least")
-        return self
-
-
-class GrpoSection(Section):
-    """The objective."""
-
-    prompts_per_step: int = Field(16, ge=1)
-    num_iterations: int = Field(1, ge=1, description="updates per batch of rollouts")
-    beta: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight of the KL term")
-    use_bias_correction_kl: bool = Field(True, description="KL times the importance ratio")
-    epsilon: float = Field(0.2, ge=0, lt=1)
-    epsilon_high: float | None = Field(None, ge=0, description="none: as epsilon")
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    mask_truncated_completions: bool = False
-    dynamic_sampling: bool = Field(
-        False, description="draw prompts until prompts_per_step groups have signal (DAPO)"
-    )
-    max_sampling_rounds: int = Field(
-        4, ge=1, le=15, description="with dynamic_sampling: rounds of prompts_per_step at most"
-    )
-
-
-class OptimizerSection(Section):
-    """AdamW and its schedule."""
-
-    learning_rate: float = Field(1e-6, gt=0, allow_inf_nan=False)
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_ratio: float = Field(0.0, ge=0, le=1)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="last rate over learning_rate")
-    weight_decay: float = Field(0.0, ge=0)
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-
-
-class TrainSection(Section):
-    """The loop."""
-
-    max_steps: int = Field(200, ge=1)
-    seed: int = Field(0, ge=0, lt=2**31)
-    save_steps: int = Field(50, ge=1)
-    save_total_limit: int = Field(2, ge=1)
-    save_in_background: bool = Field(
-        False, description="train on while a checkpoint is written, for memory of its size"
-    )
-    max_hours: float | None = Field(
-        None, gt=0, description="save and stop before this many hours have passed"
-    )
-    max_skipped_steps: int = Field(
-        5, ge=1, description="stop after this many steps in a row without a finite gradient"
-    )
-    gradient_checkpointing: bool = False
-    tokens_per_microbatch: int | None = Field(
-        None, ge=1, description="padded tokens at a time; none: from the free memory"
-    )
-
-
-class EvaluationSection(Section):
-    """Held-out accuracy before and after training."""
-
-    n: int = Field(500, ge=0, description="0: no evaluation")
-    temperature: float = Field(1.0, ge=0, description="0: greedy")
-
-
-class LoggingSection(Section):
-    """What is written while the run goes on."""
-
-    logging_steps: int = Field(1, ge=1, description="steps between the console's blocks")
-    console: Literal["auto", "live", "text"] = Field(
-        "auto", description="auto: a live view in a terminal, text elsewhere"
-    )
-    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
-    project: str = Field("aha", min_length=1, description="W&B's or Trackio's project")
-    samples_steps: int = Field(10, ge=1, description="steps between samples files")
-    samples_groups: int = Field(2, ge=1, description="groups in a samples file")
-    samples_successful_only: bool = Field(False, description="only groups with a right completion")
-    samples_limit: int | None = Field(None, ge=1, description="groups kept in all; none: no limit")
-    samples_print: bool = Field(False, description="samples on the console too")
-    alerts_window: int = Field(
-        40, ge=0, description="steps in which a trend is looked for; 0: no trend alerts"
-    )
 
 
 class Recipe(Section):
@@ -220,6 +42,7 @@ class Recipe(Section):
     description: str = ""
     engine: Literal["native"] = "native"
     model: ModelSection = ModelSection()
+    lora: LoraSection | None = Field(None, description="adapters; none: every weight is trained")
     task: TaskSection = TaskSection()
     prompt: PromptSection = PromptSection()
     rewards: tuple[RewardSection, ...] = Field(
@@ -355,6 +178,8 @@ def _override(data: dict[str, Any], override: str) -> None:
     node = data
     for part in parts[:-1]:
         child = node.setdefault(part, {})
+        if child is None:  # a section that a recipe leaves out, such as `lora: null`
+            child = node[part] = {}
         if not isinstance(child, dict):
             raise UserError(f"--set {override!r}: {part!r} has no keys below it.")
         node = child

@@ -15,8 +15,9 @@ from aha.observe.machine import Meter
 from aha.observe.record import group_metrics
 from aha.observe.samples import SamplesObserver, sample_record, sample_text
 from aha.observe.tensorboard import TensorBoardObserver
-from aha.recipe import LoggingSection, load_recipe
+from aha.recipe import load_recipe
 from aha.runs import RunDirectory
+from aha.sections import LoggingSection
 from aha.types import Completion, Group, Problem, Prompt, Score
 
 RIGHT = " 5 + 6 = 11 , yes . </think> <answer> 5 + 6 </answer>"

@@ -14,8 +14,9 @@ import pytest
 
 from aha.observe import services
 from aha.observe.services import TrackioObserver, WandbObserver, require_services, scalars
-from aha.recipe import LoggingSection, Recipe, load_recipe
+from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
+from aha.sections import LoggingSection
 from aha.types import UserError
 
 RECORDS: list[dict[str, Any]] = [

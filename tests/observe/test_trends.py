@@ -10,7 +10,7 @@ import pytest
 
 from aha.observe.alerts import Watch
 from aha.observe.trends import LEVEL, Trend, Watched, line, watched
-from aha.recipe import LoggingSection
+from aha.sections import LoggingSection
 
 ACCURACY = Watched("accuracy", "accuracy", True, percent=True)
 LENGTH = Watched("completions/mean_length", "length", None)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from aha.recipe import TaskSection
 from aha.rewards import load_reward
 from aha.rewards.accuracy import judge_many
+from aha.sections import TaskSection
 from aha.tasks.load import load_all
 from aha.types import Problem
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from aha.recipe import PromptSection, load_recipe
+from aha.recipe import load_recipe
+from aha.sections import PromptSection
 from aha.tasks.ask import ask
 from aha.tasks.countdown import make_problem
 from aha.tasks.prompts import INSTRUCTIONS, render

@@ -9,7 +9,7 @@ import pyarrow as arrow
 import pytest
 from pyarrow import parquet
 
-from aha.recipe import TaskSection
+from aha.sections import TaskSection
 from aha.tasks.load import load_all, load_problems
 from aha.types import UserError
 

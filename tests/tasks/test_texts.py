@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aha.recipe import TaskSection
 from aha.rewards.accuracy import judge_many
+from aha.sections import TaskSection
 from aha.tasks.load import load_all, load_problems
 from aha.tasks.overlap import overlap
 from aha.tasks.prepare import prepare

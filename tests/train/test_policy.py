@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aha.recipe import ModelSection
+from aha.sections import ModelSection
 from aha.tiny import weights_path
 from aha.train.policy import choose_device, choose_dtype, find_model, load_model, load_tokenizer
 from aha.types import UserError

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aha.recipe import OptimizerSection
+from aha.sections import OptimizerSection
 from aha.train.data import ProblemStream
 from aha.train.loop import rollout_seed
 from aha.train.schedule import learning_rate_at

@@ -7,7 +7,7 @@ from typing import Any
 
 from aha.observe.health import Health
 from aha.observe.trends import Alert, Trends
-from aha.recipe import LoggingSection
+from aha.sections import LoggingSection
 
 
 class Watch:

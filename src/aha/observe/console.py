@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aha.observe.blocks import block, heading, rows, sparkline
-from aha.recipe import LoggingSection
+from aha.sections import LoggingSection
 from aha.types import Group as Completions
 
 _CURVES = (

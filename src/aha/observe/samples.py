@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aha.recipe import LoggingSection
 from aha.rewards.accuracy import judge_many
 from aha.runs import RunDirectory
+from aha.sections import LoggingSection
 from aha.types import Group, Score
 from aha.visible import visible
 

@@ -12,8 +12,9 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from aha.recipe import LoggingSection, Recipe
+from aha.recipe import Recipe
 from aha.runs import RunDirectory
+from aha.sections import LoggingSection
 from aha.types import Group, UserError
 
 _SERVICES = ("wandb", "trackio")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from aha.recipe import TaskSection
+from aha.sections import TaskSection
 from aha.tasks import countdown
 from aha.tasks.registry import TASKS
 from aha.tasks.rows import read_rows

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aha.recipe import TaskSection
+from aha.sections import TaskSection
 from aha.tasks.load import ProblemSet, load_all, load_problems
 from aha.tasks.overlap import NGRAM, Overlap, overlap
 from aha.types import Problem, UserError

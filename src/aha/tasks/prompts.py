@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from aha.recipe import PromptSection
+from aha.sections import PromptSection
 from aha.types import Prompt, UserError
 
 THINK = "<think>"

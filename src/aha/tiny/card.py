@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aha.blocks.llama import blocks_of
 from aha.reasoning.reflection import reflection_count
-from aha.recipe import PromptSection
 from aha.rewards.accuracy import judge
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine
+from aha.sections import PromptSection
 from aha.tasks.countdown import generate
 from aha.tasks.prompts import compact_question, render
 from aha.tiny.traces import TINY_RANGES, TraceSettings

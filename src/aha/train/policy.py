@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from aha.recipe import ModelSection
+from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.types import UserError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from aha.recipe import OptimizerSection
+from aha.sections import OptimizerSection
 
 
 def learning_rate_at(step: int, max_steps: int, settings: OptimizerSection) -> float:
