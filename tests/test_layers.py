@@ -36,16 +36,8 @@ LEVELS = {
     "cli": 7,
 }
 WITHOUT_TORCH = (
-    "types",
-    "visible",
-    "sections",
-    "recipe",
-    "tasks",
-    "rewards",
-    "reasoning",
-    "runs",
-    "report",
-)
+    "types", "visible", "sections", "recipe", "tasks", "rewards", "reasoning", "runs", "report",
+)  # fmt: skip
 HEAVY = {"torch", "transformers", "tokenizers", "datasets"}
 
 

@@ -43,6 +43,9 @@ def train(
     max_steps: Annotated[str | None, typer.Option(help="train.max_steps")] = None,
     learning_rate: Annotated[str | None, typer.Option(help="optimizer.learning_rate")] = None,
     seed: Annotated[str | None, typer.Option(help="train.seed")] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Train low-rank adapters, not all weights: lora={}.")
+    ] = False,
     report_to: Annotated[
         str | None, typer.Option(help="logging.report_to: tensorboard, or none.")
     ] = None,
@@ -74,6 +77,8 @@ def train(
             "train.seed": seed,
         }
     )
+    if lora:
+        overrides.insert(0, "lora={}")
     if rewards is not None:
         overrides.append(f"rewards=[{', '.join(f'{{name: {n}}}' for n in rewards.split(','))}]")
     if report_to is not None:

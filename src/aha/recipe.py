@@ -28,6 +28,7 @@ from aha.sections import (
     Section,
     TaskSection,
     TrainSection,
+    TrlSection,
 )
 from aha.types import UserError
 from aha.visible import quoted
@@ -40,7 +41,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    engine: Literal["native"] = "native"
+    engine: Literal["native", "trl"] = "native"
     model: ModelSection = ModelSection()
     lora: LoraSection | None = Field(None, description="adapters; none: every weight is trained")
     task: TaskSection = TaskSection()
@@ -54,6 +55,13 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     evaluation: EvaluationSection = EvaluationSection()
     logging: LoggingSection = LoggingSection()
+    trl: TrlSection | None = Field(None, description="what engine: trl takes besides all this")
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Recipe:
+        if self.engine == "native" and self.trl is not None:
+            raise ValueError("trl is set and engine is 'native'; set engine: trl, or trl: null")
+        return self
 
     @model_validator(mode="after")
     def _check_rewards(self) -> Recipe:
@@ -96,7 +104,7 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
 _FREE_KEYS = (
     "description", "logging", "train.save_steps", "train.save_total_limit", "train.max_hours",
     "train.save_in_background", "train.max_skipped_steps", "train.tokens_per_microbatch",
-    "generation.max_rows",
+    "generation.max_rows", "evaluation.every", "trl",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 recipe.yaml  environment.json  metrics.jsonl  alerts.jsonl  samples.jsonl
 samples/step_00005.txt  events/  checkpoints/step-000100/  eval.json
-eval-before.jsonl  eval-after.jsonl  report.html
+eval-before.jsonl  eval-after.jsonl  evals/step-000050.jsonl  report.html
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.events = path / "events"
         self.samples = path / "samples"
+        self.evals = path / "evals"
         self.metrics_file = path / "metrics.jsonl"
         self.samples_file = path / "samples.jsonl"
         self.alerts_file = path / "alerts.jsonl"
@@ -116,8 +117,7 @@ class RunDirectory:
         return _read_lines(self.path / name)
 
     def write_lines(self, name: str, records: Iterable[dict[str, Any]]) -> None:
-        text = "".join(_line(record) for record in records)
-        _replace(self.path / name, text)
+        write_lines(self.path / name, records)
 
     def evaluation(self) -> dict[str, Any]:
         """eval.json, or nothing yet."""
@@ -144,12 +144,25 @@ class RunDirectory:
         for path in self.samples.glob("step_*.txt"):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
+        for path in self.evals.glob("step-*.jsonl"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
         return lost
 
     def change_recipe(self, recipe: Recipe, step: int) -> None:
         """Go on under another recipe; the one until `step` stays beside it."""
         _replace(self.path / f"recipe-until-step-{step}.yaml", dump_recipe(self.recipe()))
         _replace(self.path / "recipe.yaml", dump_recipe(recipe))
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """A JSON line a record, whole or not at all; missing folders are made.
+
+    Errors: ValueError for a number that JSON does not know, OSError.
+    """
+    text = "".join(_line(record) for record in records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, text)
 
 
 def latest_run(parent: Path = Path("runs")) -> Path:

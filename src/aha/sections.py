@@ -215,3 +215,41 @@ class LoggingSection(Section):
     alerts_window: int = Field(
         40, ge=0, description="steps in which a trend is looked for; 0: no trend alerts"
     )
+
+
+class TrlSection(Section):
+    """What `engine: trl` takes besides the recipe: who samples, and what shards. TRL's names."""
+
+    vllm: Literal["off", "colocate", "server"] = Field(
+        "off", description="sample with vLLM on the training GPUs, on a server's, or not"
+    )
+    vllm_server_host: str = Field("127.0.0.1", min_length=1)
+    vllm_server_port: int = Field(8000, ge=1, le=65535)
+    vllm_gpu_memory_utilization: float = Field(
+        0.3, gt=0, lt=1, description="vLLM's share of a training GPU's memory"
+    )
+    vllm_tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one vLLM")
+    vllm_enable_sleep_mode: bool = Field(
+        False, description="vLLM gives its memory back while the policy is updated"
+    )
+    use_liger_kernel: bool = Field(False, description="Liger's Triton kernels in the layers")
+    deepspeed: str | None = Field(
+        None, description="a DeepSpeed configuration; none: accelerate's own, if it has one"
+    )
+
+    @model_validator(mode="after")
+    def _check_vllm(self) -> TrlSection:
+        for mode, keys in _VLLM_KEYS.items():
+            for key in keys if self.vllm != mode else ():
+                if getattr(self, key) != TrlSection.model_fields[key].default:
+                    raise ValueError(f"{key} goes with vllm: {mode}; vllm is {self.vllm!r}")
+        return self
+
+
+# Which keys of the `trl` section mean something for which way of sampling.
+_VLLM_KEYS = {
+    "server": ("vllm_server_host", "vllm_server_port"),
+    "colocate": (
+        "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode",
+    ),
+}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -228,3 +229,47 @@ def test_the_seed_decides_the_run(model_folder: str, tmp_path: Path) -> None:
 
     assert run("a", 0) == run("b", 0)
     assert run("c", 1) != run("d", 0)
+
+
+def test_held_out_problems_are_evaluated_while_it_trains(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(
+        "countdown-tiny", model_folder, "train.max_steps=5", "train.save_steps=2",
+        "evaluation.every=2",
+    )  # fmt: skip
+    whole = start_run(recipe, tmp_path / "whole")
+    records = whole.metrics()
+    assert [r["step"] for r in records if "eval/accuracy" in r] == [2, 4]
+    for record in (records[1], records[3]):
+        kept = whole.read_lines(f"evals/step-{record['step']:06d}.jsonl")
+        assert record["eval/n"] == len(kept) == 4
+        assert record["eval/mean_length"] == sum(one["tokens"] for one in kept) / 4
+        assert record["eval/ci95_low"] <= record["eval/accuracy"] <= record["eval/ci95_high"]
+    # The figures of a run are the same whether it looks or not, and however it was interrupted.
+    plain = start_run(
+        small("countdown-tiny", model_folder, "train.max_steps=5"), tmp_path / "plain"
+    )
+    without = [{k: v for k, v in r.items() if "eval" not in k} for r in comparable(records)]
+    assert without == comparable(plain.metrics())
+
+    import aha.train.loop as loop
+
+    real = loop.train_step
+
+    def interrupted(trainer: Any, step: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return real(trainer, step)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_run(recipe, tmp_path / "parts")
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-000004")
+    parts = resume_run(tmp_path / "parts")
+    assert comparable(parts.metrics()) == comparable(records)
+    names = ["step-000002.jsonl", "step-000004.jsonl"]
+    for run in (parts, whole):
+        assert sorted(path.name for path in run.evals.iterdir()) == names
+    assert (parts.evals / names[1]).read_bytes() == (whole.evals / names[1]).read_bytes()

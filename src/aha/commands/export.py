@@ -56,7 +56,9 @@ def export(request: Request) -> list[str]:
 
 def _write(subject: Subject, recipe: Recipe, dtype: torch.dtype | None, folder: Path) -> None:
     """Everything into a folder beside it, renamed when whole."""
-    tokenizer, model = load_tokenizer(recipe.model), load_model(recipe.model)
+    # Adapters are folded into whole weights, whatever the base was quantised to in training.
+    section = recipe.model.model_copy(update={"quantization": "none"})
+    tokenizer, model = load_tokenizer(section), load_model(section)
     if dtype is not None:
         model = model.to(dtype)
     # The run's own recipe names the model it began from, not the checkpoint.

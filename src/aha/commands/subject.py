@@ -1,4 +1,4 @@
-"""What a command is asked to look at: a run, a checkpoint, a folder or a hub name."""
+"""What a command is asked to look at: a run, a checkpoint, a model, an adapter with its base."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from aha.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from aha.rollout.native import NativeEngine
 from aha.runs import RunDirectory
 from aha.tiny import TINY_NAME
+from aha.train.adapters import is_adapter
 from aha.train.checkpoint import latest_checkpoint
 from aha.train.policy import load_model, load_tokenizer
+from aha.train.setup import build_engine
 from aha.types import UserError
 
 
@@ -39,7 +41,7 @@ class Loaded:
 def find_subject(target: str) -> Subject:
     """A run stands for its last checkpoint. Errors: UserError for a run that has none."""
     path = Path(target)
-    is_model = (path / "config.json").is_file()
+    is_model = (path / "config.json").is_file() or is_adapter(path)
     if (path / "recipe.yaml").is_file() and not is_model:
         run = RunDirectory(path)
         checkpoint = latest_checkpoint(run.checkpoints)
@@ -62,7 +64,8 @@ def recipe_for(subject: Subject, recipe: str | None, overrides: Sequence[str]) -
         recipe = str(subject.run.path / "recipe.yaml")
     beside = Path(subject.source) / "recipe.yaml"
     if recipe is None and subject.run is None and beside.is_file():
-        recipe = str(beside)
+        # What was exported is whole weights, whatever its base was quantised to in training.
+        recipe, overrides = str(beside), [*overrides, "model.quantization=none"]
     if recipe is None and subject.source == TINY_NAME:
         recipe = DEFAULT_RECIPE
     if recipe is None:
@@ -74,7 +77,7 @@ def recipe_for(subject: Subject, recipe: str | None, overrides: Sequence[str]) -
 
 
 def load(recipe: Recipe) -> Loaded:
-    """The recipe's model with its tokenizer and engine. Errors: UserError as `load_model`."""
-    tokenizer, model = load_tokenizer(recipe.model), load_model(recipe.model)
-    engine = NativeEngine(model, tokenizer, blocks_of(model), recipe.generation.max_rows, None)
-    return Loaded(model, tokenizer, engine)
+    """The model, its tokenizer and the engine of training. Errors: UserError as `load_model`."""
+    tokenizer = load_tokenizer(recipe.model)
+    model = load_model(recipe.model, frozen=recipe.lora is not None)
+    return Loaded(model, tokenizer, build_engine(recipe, model, tokenizer, blocks_of(model)))

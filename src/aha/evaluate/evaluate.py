@@ -9,6 +9,7 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
+from aha.evaluate.ballots import ballot
 from aha.evaluate.difficulty import difficulty
 from aha.evaluate.passk import bootstrap_interval, maj_at_k, pass_at_k, powers_up_to
 from aha.reasoning.intervals import wilson_interval
@@ -18,6 +19,10 @@ from aha.rollout.base import Engine, SamplingSettings
 from aha.types import Completion, Problem, Prompt
 
 Record = dict[str, Any]
+_SCALARS = (
+    "n", "accuracy", "accuracy_lenient", "format_rate", "mean_length", "reflection_rate",
+    "truncated_rate",
+)  # fmt: skip
 _PERCENTILES = (10, 50, 90)
 
 
@@ -33,6 +38,13 @@ class Evaluation:
 
     summary: dict[str, Any]
     records: tuple[Record, ...]
+
+    def scalars(self) -> dict[str, float]:
+        """The figures of a step's record in metrics.jsonl: `eval/accuracy` and its like."""
+        low, high = self.summary["ci95"]
+        figures = {key: self.summary[key] for key in _SCALARS}
+        named = {f"eval/{key}": value for key, value in figures.items()}
+        return named | {"eval/ci95_low": low, "eval/ci95_high": high}
 
 
 def evaluate(
@@ -133,11 +145,10 @@ def _of_several(problems: Sequence[Sequence[Record]], samples: int) -> dict[str,
         f"pass@{k}": fmean(pass_at_k(samples, count, k) for count in right)
         for k in powers_up_to(samples)
     }
+    ballots = [[ballot(r["answer"], r["columns"]) for r in problem] for problem in problems]
+    correct = [[r["correct"] for r in problem] for problem in problems]
     for k in powers_up_to(samples)[1:]:
-        votes = [
-            maj_at_k([r["answer"] for r in problem], [r["correct"] for r in problem], k)
-            for problem in problems
-        ]
+        votes = [maj_at_k(*both, k) for both in zip(ballots, correct, strict=True)]
         figures[f"maj@{k}"] = fmean(votes)
     return figures
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+
+from aha.evaluate.ballots import Ballot
 
 _RESAMPLES = 9_999
 
@@ -19,23 +21,29 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def majority(answers: Sequence[str | None]) -> int | None:
+def majority(ballots: Sequence[Ballot | None]) -> int | None:
     """The index of the first completion that gave the most frequent answer.
 
-    White space does not distinguish answers; of equally frequent ones the first given wins. None
+    Units separate equal values only where two of the answers name different ones; then those
+    without a unit stand for themselves. Of equally frequent answers the first given wins. None
     when no completion has an answer.
     """
-    counts: dict[str, list[int]] = {}
-    for index, answer in enumerate(answers):
-        if answer is not None:
-            counts.setdefault("".join(answer.split()), []).append(index)
+    units: dict[Hashable, set[str]] = {}
+    for one in ballots:
+        if one is not None and one.unit:
+            units.setdefault(one.form, set()).add(one.unit)
+    counts: dict[Hashable, list[int]] = {}
+    for index, one in enumerate(ballots):
+        if one is not None:
+            divided = len(units.get(one.form, ())) > 1
+            counts.setdefault((one.form, one.unit if divided else ""), []).append(index)
     return max(counts.values(), key=len)[0] if counts else None
 
 
-def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> bool:
-    """Whether the most frequent answer of the first k completions is right (Wang et al. 2022,
-    arXiv:2203.11171)."""
-    chosen = majority(answers[:k])
+def maj_at_k(ballots: Sequence[Ballot | None], correct: Sequence[bool], k: int) -> bool:
+    """Whether the most frequent answer of the first k completions is right, judged by the first
+    completion that gave it (Wang et al. 2022, arXiv:2203.11171)."""
+    chosen = majority(ballots[:k])
     return chosen is not None and correct[chosen]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from aha.blocks.adapters import adapters_off
 from aha.blocks.llama import LlamaBlocks
 from aha.grpo.batching import MicroBatch
 
@@ -30,15 +31,19 @@ class LossOf(Protocol):
 _LOGIT_BYTES = 2**26  # of logits at a time; there are up to three tensors of that size
 
 
-class Scorer(Protocol):
-    """What the update asks of a model. Log-probabilities are in nats, under softmax(logits / t)."""
-
-    @property
-    def model(self) -> PreTrainedModel: ...
+class Reference(Protocol):
+    """What the update asks of a frozen model; in nats, under softmax(logits / t)."""
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         """Log-probabilities (N,) of the completion tokens, without gradient."""
         ...
+
+
+class Scorer(Reference, Protocol):
+    """What the update asks of the policy."""
+
+    @property
+    def model(self) -> PreTrainedModel: ...
 
     def backward(
         self, batch: MicroBatch, temperature: float, loss_of: LossOf
@@ -67,6 +72,17 @@ def scorer(
     if blocks is None:
         return _ModelScorer(model, autocast)
     return _BlocksScorer(model, blocks, recompute, autocast)
+
+
+class WithoutAdapters:
+    """The policy as it began: the same weights with the adapters switched off."""
+
+    def __init__(self, policy: Scorer) -> None:
+        self._policy = policy
+
+    def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
+        with adapters_off(self._policy.model):
+            return self._policy.logprobs(batch, temperature)
 
 
 class _ModelScorer:
@@ -128,7 +144,8 @@ class _BlocksScorer:
     def backward(
         self, batch: MicroBatch, temperature: float, loss_of: LossOf
     ) -> tuple[Tensor, Tensor]:
-        embedded_MC = self._embedded(batch).requires_grad_()
+        table_VC = self._blocks.embedding
+        embedded_MC = self._embedded(batch).requires_grad_(table_VC.requires_grad)
         hidden_NC = self._hidden(embedded_MC, batch)
         grad_NC = torch.empty_like(hidden_NC)
         logprobs, entropies = [], []
@@ -143,8 +160,7 @@ class _BlocksScorer:
             logprobs.append(one)
             entropies.append(two)
         hidden_NC.backward(grad_NC)
-        table_VC = self._blocks.embedding
-        if table_VC.requires_grad and embedded_MC.grad is not None:
+        if embedded_MC.grad is not None:
             _add_grad(table_VC).index_add_(
                 0, batch.ids_BS.flatten(), embedded_MC.grad.to(table_VC.dtype)
             )

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.blocks.llama import LlamaBlocks
+from aha.blocks.adapters import can_fold_in, folded_copy, has_adapters
+from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.blocks.memory import is_out_of_memory
 from aha.rollout.base import SamplingSettings
 from aha.rollout.decoder import Decoder, HFDecoder
 from aha.rollout.fused import FusedDecoder
 from aha.rollout.paged import PagedDecoder
+from aha.rollout.partial import Partial, in_groups, unfinished_text
 from aha.rollout.sampler import sample, uniforms
 from aha.rollout.static import StaticDecoder
 from aha.rollout.stops import StopStrings
@@ -36,6 +40,7 @@ class NativeEngine:
     """Generates with the policy in place; `blocks` are its fused blocks, none for other models.
 
     `max_rows` bounds the completions in the cache at a time, and is halved when memory runs out.
+    Adapters are folded into a copy of the weights for each call where that only rounds, on a CPU.
     With `dtype` other than the weights' a copy in that type is made for each call and dropped
     after it: on a GPU, reading float32 weights for every token would take twice as long.
     """
@@ -64,20 +69,55 @@ class NativeEngine:
         seed: int,
     ) -> list[tuple[Completion, ...]]:
         """See `aha.rollout.base.Engine`."""
+        with self._without_training():
+            while True:
+                try:
+                    rollout = self._rollout(prompts, num_generations, settings, seed)
+                    rollout.run(max(1, self._max_rows // num_generations))
+                    break
+                except RuntimeError as error:
+                    self._take_fewer_rows(error, len(prompts) * num_generations)
+        partials = self._partials(rollout)
+        return in_groups([partial.completion for partial in partials], num_generations)
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompts: Sequence[Prompt],
+        num_generations: int,
+        settings: SamplingSettings,
+        seed: int,
+    ) -> Generator[list[tuple[Partial, ...]], None, None]:
+        """What every row has written after each step, or burst of steps, of `generate`.
+
+        The last item holds what `generate` returns. When memory runs out, the rows begin again.
+        """
+        with self._without_training():
+            while True:
+                try:
+                    rollout = self._rollout(prompts, num_generations, settings, seed)
+                    for _ in rollout.steps(max(1, self._max_rows // num_generations)):
+                        yield in_groups(self._partials(rollout), num_generations)
+                    return
+                except RuntimeError as error:
+                    self._take_fewer_rows(error, len(prompts) * num_generations)
+
+    @contextmanager
+    def _without_training(self) -> Iterator[None]:
         was_training = self._model.training
-        self._model.eval()
-        while True:
-            try:
-                rollout = self._rollout(prompts, num_generations, settings, seed)
-                rollout.run(max(1, self._max_rows // num_generations))
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                # What a row writes does not depend on how many there are.
-                self._max_rows = _halved(min(self._max_rows, len(prompts) * num_generations))
-        self._model.train(was_training)
-        return self._groups(rollout, num_generations)
+        # Quantised layers compute otherwise in eval mode, and must write as they are trained.
+        self._model.train(getattr(self._model, "is_quantized", False))
+        try:
+            yield
+        finally:
+            self._model.train(was_training)
+
+    def _take_fewer_rows(self, error: RuntimeError, rows: int) -> None:
+        """Errors: `error` when it is of something else, or as `_halved`."""
+        if not is_out_of_memory(error):
+            raise error
+        # What a row writes does not depend on how many there are.
+        self._max_rows = _halved(min(self._max_rows, rows))
 
     def _rollout(
         self,
@@ -100,6 +140,9 @@ class NativeEngine:
 
     def _new_decoder(self, rows: int, longest: int) -> Decoder:
         model, blocks = self._model, self._blocks
+        if has_adapters(model) and model.device.type == "cpu" and can_fold_in(model):
+            model = folded_copy(model)
+            blocks = blocks_of(model)
         if self._dtype is not None and self._dtype != model.dtype:
             model = _cast_copy(model, self._dtype)
             blocks = None if blocks is None else LlamaBlocks(model)
@@ -111,28 +154,29 @@ class NativeEngine:
             return PagedDecoder(blocks, longest)
         return FusedDecoder(blocks, longest)
 
-    def _groups(self, rollout: _Rollout, num_generations: int) -> list[tuple[Completion, ...]]:
+    def _partials(self, rollout: _Rollout) -> list[Partial]:
         rows = rollout.written()
         texts = self._tokenizer.batch_decode(
             [row.token_ids for row in rows], skip_special_tokens=True
         )
-        completions = [
-            Completion(text, row.token_ids, row.logprobs, "stop" if row.stopped else "length")
-            for text, row in zip(texts, rows, strict=True)
-        ]
         return [
-            tuple(completions[start : start + num_generations])
-            for start in range(0, len(completions), num_generations)
+            Partial(
+                text if row.finish_reason else unfinished_text(text),
+                row.token_ids,
+                row.logprobs,
+                row.finish_reason,
+            )
+            for text, row in zip(texts, rows, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class _Written:
-    """What one row wrote; `stopped` unless it was cut off at the limit."""
+    """What one row wrote; `finish_reason` as in `Partial`."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    stopped: bool
+    finish_reason: Literal["stop", "length"] | None
 
 
 class _Rollout:
@@ -171,12 +215,18 @@ class _Rollout:
 
     def run(self, max_prompts: int) -> None:
         """Write until every row has ended, `max_prompts` groups of rows at a time at most."""
+        for _ in self.steps(max_prompts):
+            pass
+
+    def steps(self, max_prompts: int) -> Iterator[None]:
+        """As `run`, with a pause after every step or burst for those who look on."""
         if self._bursts is not None:
-            self._run_in_bursts(self._bursts, max_prompts)
+            yield from self._in_bursts(self._bursts, max_prompts)
             return
         logits_RV = self._enter(max_prompts)
         for count in itertools.count(1):
             tokens_R = self._write(logits_RV)
+            yield
             if count % self._decoder.stride:
                 logits_RV = self._decoder.step(tokens_R)
                 continue
@@ -198,9 +248,10 @@ class _Rollout:
         plain = s.top_p == 1 and s.top_k == 0 and s.min_p == 0 and self._stops is None
         return plain and isinstance(decoder, PagedDecoder) and decoder.can_burst
 
-    def _run_in_bursts(self, decoder: PagedDecoder, max_prompts: int) -> None:
-        """As `run`, several tokens of every row at a time."""
+    def _in_bursts(self, decoder: PagedDecoder, max_prompts: int) -> Iterator[None]:
+        """As `steps`, several tokens of every row at a time."""
         tokens_R = self._leave(self._write(self._enter(max_prompts)))
+        yield
         while len(self._row_R) or self._entered < len(self._prompts):
             if len(tokens_R):
                 tokens_R = self._leave(self._burst(decoder, tokens_R))
@@ -212,6 +263,7 @@ class _Rollout:
                 self._row_R = torch.cat((live[0], self._row_R))
                 self._position_R = torch.cat((live[1], self._position_R))
                 tokens_R = self._leave(torch.cat((tokens_R, new_R)))
+            yield
 
     def _burst(self, decoder: PagedDecoder, tokens_R: Tensor) -> Tensor:
         """Draw and record up to `_BURST` tokens for every live row; the last of each."""
@@ -238,7 +290,7 @@ class _Rollout:
         return drawn.tokens_RS.gather(1, drawn.written_R[:, None] - 1).squeeze(1)
 
     def written(self) -> list[_Written]:
-        """Every row's tokens up to its end, in order."""
+        """Every row's tokens up to its end, or so far, in order."""
         row_N = torch.cat([row for row, _, _ in self._steps])
         # Stable: a row's tokens stay in the order in which they were written.
         order_N = row_N.argsort(stable=True)
@@ -249,8 +301,9 @@ class _Rollout:
         rows, start = [], 0
         for b, count in enumerate(counts):
             # A row that has ended writes on until it leaves; that is cut off here.
-            end = start + lengths[b]
-            rows.append(_Written(tuple(tokens[start:end]), tuple(logprobs[start:end]), stopped[b]))
+            end = start + (lengths[b] or count)
+            reason = None if not lengths[b] else "stop" if stopped[b] else "length"
+            rows.append(_Written(tuple(tokens[start:end]), tuple(logprobs[start:end]), reason))
             start += count
         return rows
 

@@ -23,6 +23,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from aha.blocks.adapters import has_adapters
+from aha.train.adapters import save_adapters, trained_state
 from aha.types import RunFailure
 
 _STATE = "trainer_state.pt"
@@ -62,7 +64,7 @@ def snapshot(
     progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, copy: bool
 ) -> Snapshot:
     """What is to be saved; with `copy`, training may go on while it is written."""
-    weights, state = model.state_dict(), _state(progress, optimizer)
+    weights, state = trained_state(model), _state(progress, optimizer)
     if not copy:
         return Snapshot(progress, weights, state)
     copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
@@ -100,7 +102,7 @@ def save_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         _require_space(folder, taken)
-        model.save_pretrained(temporary, state_dict=dict(taken.weights))
+        _save_weights(model, taken.weights, temporary)
         tokenizer.save_pretrained(temporary)
         torch.save(dict(taken.state), temporary / _STATE)
         _seal(temporary)
@@ -116,6 +118,15 @@ def save_checkpoint(
     for old in list_checkpoints(folder)[:-total_limit]:
         shutil.rmtree(old)
     return final
+
+
+def _save_weights(
+    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], folder: Path
+) -> None:
+    if has_adapters(model):
+        save_adapters(model, weights, folder)
+    else:
+        model.save_pretrained(folder, state_dict=dict(weights))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

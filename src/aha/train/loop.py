@@ -59,7 +59,7 @@ def train(
         _evaluate(trainer, run, observers, "before")
     for step in range(trainer.first_step, recipe.train.max_steps + 1):
         groups, record = train_step(trainer, step)
-        record |= meter.read()
+        record |= meter.read() | _evaluate_during(trainer, run, observers, step)
         run.append_metrics(record)
         for observer in observers:
             observer.on_step(record, groups)
@@ -247,6 +247,23 @@ def _evaluate(
     run.write_lines(f"eval-{when}.jsonl", evaluation.records)
     run.write_json("eval.json", {**run.evaluation(), when: evaluation.summary})
     _tell(observers, f"{when} training: {_sentence(evaluation)}")
+
+
+def _evaluate_during(
+    trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], step: int
+) -> dict[str, Any]:
+    """The step's `eval/...` figures, nothing where none are due; the last step has its own."""
+    settings = trainer.recipe.evaluation
+    last = step == trainer.recipe.train.max_steps
+    if not settings.every or step % settings.every or last or not trainer.held_out:
+        return {}
+    started = time.perf_counter()
+    evaluation = evaluate_held_out(
+        trainer.recipe, trainer.engine, trainer.tokenizer, trainer.held_out
+    )
+    run.write_lines(f"evals/step-{step:06d}.jsonl", evaluation.records)
+    _tell(observers, f"after step {step}: {_sentence(evaluation)}")
+    return evaluation.scalars() | {"time/eval_s": time.perf_counter() - started}
 
 
 def _sentence(evaluation: Evaluation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+from aha.recipe import Recipe
 from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
+from aha.train.adapters import add_adapters, base_name, is_adapter, load_adapters, with_adapter
 from aha.types import UserError
 
 
@@ -29,8 +33,10 @@ def find_model(name: str) -> str:
         return str(weights_path())
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"model.name: the folder {name!r} has no config.json.")
+        if not (path / "config.json").is_file() and not is_adapter(path):
+            raise UserError(
+                f"model.name: the folder {name!r} has no config.json, and no adapter_config.json."
+            )
         return str(path)
     looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not looks_like_hub:
@@ -73,49 +79,111 @@ def choose_device(section: ModelSection) -> torch.device:
     return torch.device(section.device)
 
 
-def choose_dtype(section: ModelSection) -> torch.dtype:
-    """The type of the weights.
+def choose_dtype(section: ModelSection, frozen: bool = False) -> torch.dtype:
+    """The type of the weights; `frozen` ones, under adapters, are bfloat16 on a GPU that has it.
 
     float32 unless asked otherwise: the spacing of bfloat16 near a weight of 0.02 is 1e-4, a
-    hundred times an update at a learning rate of 1e-6.
+    hundred times an update at a learning rate of 1e-6. What is frozen has no updates.
     """
+    if section.dtype == "auto" and frozen and _on_bfloat16_gpu(section):
+        return torch.bfloat16
     return torch.bfloat16 if section.dtype == "bfloat16" else torch.float32
 
 
-def choose_autocast(section: ModelSection) -> torch.dtype | None:
+def choose_autocast(section: ModelSection, frozen: bool = False) -> torch.dtype | None:
     """The type of large products in training where it is not that of the weights.
 
     By itself bfloat16 on a GPU that has it, and nothing on a CPU: there the casts cost what the
     products save on small models, and log-probabilities would differ from the sampler's.
     """
-    if section.dtype == "bfloat16" or section.autocast == "none":
+    if section.autocast == "none" or choose_dtype(section, frozen) == torch.bfloat16:
         return None
     if section.autocast == "bfloat16":
         return torch.bfloat16
-    on_gpu = choose_device(section).type == "cuda"
-    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if _on_bfloat16_gpu(section) else None
+
+
+def _on_bfloat16_gpu(section: ModelSection) -> bool:
+    return choose_device(section).type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe's model, or of the checkpoint at `source`."""
-    return _load(AutoTokenizer, section, source or find_model(section.name))
+    """The tokenizer of the recipe's model, or of the checkpoint at `source`.
+
+    An adapter without one has its base's.
+    """
+    place = source or find_model(section.name)
+    if is_adapter(Path(place)) and not (Path(place) / "tokenizer_config.json").is_file():
+        place = find_model(base_name(Path(place)))
+    return _load(AutoTokenizer, section, place)
 
 
-def load_model(section: ModelSection, source: str | None = None) -> PreTrainedModel:
-    """The recipe's model, or the checkpoint at `source`, on its device and without dropout."""
-    device = choose_device(section)
-    model = _load(
+def load_policy(recipe: Recipe, checkpoint: Path | None) -> PreTrainedModel:
+    """The model to train, new or as a checkpoint has it: all of it, or adapters on a frozen base.
+
+    Errors: UserError for a quantised model without adapters, whose weights cannot be trained.
+    """
+    section, lora = recipe.model, recipe.lora
+    if lora is None:
+        if section.quantization != "none":
+            raise UserError(
+                f"model.quantization is {section.quantization!r}; quantised weights are not "
+                "trained, so it needs adapters: --set lora={} (or --lora)."
+            )
+        return load_model(section, str(checkpoint) if checkpoint else None)
+    model = load_model(section, frozen=True)
+    if checkpoint is None:
+        add_adapters(model, lora, section.name, recipe.train.seed)
+    else:
+        load_adapters(model, checkpoint, section.name)
+    return model
+
+
+def load_model(
+    section: ModelSection, source: str | None = None, frozen: bool = False
+) -> PreTrainedModel:
+    """The recipe's model, or the checkpoint at `source`, on its device and without dropout.
+
+    An adapter comes with its base. `frozen` says that its weights will not be trained.
+    """
+    device, place = choose_device(section), source or find_model(section.name)
+    adapter = Path(place) if is_adapter(Path(place)) else None
+    options: dict[str, Any] = {} if section.quantization == "none" else _quantised(section, device)
+    model: PreTrainedModel = _load(
         AutoModelForCausalLM,
         section,
-        source or find_model(section.name),
-        dtype=choose_dtype(section),
+        find_model(base_name(adapter)) if adapter else place,
+        dtype=choose_dtype(section, frozen),
         attn_implementation=section.attn_implementation,
+        **options,
     )
+    if adapter is not None:
+        model = with_adapter(model, adapter)
     for module in model.modules():
         # The sampler runs without dropout; the trainer must score the same distribution.
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return model.to(device)
+    # In eval mode bitsandbytes computes otherwise, and on a CPU without a gradient; nothing else
+    # here depends on the mode, and the sampler must draw from what the trainer scores.
+    return model.train() if options else model.to(device)
+
+
+def _quantised(section: ModelSection, device: torch.device) -> dict[str, Any]:
+    """What makes transformers load through bitsandbytes. Errors: UserError when it is absent."""
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model.quantization is {section.quantization!r}, which needs bitsandbytes: "
+            "pip install 'aha-zero[quantized]'."
+        )
+    compute = choose_dtype(section, frozen=True)
+    config = BitsAndBytesConfig(
+        load_in_4bit=section.quantization == "nf4",
+        load_in_8bit=section.quantization == "int8",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _load(factory: Any, section: ModelSection, source: str, **options: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aha.blocks.llama import LlamaBlocks, blocks_of
-from aha.grpo.logprobs import Scorer, scorer
+from aha.grpo.logprobs import Reference, Scorer, WithoutAdapters, scorer
 from aha.grpo.losses import LossSettings
 from aha.kernels.build import kernels
 from aha.recipe import Recipe
@@ -23,7 +23,7 @@ from aha.tasks.load import load_problems
 from aha.train.checkpoint import Progress, restore
 from aha.train.data import ProblemStream
 from aha.train.memory import tokens_that_fit
-from aha.train.policy import choose_autocast, load_model, load_tokenizer
+from aha.train.policy import choose_autocast, load_model, load_policy, load_tokenizer
 from aha.train.update import UpdateSettings
 from aha.types import Problem
 
@@ -42,7 +42,7 @@ class Trainer:
     recipe: Recipe
     model: PreTrainedModel
     policy: Scorer
-    reference: Scorer | None
+    reference: Reference | None
     tokenizer: PreTrainedTokenizerBase
     engine: NativeEngine
     optimizer: torch.optim.Optimizer
@@ -69,20 +69,19 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
     _seed_global_streams(recipe.train.seed)
     source = str(resume_from) if resume_from else None
     tokenizer = load_tokenizer(recipe.model, source)
-    model = load_model(recipe.model, source)
-    reference = _reference(recipe, model, resumed=resume_from is not None)
+    model = load_policy(recipe, resume_from)
+    start = _frozen_copy(recipe, model, resumed=resume_from is not None)
     blocks = blocks_of(model)
+    policy = _policy(recipe, model, blocks)
     optimizer = build_optimizer(model, recipe)
     progress = restore(resume_from, optimizer) if resume_from else Progress(0, {})
     return Trainer(
         recipe=recipe,
         model=model,
-        policy=_policy(recipe, model, blocks),
-        reference=None
-        if reference is None
-        else scorer(reference, blocks_of(reference), autocast=choose_autocast(recipe.model)),
+        policy=policy,
+        reference=_reference(recipe, policy, start),
         tokenizer=tokenizer,
-        engine=_engine(recipe, model, tokenizer, blocks),
+        engine=build_engine(recipe, model, tokenizer, blocks),
         optimizer=optimizer,
         rewards=rewards,
         stream=_stream(recipe, problems.problems),
@@ -96,15 +95,20 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
     )
 
 
-def _engine(
+def build_engine(
     recipe: Recipe,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     blocks: LlamaBlocks | None,
 ) -> NativeEngine:
+    """The engine that writes completions, in training and after it."""
     # On a CPU casting a model costs more than it saves, and moves what is drawn.
-    dtype = choose_autocast(recipe.model) if model.device.type == "cuda" else None
+    dtype = _autocast(recipe) if model.device.type == "cuda" else None
     return NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows, dtype)
+
+
+def _autocast(recipe: Recipe) -> torch.dtype | None:
+    return choose_autocast(recipe.model, frozen=recipe.lora is not None)
 
 
 def _stream(recipe: Recipe, problems: tuple[Problem, ...]) -> ProblemStream:
@@ -114,10 +118,10 @@ def _stream(recipe: Recipe, problems: tuple[Problem, ...]) -> ProblemStream:
 
 
 def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW as the recipe says; the learning rate is set at every step."""
+    """AdamW on what is trained, as the recipe says; the learning rate is set at every step."""
     settings = recipe.optimizer
     return torch.optim.AdamW(
-        model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
@@ -144,16 +148,25 @@ def _kernel_note(model: PreTrainedModel) -> str:
 def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> Scorer:
     if blocks is None and recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    recompute, autocast = recipe.train.gradient_checkpointing, choose_autocast(recipe.model)
+    recompute, autocast = recipe.train.gradient_checkpointing, _autocast(recipe)
     return scorer(model, blocks, recompute, autocast)
 
 
-def _reference(recipe: Recipe, model: PreTrainedModel, resumed: bool) -> PreTrainedModel | None:
-    """A frozen copy of the policy as it began, when the objective has a KL term."""
+def _frozen_copy(recipe: Recipe, model: PreTrainedModel, resumed: bool) -> PreTrainedModel | None:
+    """The policy as it began, where the objective has a KL term and no adapters tell it apart."""
+    if recipe.grpo.beta == 0.0 or recipe.lora is not None:
+        return None
+    start = load_model(recipe.model) if resumed else copy.deepcopy(model)
+    return start.eval().requires_grad_(False)
+
+
+def _reference(recipe: Recipe, policy: Scorer, start: PreTrainedModel | None) -> Reference | None:
+    """What the KL term compares with: the policy as it began, frozen."""
     if recipe.grpo.beta == 0.0:
         return None
-    reference = load_model(recipe.model) if resumed else copy.deepcopy(model)
-    return reference.eval().requires_grad_(False)
+    if start is None:
+        return WithoutAdapters(policy)
+    return scorer(start, blocks_of(start), autocast=choose_autocast(recipe.model))
 
 
 def sampling_settings(recipe: Recipe) -> SamplingSettings:

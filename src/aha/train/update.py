@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aha.blocks.memory import is_out_of_memory
 from aha.grpo.batching import MicroBatch, Row, micro_batches
-from aha.grpo.logprobs import Scorer
+from aha.grpo.logprobs import Reference, Scorer
 from aha.grpo.losses import LossSettings, TokenLoss, row_weights, token_loss
 from aha.types import Group, RunFailure
 
@@ -78,7 +78,7 @@ _ByRow = dict[int, Tensor]
 
 def update(
     policy: Scorer,
-    reference: Scorer | None,
+    reference: Reference | None,
     optimizer: torch.optim.Optimizer,
     groups: Sequence[Group],
     settings: UpdateSettings,
@@ -222,7 +222,7 @@ def _halved(settings: UpdateSettings, groups: Sequence[Group]) -> int:
 
 
 def _parts(
-    policy: Scorer, reference: Scorer | None, groups: Sequence[Group], settings: UpdateSettings
+    policy: Scorer, reference: Reference | None, groups: Sequence[Group], settings: UpdateSettings
 ) -> list[_Part]:
     """The update's micro-batches with their tokens' advantages, weights and reference."""
     device = policy.model.device

@@ -1,0 +1,134 @@
+"""Completions from vLLM's offline engine, for evaluation of models too large or too many to wait.
+
+Left out: training with it (its weights are a copy of its own, and its log-probabilities are not
+the trainer's), adapters, several GPUs. Written against the sources of vLLM 0.28 and 0.31.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from aha.rollout.base import SamplingSettings
+from aha.types import Completion, Prompt, RunFailure, UserError
+
+# vLLM refuses hotter sampling.
+_MAX_TEMPERATURE = 2.0
+_FINISHED = ("stop", "length")
+
+
+class VllmEngine:
+    """See `aha.rollout.base.Engine`, with two differences.
+
+    What a completion depends on is the same, but for rounding: the kernels add up in an order that
+    depends on the batch. `logprobs` are those of the distribution that was drawn from, which is the
+    protocol's where top_p, top_k and min_p narrow nothing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: str,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """`model` is a folder or a hub name, `dtype` float32 or bfloat16.
+
+        Errors: UserError when vLLM is not installed, RunFailure when it cannot load the model.
+        """
+        self._vllm = _vllm()
+        self._tokenizer = tokenizer
+        try:
+            self._llm: Any = self._vllm.LLM(
+                model=model,
+                tokenizer=model,
+                # By itself vLLM would turn float32 into float16.
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                # By default log-probabilities would be those before the temperature.
+                logprobs_mode="processed_logprobs",
+            )
+        except (RuntimeError, ValueError) as error:
+            raise RunFailure(f"vLLM could not load {model!r}: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Give the GPU's memory back, which vLLM does when its engine is collected."""
+        self._llm = None
+        gc.collect()
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        num_generations: int,
+        settings: SamplingSettings,
+        seed: int,
+    ) -> list[tuple[Completion, ...]]:
+        """See `aha.rollout.base.Engine`. Errors: UserError for a temperature above 2."""
+        if settings.temperature > _MAX_TEMPERATURE:
+            raise UserError(
+                f"the temperature is {settings.temperature:g}; with --engine vllm it must be at "
+                f"most {_MAX_TEMPERATURE:g}."
+            )
+        # vLLM refuses several greedy completions of a prompt; they would all be the same.
+        distinct = 1 if settings.temperature == 0 else num_generations
+        answers = self._llm.generate(
+            [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
+            [self._params(distinct, settings, seed, index) for index in range(len(prompts))],
+            use_tqdm=False,
+        )
+        groups = [tuple(self._completion(one) for one in answer.outputs) for answer in answers]
+        return [group * (num_generations // distinct) for group in groups]
+
+    def _params(self, count: int, settings: SamplingSettings, seed: int, index: int) -> Any:
+        return self._vllm.SamplingParams(
+            n=count,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            min_p=settings.min_p,
+            max_tokens=settings.max_completion_length,
+            stop=list(settings.stop),
+            include_stop_str_in_output=True,
+            ignore_eos=settings.ignore_end,
+            logprobs=0,
+            seed=_seed_of(seed, index),
+        )
+
+    def _completion(self, output: Any) -> Completion:
+        if output.finish_reason not in _FINISHED:
+            raise RunFailure(f"vLLM gave a completion up: {output.finish_reason}.")
+        ids = tuple(output.token_ids)
+        # Decoded here, as the native engine does: vLLM's own text goes on from the prompt's, with
+        # its white space, and is cut inside the token that completes a stop string.
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        logprobs = tuple(
+            float(step[token].logprob) for token, step in zip(ids, output.logprobs, strict=True)
+        )
+        return Completion(text, ids, logprobs, output.finish_reason)
+
+
+def _vllm() -> Any:
+    try:
+        return import_module("vllm")
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        raise UserError(
+            "--engine is 'vllm', which is not installed: pip install 'aha-zero[vllm]', or use "
+            "--engine native."
+        ) from None
+
+
+def _seed_of(seed: int, index: int) -> int:
+    """A prompt's seed. vLLM adds a completion's place to it, so neighbours must be far apart."""
+    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
