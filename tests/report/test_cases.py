@@ -48,3 +48,19 @@ def test_no_files_no_case(run: RunDirectory) -> None:
     for name in ("eval-before.jsonl", "samples.jsonl"):
         Path(run.path / name).unlink()
     assert case_study(load(run)) is None
+
+
+def test_a_held_out_problem_is_followed_where_it_was_asked_during_training(
+    run: RunDirectory,
+) -> None:
+    before = run.read_lines("eval-before.jsonl")
+    for step in range(10, 70, 10):
+        run.write_lines(f"evals/step-{step:06d}.jsonl", before)
+    case = case_study(load(run))
+    assert case is not None
+    assert case.title == "One held-out problem, before, during and after"
+    # Six evaluations in between, four of them shown: 10, 30, 40, 60 of 10 to 60.
+    assert [stage.when for stage in case.stages] == [
+        "Before training", "Step 10", "Step 30", "Step 40", "Step 60", "After training",
+    ]  # fmt: skip
+    assert [stage.correct for stage in case.stages] == [False] * 5 + [True]

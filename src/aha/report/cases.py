@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aha.reasoning.analysis import analyse
-from aha.report.data import RunData, pairs
+from aha.report.data import RunData, Written, pairs, written
 from aha.report.text import Shown, show
 from aha.rewards.accuracy import judge_many
 
@@ -36,7 +36,12 @@ class Case:
 
 
 def case_study(data: RunData) -> Case | None:
-    """The problem to look at; None when no problem qualifies."""
+    """The problem to look at; None when no problem qualifies.
+
+    A held-out one when it was asked during training as well: the same problem, again and again.
+    """
+    if data.during:
+        return _held_out(data) or _through_training(data)
     return _through_training(data) or _held_out(data)
 
 
@@ -92,16 +97,35 @@ def _held_out(data: RunData) -> Case | None:
         return None
     gained.sort(key=lambda pair: (pair[1].analysis.reflections, pair[1].key))
     both = gained[len(gained) // 2]
+    through = _between(data, both[1].key)
     return Case(
-        "One held-out problem, before and after",
+        f"One held-out problem, before{', during' if through else ''} and after",
         f"Of the {len(gained):,} problems that were missed before and solved after with at least "
         "one reflection, this one has the median number of reflections.",
         show(both[1].prompt),
         tuple(
             Stage(when, show(one.text, one.analysis, fold=False), one.correct, one.tokens)
-            for when, one in zip(("Before training", "After training"), both, strict=True)
+            for when, one in (
+                ("Before training", both[0]),
+                *through,
+                ("After training", both[1]),
+            )
         ),
     )
+
+
+def _between(data: RunData, key: str) -> list[tuple[str, Written]]:
+    """What the model wrote for a held-out problem during training, at a few steps."""
+    found = [
+        {**record, "step": step}
+        for step, records in data.during
+        for record in records
+        if record["key"] == key
+    ]
+    if not found:
+        return []
+    chosen = _evenly(found, _STAGES - 2)
+    return [(f"Step {one['step']:,}", written(one, "held out", data.task)) for one in chosen]
 
 
 def _evenly(records: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:

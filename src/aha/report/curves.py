@@ -13,6 +13,8 @@ from aha.report.data import Metrics, values
 from aha.report.phases import reward_names
 
 POINTS = 400  # at most, a curve
+# Set by a schedule, not measured: a mean over steps would draw another schedule.
+_AS_IT_IS = frozenset({"learning_rate"})
 BEHAVIOUR_KEYS = (
     ("reasoning/self_check_rate", "self-check"),
     ("reasoning/backtracking_rate", "backtracking"),
@@ -68,6 +70,7 @@ def keys(records: Sequence[Metrics]) -> list[tuple[str, str, str, str]]:
     return [
         (_LEARNED, "reward", "Reward, weighted sum", "number"),
         (_LEARNED, "accuracy", "Accuracy of rollouts, strict", "percent"),
+        (_LEARNED, "eval/accuracy", "Accuracy on held-out problems, strict", "percent"),
         *((_LEARNED, f"rewards/{n}/mean", f"Reward {n}, unweighted", "number") for n in names),
         (_WRITTEN, "completions/mean_length", "Completion length, tokens", "number"),
         (_WRITTEN, "completions/clipped_ratio", "Cut off at the limit", "percent"),
@@ -78,7 +81,7 @@ def keys(records: Sequence[Metrics]) -> list[tuple[str, str, str, str]]:
         (_SHOWN, "reasoning/steps_true", "Written equations that are true", "percent"),
         (_POLICY, "entropy", "Entropy of the policy, nats a token", "number"),
         (_POLICY, "kl", "KL to the start, nats a token", "number"),
-        (_POLICY, "learning_rate", "Learning rate", "number"),
+        (_POLICY, "learning_rate", "Learning rate, not smoothed", "number"),
         (_POLICY, "grad_norm", "Gradient norm", "number"),
     ]
 
@@ -88,16 +91,18 @@ def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
 
     One run: the raw values (thinned: the range within each bin) and their running mean.
     Several: the running mean of each, then mean, lowest and highest at the steps all have.
+    The learning rate is not smoothed.
     """
     known = [found for metrics in group if (found := values(metrics, key))]
     if not known:
         return None
+    smoothed = key not in _AS_IT_IS
     if len(known) > 1:
-        return _band(label, known)
+        return _band(label, known, smoothed)
     steps, numbers = [float(s) for s, _ in known[0]], [v for _, v in known[0]]
-    means = smooth(numbers, window_of(len(numbers)))
+    means = _strong(numbers, smoothed)
     if len(numbers) <= POINTS:
-        return Series(label, steps, means, raw=numbers)
+        return Series(label, steps, means, raw=numbers if smoothed else None)
     return Series(
         label,
         [fmean(part) for part in _bins(steps)],
@@ -107,17 +112,21 @@ def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
     )
 
 
-def _band(label: str, runs: Sequence[Sequence[tuple[int, float]]]) -> Series | None:
-    smoothed = [
-        dict(
-            zip([s for s, _ in run], smooth([v for _, v in run], window_of(len(run))), strict=True)
-        )
+def _strong(numbers: Sequence[float], smoothed: bool) -> list[float]:
+    return smooth(numbers, window_of(len(numbers))) if smoothed else list(numbers)
+
+
+def _band(
+    label: str, runs: Sequence[Sequence[tuple[int, float]]], smoothed: bool
+) -> Series | None:
+    drawn = [
+        dict(zip([s for s, _ in run], _strong([v for _, v in run], smoothed), strict=True))
         for run in runs
     ]
-    steps = [float(step) for step in smoothed[0] if all(step in run for run in smoothed)]
+    steps = [float(step) for step in drawn[0] if all(step in run for run in drawn)]
     if not steps:
         return None
-    rows = [[run[int(step)] for run in smoothed] for step in steps]
+    rows = [[run[int(step)] for run in drawn] for step in steps]
     return Series(
         label,
         [fmean(part) for part in _bins(steps)],

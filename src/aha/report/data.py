@@ -35,7 +35,10 @@ class Written:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run's files. `before` and `after` are the held-out completions, empty when not there."""
+    """A run's files. `before` and `after` are the held-out completions, empty when not there.
+
+    `during` has the step and the records of each evaluation in between, not analysed.
+    """
 
     name: str
     recipe: Recipe
@@ -44,6 +47,7 @@ class RunData:
     evaluation: Mapping[str, Any]
     before: tuple[Written, ...]
     after: tuple[Written, ...]
+    during: tuple[tuple[int, Metrics], ...]
     samples: Metrics
     alerts: Metrics
 
@@ -72,6 +76,7 @@ def load(run: RunDirectory) -> RunData:
         evaluation=run.evaluation(),
         before=_written(run, "eval-before.jsonl", "held out, before training", recipe.task.name),
         after=_written(run, "eval-after.jsonl", "held out, after training", recipe.task.name),
+        during=_during(run),
         samples=run.read_lines("samples.jsonl"),
         alerts=run.read_lines("alerts.jsonl"),
     )
@@ -101,17 +106,27 @@ def counts(written: Sequence[Written], behaviour: str) -> list[float]:
     ]
 
 
-def _written(run: RunDirectory, name: str, where: str, task: str) -> tuple[Written, ...]:
-    return tuple(
-        Written(
-            key=record["key"],
-            prompt=record["prompt"],
-            text=record["completion"],
-            correct=record["correct"],
-            tokens=record["tokens"],
-            truncated=record["truncated"],
-            where=where,
-            analysis=analyse(record["completion"], task, record["correct"]),
-        )
-        for record in run.read_lines(name)
+def written(record: Mapping[str, Any], where: str, task: str) -> Written:
+    """A record of an evaluation, analysed."""
+    return Written(
+        key=record["key"],
+        prompt=record["prompt"],
+        text=record["completion"],
+        correct=record["correct"],
+        tokens=record["tokens"],
+        truncated=record["truncated"],
+        where=where,
+        analysis=analyse(record["completion"], task, record["correct"]),
     )
+
+
+def _during(run: RunDirectory) -> tuple[tuple[int, Metrics], ...]:
+    steps = sorted(run.evals.glob("step-??????.jsonl"))
+    return tuple(
+        (int(path.stem.removeprefix("step-")), run.read_lines(f"evals/{path.name}"))
+        for path in steps
+    )
+
+
+def _written(run: RunDirectory, name: str, where: str, task: str) -> tuple[Written, ...]:
+    return tuple(written(record, where, task) for record in run.read_lines(name))
