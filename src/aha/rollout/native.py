@@ -302,7 +302,8 @@ class _Rollout:
         for b, count in enumerate(counts):
             # A row that has ended writes on until it leaves; that is cut off here.
             end = start + (lengths[b] or count)
-            reason = None if not lengths[b] else "stop" if stopped[b] else "length"
+            ended: Literal["stop", "length"] = "stop" if stopped[b] else "length"
+            reason = ended if lengths[b] else None
             rows.append(_Written(tuple(tokens[start:end]), tuple(logprobs[start:end]), reason))
             start += count
         return rows

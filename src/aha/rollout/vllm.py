@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from aha.rollout.base import SamplingSettings
 from aha.types import Completion, Prompt, RunFailure, UserError
 
-# vLLM refuses hotter sampling.
-_MAX_TEMPERATURE = 2.0
+# vLLM refuses hotter sampling, and is greedy below the least.
+_LEAST_TEMPERATURE, _MAX_TEMPERATURE = 1e-5, 2.0
 _FINISHED = ("stop", "length")
 
 
@@ -75,7 +75,7 @@ class VllmEngine:
                 f"most {_MAX_TEMPERATURE:g}."
             )
         # vLLM refuses several greedy completions of a prompt; they would all be the same.
-        distinct = 1 if settings.temperature == 0 else num_generations
+        distinct = 1 if settings.temperature < _LEAST_TEMPERATURE else num_generations
         answers = self._llm.generate(
             [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
             [self._params(distinct, settings, seed, index) for index in range(len(prompts))],
@@ -94,6 +94,8 @@ class VllmEngine:
             max_tokens=settings.max_completion_length,
             stop=list(settings.stop),
             include_stop_str_in_output=True,
+            # So that a stop string may be a special token's, as in the native engine.
+            skip_special_tokens=False,
             ignore_eos=settings.ignore_end,
             logprobs=0,
             seed=_seed_of(seed, index),

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from recited import GOES_ON
+
+from aha.play.checked import Checked, Line, check
+from aha.play.numbers import Tries
+from aha.tasks.countdown import make_problem
+from aha.types import Problem
+
+PROBLEM = make_problem([3, 13, 5], 15)
+QUESTION = Problem("gsm8k", "q", {"problem": "How many?", "answer": "12"})
+
+
+def text_of(checked: Checked) -> list[str]:
+    return ["".join(piece.text for piece in line.pieces) for line in checked.lines]
+
+
+def marked(line: Line, mark: str) -> list[str]:
+    return [piece.text for piece in line.pieces if piece.mark == mark]
+
+
+def test_every_try_is_a_line_with_its_sums_judged() -> None:
+    checked = check(GOES_ON, PROBLEM)
+    assert text_of(checked) == [
+        "13 * 3 = 39 , 39 + 5 = 44 , not 15 .",
+        "Wait, 13 - 3 = 10 , 10 - 5 = 6 , not 15 .",
+        "Wait, 5 - 3 = 2 , 13 + 2 = 15 , yes .",
+        "</think> <answer> 13 + ( 5 - 3 ) </answer>",
+    ]
+    assert (checked.true, checked.false, checked.turns) == (5, 1, 2)
+    assert marked(checked.lines[1], "false") == ["10 - 5 = 6"]
+    assert marked(checked.lines[1], "true") == ["13 - 3 = 10"]
+    assert marked(checked.lines[1], "turn") == ["Wait,"]
+    assert marked(checked.lines[3], "tag") == ["</think>", "<answer>", "</answer>"]
+    assert [line.used for line in checked.lines] == [(True, True, True)] * 3 + [None]
+
+
+def test_a_number_is_there_when_it_was_given_or_reached_and_once() -> None:
+    text = "13 - 3 = 10 , 10 - 7 = 3 . Wait, 3 + 3 = 6 . Wait, 13 - 5 = 8"
+    lines = check(text, PROBLEM).lines
+    notes = [piece.note for line in lines for piece in line.pieces if piece.mark == "true"]
+    assert notes == ["", "7 is not there", "3 is used up", ""]
+    # Of 3 13 5: the last try has not used the 3.
+    assert lines[-1].used == (False, True, True)
+
+
+def test_a_chain_goes_on_from_what_it_reached() -> None:
+    tries = Tries([3, 13, 5])
+    first = tries.follow("13 - 3 = 10", False)
+    second = tries.follow("- 5 = 5", True)
+    assert first is not None
+    assert first.used == (True, True, False)
+    assert second is not None
+    assert second.used == (True, True, True)
+    assert second.faults == ()
+
+
+def test_a_false_sum_goes_on_from_what_it_says() -> None:
+    tries = Tries([3, 13, 5])
+    tries.follow("13 - 3 = 9", False)
+    found = tries.follow("9 + 5 = 14", False)
+    assert found is not None
+    assert found.faults == ()
+
+
+def test_given_numbers_begin_a_new_try_by_themselves() -> None:
+    tries = Tries([3, 13, 5])
+    tries.follow("(13 - 3) + 5 = 15", False)
+    found = tries.follow("13 - 3 = 10", False)
+    assert found is not None
+    assert (found.used, found.faults) == ((True, True, False), ())
+
+
+@pytest.mark.parametrize("equation", ["x + 3 = 5", "1.5 * 2 = 3", "3 = 3", ""])
+def test_what_cannot_be_read_is_left_out(equation: str) -> None:
+    assert Tries([3, 13, 5]).follow(equation, False) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "judged"),
+    [
+        ("13 * 3 = 3", 0),  # 39 may be meant
+        ("13 * 3 = 39", 0),
+        ("13 * 3 = 39 ,", 0),
+        ("13 * 3 = 39 , 3", 1),
+        ("13 - 3 = 10 - 5", 0),  # = 5 may follow
+        ("13 - 3 = 10\n", 1),
+        ("13 - 3 = 10 so", 1),
+        ("1,0", 0),
+    ],
+)
+def test_of_an_unfinished_text_only_what_is_beyond_doubt_is_judged(text: str, judged: int) -> None:
+    checked = check(text, PROBLEM, finished=False)
+    assert checked.true + checked.false == judged
+
+
+def test_no_judgement_is_taken_back_while_a_text_grows() -> None:
+    whole = check(GOES_ON, PROBLEM)
+    expected = [p for line in whole.lines for p in line.pieces if p.mark in ("true", "false")]
+    seen = 0
+    for end in range(len(GOES_ON) + 1):
+        lines = check(GOES_ON[:end], PROBLEM, finished=False).lines
+        found = [p for line in lines for p in line.pieces if p.mark in ("true", "false")]
+        assert found == expected[: len(found)]
+        assert len(found) >= seen
+        seen = len(found)
+    assert seen == len(expected) == 6
+
+
+def test_no_character_but_blanks_is_lost() -> None:
+    text = "So 3 + 4 = 7.\n\n  Wait, that's wrong: 2 * 3 = 5.\tLet me check: <think> & <b> \x1b[0m"
+    for problem in (PROBLEM, QUESTION):
+        joined = "".join("".join(text_of(check(text, problem))).split())
+        assert joined == "".join(text.split())
+
+
+def test_other_tasks_have_no_numbers_to_use_up() -> None:
+    checked = check("3 + 4 = 7. Wait, 7 + 7 = 15.", QUESTION)
+    assert (checked.true, checked.false, checked.turns) == (1, 1, 1)
+    assert all(line.used is None for line in checked.lines)
+    assert all(piece.note == "" for line in checked.lines for piece in line.pieces)
+
+
+def test_long_hostile_texts_take_no_longer_than_their_length_asks() -> None:
+    texts = [
+        "1 + 1 = 2 , " * 2_000,
+        "Wait, " * 4_000,
+        "<think>" * 4_000,
+        "(" * 30_000,
+        "=" * 30_000,
+    ]
+    started = time.process_time()
+    for text in texts:
+        check(text, PROBLEM, finished=False)
+    assert time.process_time() - started < 5
