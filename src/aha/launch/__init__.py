@@ -1,0 +1,1 @@
+"""Runs on other people's machines: a SLURM cluster, Amazon SageMaker."""

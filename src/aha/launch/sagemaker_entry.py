@@ -1,0 +1,175 @@
+"""What runs in SageMaker's container: installs aha, trains or goes on, exports the model.
+
+`aha launch sagemaker` copies this file beside the recipe, and the container runs it by itself, so
+it imports nothing but the standard library. It reads what SageMaker's training toolkit reads:
+SM_* variables where there are some, else the files under /opt/ml, or under SAGEMAKER_BASE_DIR.
+The run's folder lies in the folder that SageMaker copies to S3 and back, so a job that lost its
+spot machine finds its run there and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+_PORT = 29500
+# aha's exit code when SIGTERM stopped it after saving; the job starts again or was meant to stop.
+_STOPPED = 143
+# SageMaker ends a container 120 s after SIGTERM; the launcher of several processes waits so long.
+_GRACE_S = "110"
+# What is worth having beside the model, in output.tar.gz.
+_RECORDS = ("recipe.yaml", "environment.json", "metrics.jsonl", "eval.json", "report.html")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where things are, who else trains, and the hyper-parameters: recipe keys with values."""
+
+    code: Path
+    run: Path
+    model: Path
+    output: Path
+    hosts: tuple[str, ...]
+    host: str
+    gpus: int
+    settings: dict[str, str]
+
+    @property
+    def processes(self) -> int:
+        """The native engine is one process; TRL has one a GPU on every machine."""
+        if self.settings.get("engine", "native") == "native":
+            return 1
+        return len(self.hosts) * max(1, self.gpus)
+
+
+def find_job() -> Job:
+    """The job that this container was started for."""
+    config = _BASE / "input" / "config"
+    settings = _json("SM_HPS", config / "hyperparameters.json")
+    resources = _json("SM_RESOURCE_CONFIG", config / "resourceconfig.json")
+    return Job(
+        code=Path(os.environ.get("SM_CHANNEL_CODE", _BASE / "input" / "data" / "code")),
+        run=_BASE / "checkpoints" / "run",
+        model=Path(os.environ.get("SM_MODEL_DIR", _BASE / "model")),
+        output=Path(os.environ.get("SM_OUTPUT_DATA_DIR", _BASE / "output" / "data")),
+        hosts=tuple(sorted(resources["hosts"])),
+        host=resources["current_host"],
+        gpus=_gpus(),
+        settings={
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in settings.items()
+            if not key.startswith("sagemaker_")
+        },
+    )
+
+
+def _json(variable: str, path: Path) -> dict[str, Any]:
+    text = os.environ.get(variable) or path.read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def _gpus() -> int:
+    """How many GPUs this machine has."""
+    if "SM_NUM_GPUS" in os.environ:
+        return int(os.environ["SM_NUM_GPUS"])
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    command = ["nvidia-smi", "--list-gpus"]
+    listed = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    return len(listed.stdout.splitlines())
+
+
+def install_command() -> list[str]:
+    """aha and its extras, as pinned; quick where the image has them already."""
+    return [sys.executable, "-m", "pip", "install", "--no-input", "-r", "requirements.txt"]
+
+
+def train_command(job: Job) -> list[str]:
+    """Begin the run, or go on with the one that is there."""
+    if (job.run / "recipe.yaml").exists():
+        train = ["train", "--resume", str(job.run)]
+    else:
+        train = ["train", "recipe.yaml", "--output", str(job.run)]
+    # S3 and SageMaker keep no order; a section must come before its keys.
+    for key, value in sorted(job.settings.items()):
+        train += ["--set", f"{key}={value}"]
+    if job.processes == 1:
+        return [sys.executable, "-m", "aha.cli", *train]
+    return [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--num_processes", str(job.processes), "--num_machines", str(len(job.hosts)),
+        "--machine_rank", str(job.hosts.index(job.host)),
+        "--main_process_ip", job.hosts[0], "--main_process_port", str(_PORT),
+        "-m", "aha.cli", *train,
+    ]  # fmt: skip
+
+
+def export(job: Job) -> int:
+    """The trained model into SageMaker's folder for it, the records beside; an exit code.
+
+    The model's files lie at the top of model.tar.gz, as SageMaker's endpoints expect them.
+    """
+    folder = job.model / "exported"
+    code = run([sys.executable, "-m", "aha.cli", "export", str(job.run), str(folder)], job.code)
+    if code == 0:
+        for path in sorted(folder.iterdir()):
+            os.replace(path, job.model / path.name)
+        folder.rmdir()
+        job.output.mkdir(parents=True, exist_ok=True)
+        for name in _RECORDS:
+            if (job.run / name).exists():
+                shutil.copy(job.run / name, job.output / name)
+    return code
+
+
+def run(command: list[str], folder: Path) -> int:
+    """The exit code of a command; SIGTERM, SageMaker's request to stop, is handed on to it."""
+    environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _GRACE_S}
+    process = subprocess.Popen(command, cwd=folder, env=environment)  # noqa: S603
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> int:
+    """Train to the end and export; an exit code, and the reason where SageMaker shows it."""
+    job = find_job()
+    job.model.mkdir(parents=True, exist_ok=True)
+    steps: list[tuple[str, Callable[[], int]]] = []
+    if os.environ.get("AHA_SAGEMAKER_INSTALL") != "0":
+        steps.append(("pip install", lambda: run(install_command(), job.code)))
+    steps.append(("aha train", lambda: run(train_command(job), job.code)))
+    if job.host == job.hosts[0]:
+        steps.append(("aha export", lambda: export(job)))
+    for name, step in steps:
+        code = step()
+        if code == _STOPPED:
+            return code
+        if code:
+            reason = f"{name} ended with exit code {code}; the job's log says why."
+            (_BASE / "output").mkdir(parents=True, exist_ok=True)
+            (_BASE / "output" / "failure").write_text(reason, encoding="utf-8")
+            print(reason, file=sys.stderr)
+            return code if code > 0 else 128 - code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

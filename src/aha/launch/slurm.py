@@ -1,0 +1,217 @@
+"""`aha launch slurm`: an sbatch script that trains, saves before the limit, requeues and goes on.
+
+The script is a template, `templates/slurm.sh.j2`; everything of the user's goes through
+`shlex.quote`, and what stands in an #SBATCH line, which no shell reads, is held to a pattern.
+Left out: job arrays and heterogeneous jobs. The script is short enough to be edited for both.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from aha.recipe import Recipe, load_recipe
+from aha.types import RunFailure, UserError
+
+# Written into the run's folder when training is done: a requeue after that does nothing.
+FINISHED = ".slurm-finished"
+
+_TIME = re.compile(r"(?:([0-9]{1,3})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
+_MEMORY = re.compile(r"[0-9]{1,9}[KMGT]?")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+@:/-]{0,99}")
+# SLURM's own bound of a signal's time.
+_LAST_SIGNAL_S = 65_535
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `aha launch slurm` was asked.
+
+    `nodes` train; the vLLM server's node comes on top. `engine` none is the recipe's own;
+    `signal_before` is in seconds before `time`, `[days-]hours:minutes:seconds`.
+    """
+
+    recipe: str
+    overrides: Sequence[str] = ()
+    output: Path | None = None
+    nodes: int = 1
+    gpus_per_node: int = 1
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str = "04:00:00"
+    modules: Sequence[str] = ()
+    container: str | None = None
+    setup: Sequence[str] = ()
+    vllm_node: bool = False
+    engine: str | None = None
+    signal_before: int = 120
+
+    @property
+    def processes(self) -> int:
+        """Training processes in all: one a GPU, or one a node without GPUs."""
+        return self.nodes * max(1, self.gpus_per_node)
+
+
+def slurm_script(request: Request) -> str:
+    """The script of a job that runs the request.
+
+    Errors: UserError in one sentence for what is impossible, before anything is written.
+    """
+    _check_values(request)
+    recipe = _recipe(request)
+    _check_processes(request, recipe)
+    environment = Environment(
+        loader=PackageLoader("aha.launch"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - a shell script; every value goes through `sh`
+    )
+    environment.filters["sh"] = shlex.quote
+    return environment.get_template("slurm.sh.j2").render(
+        request=request,
+        name=recipe.name,
+        model=recipe.model.name,
+        recipe=_not_an_option(request.recipe),
+        output=None if request.output is None else _not_an_option(str(request.output)),
+        engine=_engine_option(request, recipe),
+        finished=FINISHED,
+    )
+
+
+def write_script(text: str, path: Path) -> None:
+    """Errors: UserError when there is such a file, or it cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+        path.chmod(0o755)
+    except FileExistsError:
+        raise UserError(f"--file: {str(path)!r} exists; choose another name.") from None
+    except OSError as error:
+        raise UserError(f"--file: {str(path)!r} cannot be written: {error}.") from None
+
+
+def require_sbatch() -> str:
+    """The path of sbatch. Errors: UserError when it is missing."""
+    sbatch = shutil.which("sbatch")
+    if sbatch is None:
+        raise UserError(
+            "--submit needs sbatch, which is not on this machine's path; write the script with "
+            "--file and submit it from a login node."
+        )
+    return sbatch
+
+
+def submit(text: str, sbatch: str) -> str:
+    """Submit the script; what sbatch said, such as `Submitted batch job 7`.
+
+    Errors: RunFailure with sbatch's reason when it refuses.
+    """
+    done = subprocess.run(  # noqa: S603
+        [sbatch], input=text, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RunFailure(f"sbatch refused the job: {' '.join(done.stderr.split())}")
+    return done.stdout.strip()
+
+
+def _check_values(request: Request) -> None:
+    """Each option by itself."""
+    for option, value, least in (
+        ("--nodes", request.nodes, 1),
+        ("--gpus-per-node", request.gpus_per_node, 0),
+        ("--cpus-per-task", request.cpus_per_task, 1),
+        ("--signal-before", request.signal_before, 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{option} is {value}; it must be at least {least}.")
+    for option, text, pattern, allowed in (
+        ("--mem", request.mem, _MEMORY, "a whole number with K, M, G or T, such as 64G"),
+        ("--partition", request.partition, _NAME, "a name"),
+        ("--account", request.account, _NAME, "a name"),
+        ("--qos", request.qos, _NAME, "a name"),
+        *(("--module", name, _NAME, "a module's name") for name in request.modules),
+    ):
+        if text is not None and not pattern.fullmatch(text):
+            raise UserError(f"{option} is {text!r}; it must be {allowed}.")
+    for line in request.setup:
+        if "\n" in line or "\r" in line:
+            raise UserError(f"--setup is {line!r}; it must be one line, and may be given again.")
+    if request.container is not None and request.container.startswith(("-", " ")):
+        raise UserError(f"--container is {request.container!r}; it must be an image.")
+    if request.engine not in (None, "native", "trl"):
+        raise UserError(f"--engine is {request.engine!r}; allowed are native and trl.")
+    limit = _seconds(request.time)
+    if request.signal_before >= min(limit, _LAST_SIGNAL_S):
+        raise UserError(
+            f"--signal-before is {request.signal_before}; it must be less than the {limit} seconds "
+            f"of --time, and less than {_LAST_SIGNAL_S:,}."
+        )
+
+
+def _seconds(time: str) -> int:
+    match = _TIME.fullmatch(time)
+    days, hours, minutes, seconds = (
+        (int(part or 0) for part in match.groups()) if match else [0] * 4
+    )
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if not total:
+        raise UserError(
+            f"--time is {time!r}; write it as hours:minutes:seconds, such as 04:00:00, or "
+            "days-hours:minutes:seconds."
+        )
+    return total
+
+
+def _recipe(request: Request) -> Recipe:
+    """The recipe as the job will train it."""
+    overrides = list(request.overrides)
+    if request.engine is not None:
+        overrides.append(f"engine={request.engine}")
+    if request.vllm_node and load_recipe(request.recipe, overrides).engine == "native":
+        raise UserError(
+            "--vllm-node goes with --engine trl; the native engine writes its completions itself."
+        )
+    if request.vllm_node:
+        overrides.append("trl.vllm=server")
+    return load_recipe(request.recipe, overrides)
+
+
+def _check_processes(request: Request, recipe: Recipe) -> None:
+    """What nodes, GPUs and engine can do together."""
+    if recipe.engine == "native" and request.processes > 1:
+        raise UserError(
+            f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes "
+            f"{request.processes} processes; the native engine is one process on one GPU, so add "
+            "--engine trl, or ask for one node and one GPU."
+        )
+    if request.vllm_node and not request.gpus_per_node:
+        raise UserError("--vllm-node with --gpus-per-node 0: a vLLM server needs a GPU.")
+    if recipe.engine == "trl":
+        from aha.backends.trl.mapping import refuse
+        from aha.backends.trl.plan import batch_plan
+
+        refuse(recipe)
+        batch_plan(
+            recipe.grpo.prompts_per_step, recipe.generation.num_generations, request.processes
+        )
+
+
+def _engine_option(request: Request, recipe: Recipe) -> str | None:
+    """The engine, where `aha train` is to be told: asked for, or TRL."""
+    return recipe.engine if request.engine is not None or recipe.engine == "trl" else None
+
+
+def _not_an_option(path: str) -> str:
+    return f"./{path}" if path.startswith("-") else path

@@ -1,0 +1,133 @@
+"""What `aha launch accelerate` refuses and writes, without starting anything."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from aha.launch import accelerate
+from aha.launch.accelerate import Request, launch
+from aha.launch.layout import Layout, accelerate_config, check_layout, deepspeed_config
+from aha.types import UserError
+
+
+@pytest.mark.parametrize(
+    ("layout", "gpus", "words"),
+    [
+        (Layout(3, nodes=2), 8, r"--processes is 3 in all; on 2 nodes it must be a multiple of 2"),
+        (Layout(2, nodes=2, node_rank=2), 8, r"--node-rank is 2; with 2 nodes allowed are 0 to 1"),
+        (Layout(2, nodes=2, port=0), 8, r"--port is 0; several nodes need one"),
+        (Layout(2), 1, r"--processes 2 needs 2 GPUs on this node, which sees 1"),
+        (Layout(2, vllm="server"), 2, r"needs 2 GPUs and 1 for vLLM on this node, which sees 2"),
+        (Layout(2, vllm="colocate", on_cpu=True), 0, r"--vllm is 'colocate'; without a GPU"),
+        (Layout(2, "fsdp2", vllm="colocate"), 2, r"'colocate' with --strategy fsdp2; allowed are"),
+    ],
+)
+def test_the_impossible_is_one_sentence(layout: Layout, gpus: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_layout(layout, gpus)
+
+
+@pytest.mark.parametrize(
+    ("layout", "gpus"),
+    [
+        (Layout(4, nodes=2, node_rank=1), 2),
+        (Layout(3, vllm="server"), 4),
+        # The server stands on the head alone.
+        (Layout(4, nodes=2, node_rank=1, vllm="server", vllm_gpus=2), 2),
+        (Layout(2, on_cpu=True), 0),
+    ],
+)
+def test_what_fits_passes(layout: Layout, gpus: int) -> None:
+    check_layout(layout, gpus)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_accelerate_reads_the_file(strategy: str, tmp_path: Path) -> None:
+    layout = Layout(4, strategy, nodes=2, node_rank=1, head="10.0.0.1", port=29501)  # type: ignore[arg-type]
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(yaml.safe_dump(accelerate_config(layout, "deepspeed.json")))
+    read = load_config_from_file(str(file))
+    assert (read.num_processes, read.num_machines, read.machine_rank) == (4, 2, 1)
+    assert (read.main_process_ip, read.main_process_port) == ("10.0.0.1", 29501)
+    kind = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(strategy, "DEEPSPEED")
+    assert read.distributed_type.value == kind
+
+
+def test_zero_stages() -> None:
+    assert deepspeed_config(Layout(2)) is None
+    assert deepspeed_config(Layout(2, "fsdp2")) is None
+    two, three = deepspeed_config(Layout(2, "zero2")), deepspeed_config(Layout(2, "zero3"))
+    assert two is not None
+    assert two["zero_optimization"]["stage"] == 2
+    assert three is not None
+    assert three["zero_optimization"]["stage"] == 3
+    assert three["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+
+
+def dry_run(tmp_path: Path, request: Request) -> list[str]:
+    said: list[str] = []
+    assert launch(request, said.append) == 0
+    return said
+
+
+def test_the_files_and_the_command_are_shown(tmp_path: Path) -> None:
+    layout = Layout(2, "zero2", port=0, on_cpu=True)
+    hostile = "logging.project=a b; touch /tmp/never $(id)"
+    request = Request(
+        "countdown-tiny", layout, [hostile], tmp_path / "my run", None, tmp_path / "f", True
+    )
+    if accelerate.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    said = dry_run(tmp_path, request)
+    assert "192 completions a step on 2 processes" in said[0]
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {
+        "accelerate.yaml", "deepspeed.json", "launch.sh"
+    }  # fmt: skip
+    assert (
+        json.loads((tmp_path / "f" / "deepspeed.json").read_text())["gradient_clipping"] == "auto"
+    )
+    script = (tmp_path / "f" / "launch.sh").read_text()
+    words = shlex.split(script.splitlines()[-1])
+    assert words[-6:] == [
+        "--set", "engine=trl", "--set", "model.device=cpu", "--set", hostile
+    ]  # fmt: skip
+    assert words[words.index("--output") + 1] == str(tmp_path / "my run")
+    assert subprocess.run(["sh", "-n", str(tmp_path / "f" / "launch.sh")], check=True)
+    assert "export DS_ACCELERATOR=cpu" in script
+
+
+def test_batches_that_do_not_divide_are_said_before_anything_is_written(tmp_path: Path) -> None:
+    request = Request("countdown-tiny", Layout(5, on_cpu=True), folder=tmp_path / "f")
+    with pytest.raises(UserError, match=r"192 completions a step, which 5 processes cannot share"):
+        launch(request, print)
+    assert not (tmp_path / "f").exists()
+
+
+def test_missing_packages_and_wrong_runs_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerate, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--strategy zero3 needs DeepSpeed"):
+        launch(Request("countdown-tiny", Layout(2, "zero3", on_cpu=True)), print)
+    (tmp_path / "recipe.yaml").write_text("name: x\n")
+    with pytest.raises(UserError, match=r"is a run of engine 'native', which is one process"):
+        launch(Request(None, Layout(2, on_cpu=True), resume=tmp_path), print)
+    with pytest.raises(UserError, match="is not a run directory"):
+        launch(Request(None, Layout(2, on_cpu=True), resume=tmp_path / "no"), print)
+
+
+def test_the_generating_gpu_is_not_a_training_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(3, vllm="server")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert accelerate.environment_of(layout)["CUDA_VISIBLE_DEVICES"] == "0,1,2"
+    assert accelerate.server_gpus(layout) == ["3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert accelerate.environment_of(layout)["CUDA_VISIBLE_DEVICES"] == "4,5,6"
+    assert accelerate.server_gpus(layout) == ["7"]
