@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +19,9 @@ from transformers import PreTrainedModel
 from aha.blocks.adapters import has_adapters
 from aha.sections import LoraSection
 from aha.types import RunFailure, UserError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONFIG_FILE = "adapter_config.json"
 _WEIGHTS_FILE = "adapter_model.safetensors"
@@ -47,14 +50,14 @@ def base_name(folder: Path) -> str:
     return name
 
 
-def add_adapters(model: PreTrainedModel, lora: LoraSection, base: str, seed: int) -> None:
-    """Freeze the model and put new adapters on it, in float32; at first they change nothing.
+def lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:
+    """peft's configuration of a recipe's adapters on this model.
 
-    `base` is what a checkpoint names as its model. Errors: UserError for layers that are not there.
+    Errors: UserError for layers that are not there.
     """
     from peft import LoraConfig
 
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         use_rslora=lora.use_rslora,
@@ -62,6 +65,14 @@ def add_adapters(model: PreTrainedModel, lora: LoraSection, base: str, seed: int
         target_modules=_targets(model, lora),
         task_type="CAUSAL_LM",
     )
+
+
+def add_adapters(model: PreTrainedModel, lora: LoraSection, base: str, seed: int) -> None:
+    """Freeze the model and put new adapters on it, in float32; at first they change nothing.
+
+    `base` is what a checkpoint names as its model. Errors: UserError for layers that are not there.
+    """
+    config = lora_config(model, lora)
     model.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -13,7 +13,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,27 +98,29 @@ def save_checkpoint(
     Of `model` only the configuration is read; weights are the snapshot's.
     Errors: RunFailure when the disk is too full or fails; earlier checkpoints are intact then.
     """
-    final = folder / f"step-{taken.progress.step:06d}"
-    temporary = folder / f".{final.name}.tmp"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _require_space(folder, taken)
+    step = taken.progress.step
+    temporary = folder / f".step-{step:06d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    require_space(folder, _bytes_of(taken))
+    with writing(temporary, folder, step):
         _save_weights(model, taken.weights, temporary)
         tokenizer.save_pretrained(temporary)
-        torch.save(dict(taken.state), temporary / _STATE)
-        _seal(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        _flush(folder)
+    return publish_checkpoint(temporary, folder, step, taken.state, total_limit)
+
+
+@contextmanager
+def writing(staged: Path, folder: Path, step: int) -> Iterator[None]:
+    """What is written at `staged` while inside becomes the step's checkpoint, or goes.
+
+    Errors: RunFailure when the disk fails; earlier checkpoints are intact then.
+    """
+    try:
+        yield
     except _WRITE_FAULTS as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunFailure(f"{final} could not be written: {error}. {_left(folder)}") from error
-    if fault := damage(final):
-        raise RunFailure(f"{fault} It was just written: the disk is not to be trusted.")
-    for old in list_checkpoints(folder)[:-total_limit]:
-        shutil.rmtree(old)
-    return final
+        shutil.rmtree(staged, ignore_errors=True)
+        raise RunFailure(
+            f"{_place(folder, step)} could not be written: {error}. {_left(folder)}"
+        ) from error
 
 
 def _save_weights(
@@ -127,6 +130,39 @@ def _save_weights(
         save_adapters(model, weights, folder)
     else:
         model.save_pretrained(folder, state_dict=dict(weights))
+
+
+def publish_checkpoint(
+    staged: Path, folder: Path, step: int, state: Mapping[str, Any], total_limit: int
+) -> Path:
+    """Make of what is written at `staged` the checkpoint `folder`/step-NNNNNN, and read it back.
+
+    `state` goes in beside it, and the oldest beyond `total_limit` go. `staged` is on the same file
+    system; it is moved. Errors: RunFailure as `writing`, or for files that do not read back.
+    """
+    final = _place(folder, step)
+    with writing(staged, folder, step):
+        torch.save(dict(state), staged / _STATE)
+        _seal(staged)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(staged, final)
+        _flush(folder)
+    if fault := damage(final):
+        raise RunFailure(f"{fault} It was just written: the disk is not to be trusted.")
+    for old in list_checkpoints(folder)[:-total_limit]:
+        shutil.rmtree(old)
+    return final
+
+
+def _place(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What stands in a checkpoint beside the weights: tensors and plain values, no code."""
+    state: dict[str, Any] = torch.load(checkpoint / _STATE, weights_only=True, map_location="cpu")
+    return state
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -181,7 +217,7 @@ def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Progress:
 
     Errors: RunFailure when the state is not this checkpoint's.
     """
-    state: dict[str, Any] = torch.load(checkpoint / _STATE, weights_only=True, map_location="cpu")
+    state = read_state(checkpoint)
     if state["step"] != checkpoint_step(checkpoint):
         raise RunFailure(f"{checkpoint}: its state is of step {state['step']}.")
     optimizer.load_state_dict(state["optimizer"])
@@ -210,11 +246,16 @@ def _state(progress: Progress, optimizer: torch.optim.Optimizer) -> dict[str, An
     }
 
 
-def _require_space(folder: Path, taken: Snapshot) -> None:
+def _bytes_of(taken: Snapshot) -> int:
     tensors = [*taken.weights.values()]
     for state in taken.state["optimizer"]["state"].values():
         tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
-    needed = sum(t.numel() * t.element_size() for t in tensors) + _SMALL_FILES_BYTES
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def require_space(folder: Path, tensors_bytes: int) -> None:
+    """Errors: RunFailure when a checkpoint with tensors of that size would not fit."""
+    needed = tensors_bytes + _SMALL_FILES_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunFailure(
@@ -230,11 +271,12 @@ def _left(folder: Path) -> str:
 
 def _seal(folder: Path) -> None:
     """Write the checksums and flush every file to disk."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    digests = {path.name: _digest(path) for path in files}
+    inside = sorted(folder.rglob("*"))
+    files = [path for path in inside if path.is_file()]
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
     sums = folder / _CHECKSUMS
     sums.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
-    for path in (*files, sums, folder):
+    for path in (*inside, sums, folder):
         _flush(path)
 
 

@@ -54,7 +54,7 @@ def train(
     saver = Saver(run.checkpoints, saving.save_total_limit, saving.save_in_background)
     skipped, slowest_s = 0, 0.0
     for note in trainer.notes:
-        _tell(observers, note)
+        tell(observers, note)
     if "before" not in run.evaluation():
         _evaluate(trainer, run, observers, "before")
     for step in range(trainer.first_step, recipe.train.max_steps + 1):
@@ -66,8 +66,8 @@ def train(
         alerts = watch.check(record)
         run.append_alerts(map(asdict, alerts))
         for alert in alerts:
-            _tell(observers, alert.message)
-        skipped = _count_skipped(record, skipped, recipe, observers)
+            tell(observers, alert.message)
+        skipped = count_skipped(record, skipped, recipe, observers)
         slowest_s = max(slowest_s, record["time/step_s"])
         last = step == recipe.train.max_steps
         try:
@@ -88,14 +88,14 @@ def _save(trainer: Trainer, run: RunDirectory, saver: Saver, step: int) -> None:
     saver.save(progress, trainer.model, trainer.tokenizer, trainer.optimizer)
 
 
-def _count_skipped(
+def count_skipped(
     record: dict[str, Any], before: int, recipe: Recipe, observers: Sequence[Observer]
 ) -> int:
     """Skipped steps in a row. Errors: RunFailure when there are too many."""
     if not record["skipped"]:
         return 0
     count = before + 1
-    _tell(
+    tell(
         observers,
         f"warning: step {record['step']} had no finite loss and gradient and was skipped; "
         f"completions to blame: {record['sick_rows'] or 'none in particular'} (see samples).",
@@ -109,7 +109,8 @@ def _count_skipped(
     return count
 
 
-def _tell(observers: Sequence[Observer], message: str) -> None:
+def tell(observers: Sequence[Observer], message: str) -> None:
+    """Say a sentence to all who watch."""
     for observer in observers:
         observer.note(message)
 
@@ -131,7 +132,7 @@ def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]
     epoch = trainer.stream.epoch(step)
     with _timed(times, "time/record_s"):
         metrics = group_metrics(drawn)
-    return drawn, _record(step, epoch, learning_rate, metrics, stats, times)
+    return drawn, step_record(step, epoch, learning_rate, metrics, stats, times)
 
 
 def collect(
@@ -246,7 +247,7 @@ def _evaluate(
     )
     run.write_lines(f"eval-{when}.jsonl", evaluation.records)
     run.write_json("eval.json", {**run.evaluation(), when: evaluation.summary})
-    _tell(observers, f"{when} training: {_sentence(evaluation)}")
+    tell(observers, f"{when} training: {evaluation_sentence(evaluation)}")
 
 
 def _evaluate_during(
@@ -262,11 +263,12 @@ def _evaluate_during(
         trainer.recipe, trainer.engine, trainer.tokenizer, trainer.held_out
     )
     run.write_lines(f"evals/step-{step:06d}.jsonl", evaluation.records)
-    _tell(observers, f"after step {step}: {_sentence(evaluation)}")
+    tell(observers, f"after step {step}: {evaluation_sentence(evaluation)}")
     return evaluation.scalars() | {"time/eval_s": time.perf_counter() - started}
 
 
-def _sentence(evaluation: Evaluation) -> str:
+def evaluation_sentence(evaluation: Evaluation) -> str:
+    """An evaluation's outcome for people."""
     summary = evaluation.summary
     low, high = summary["ci95"]
     return (
@@ -276,7 +278,7 @@ def _sentence(evaluation: Evaluation) -> str:
     )
 
 
-def _record(
+def step_record(
     step: int,
     epoch: float,
     learning_rate: float,
@@ -284,6 +286,7 @@ def _record(
     stats: UpdateStats,
     times: dict[str, float],
 ) -> dict[str, Any]:
+    """A step's line of metrics.jsonl; `times` are seconds under their names in it."""
     return {
         "step": step,
         "epoch": epoch,

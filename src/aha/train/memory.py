@@ -1,8 +1,12 @@
-"""How many tokens fit at a time."""
+"""How many tokens fit at a time, from what the forward pass keeps of each.
+
+The trainer and `aha doctor` compute activations by the same formula: `kept_per_token`.
+"""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -15,8 +19,105 @@ _MOST_HIDDEN_VALUES = 2**20
 _FEWEST_TOKENS = 256
 # The share of free memory that a micro-batch may take; the rest is for what this does not count.
 _SHARE = 0.5
+# Under `keep_freed_memory`, smaller tensors lie in a heap that never shrinks.
+LARGE_TENSOR_BYTES = 2**23
+HEAP_STEP_BYTES = 2**26  # by which it grows
 # glibc's numbers of mallopt's options.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The sizes of a decoder, in elements; what it keeps of a token follows from them."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    vocabulary: int
+
+    @staticmethod
+    def of(config: Any) -> Widths:
+        """From a Hugging Face configuration, with that library's defaults for what it lacks."""
+        heads, hidden = config.num_attention_heads, config.hidden_size
+        return Widths(
+            layers=config.num_hidden_layers,
+            hidden=hidden,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or hidden // heads,
+            inner=getattr(config, "intermediate_size", None) or 4 * hidden,
+            vocabulary=config.vocab_size,
+        )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a forward pass runs.
+
+    `fused`: through the fused blocks, not autograd's own operations. `recompute`: gradient
+    checkpointing. `item` and `product_item`: bytes of a value of the residual stream, and of the
+    large products (fewer under autocast). `adapter_casts`: adapters in float32 beside weights in
+    another type, each with a copy of its input.
+    """
+
+    fused: bool
+    recompute: bool
+    item: int = 4
+    product_item: int = 4
+    adapter_casts: bool = False
+
+
+def kept_per_token(widths: Widths, how: Pass) -> int:
+    """Bytes that the forward pass keeps for the backward pass, for a token of a micro-batch.
+
+    All blocks' tensors; with `recompute` only their inputs, and one block whole while it is run
+    again.
+    """
+    block, stream = sum(kept_tensors(widths, how)), widths.hidden * how.item
+    total = widths.layers * (stream if how.recompute else block) + block * how.recompute
+    total += 4 * stream  # the embedding, the last norm's input and output, and its gradient
+    return total + logits_per_token(widths, how)
+
+
+def logits_per_token(widths: Widths, how: Pass) -> int:
+    """The logits' share of `kept_per_token`: four times in float32, unless the head is chunked."""
+    return 0 if how.fused else 4 * 4 * widths.vocabulary
+
+
+def kept_tensors(widths: Widths, how: Pass) -> tuple[int, ...]:
+    """Bytes a token of each tensor that one block keeps.
+
+    Its input and the stream between its halves; both norms' outputs; queries, keys and values as
+    projected, queries and keys as rotated, and what attention returns; gate and up as one, and
+    their product.
+    """
+    w = widths
+    queries, keys = w.heads * w.head_dim, w.kv_heads * w.head_dim
+    products = (
+        w.hidden, w.hidden, queries + 2 * keys, queries + keys, queries, 2 * w.inner, w.inner,
+    )  # fmt: skip
+    kept = (w.hidden * how.item,) * 2 + tuple(how.product_item * x for x in products)
+    if not how.fused:
+        kept += kept  # autograd keeps the inside of norms, rotations and gates as well
+    if how.adapter_casts:
+        kept += (4 * w.hidden,) * 5 + (4 * queries, 4 * w.inner)
+    return kept
+
+
+def token_budget(widths: Widths, per_token: float, free: float, trained: int, device: str) -> int:
+    """Tokens of a micro-batch: half of what is `free` once gradients and moments are there.
+
+    `free` and `trained` (the weights with a gradient) are in bytes.
+    """
+    room = max(0.0, _SHARE * (free - 3 * trained))
+    most = _MOST_TOKENS[device]
+    if device == "cpu":
+        # Products are at full speed with a thousand tokens; more of a wide model only take memory.
+        most = min(most, _MOST_HIDDEN_VALUES // widths.hidden)
+    return max(_FEWEST_TOKENS, min(int(room / per_token), most))
 
 
 def tokens_that_fit(
@@ -28,34 +129,15 @@ def tokens_that_fit(
     exist at once.
     """
     free = free_memory(model.device) if free_bytes is None else free_bytes
-    # Gradients and Adam's two moments come on top of the weights that are already loaded.
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    room = max(0.0, _SHARE * (free - 3 * trained))
-    fitting = int(room / bytes_per_token(model, fused, recompute))
-    most = _MOST_TOKENS[model.device.type]
-    if model.device.type == "cpu":
-        # Products are at full speed with a thousand tokens; more of a wide model only take memory.
-        most = min(most, _MOST_HIDDEN_VALUES // model.config.hidden_size)
-    return max(_FEWEST_TOKENS, min(fitting, most))
+    per_token = bytes_per_token(model, fused, recompute)
+    return token_budget(Widths.of(model.config), per_token, free, trained, model.device.type)
 
 
 def bytes_per_token(model: PreTrainedModel, fused: bool, recompute: bool) -> float:
-    """What the forward pass keeps for the backward pass, a token of a micro-batch."""
-    config: Any = model.config
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    width = getattr(config, "head_dim", None) or hidden // heads
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    # Inputs and outputs of a block's norms, products and attention, once each.
-    block = 4 * hidden + (3 * heads + 3 * kv_heads) * width + 3 * inner
-    if not fused:
-        block *= 2  # autograd keeps the inside of norms, rotations and gates as well
-    layers = config.num_hidden_layers
-    floats = layers * hidden + block if recompute else layers * block
-    floats += 4 * hidden
-    if not fused:
-        floats += 4 * config.vocab_size
-    return float(floats * next(model.parameters()).element_size())
+    """`kept_per_token` of a model that is loaded, its products in the type of its weights."""
+    item = next(model.parameters()).element_size()
+    return float(kept_per_token(Widths.of(model.config), Pass(fused, recompute, item, item)))
 
 
 def free_memory(device: torch.device) -> int:
@@ -77,6 +159,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return
-    for option, value in ((_M_MMAP_THRESHOLD, 2**23), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+    for option, value in ((_M_MMAP_THRESHOLD, LARGE_TENSOR_BYTES), (_M_TRIM_THRESHOLD, 2**31 - 1)):
         mallopt(option, value)
-    mallopt(_M_TOP_PAD, 2**26)
+    mallopt(_M_TOP_PAD, HEAP_STEP_BYTES)

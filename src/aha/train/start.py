@@ -16,7 +16,7 @@ from aha.observe.tensorboard import TensorBoardObserver
 from aha.recipe import Recipe, RecipeChange, changes, load_recipe
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
-from aha.train.loop import train
+from aha.train.loop import tell, train
 from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
 from aha.train.stop import StopRequest
@@ -51,7 +51,7 @@ def resume_run(
         before = run.recipe()
         recipe = load_recipe(str(path / "recipe.yaml"), overrides)
         changed = changes(before, recipe)
-        _refuse(changed, allow_change)
+        refuse_changes(changed, allow_change)
         require_services(recipe.logging)
         found = newest_valid(run.checkpoints)
         trainer = build_trainer(recipe, found.path)
@@ -70,7 +70,8 @@ def resume_run(
         return _run(trainer, run, how, StopRequest(recipe.train.max_hours), notes)
 
 
-def _refuse(changed: Sequence[RecipeChange], allow: bool) -> None:
+def refuse_changes(changed: Sequence[RecipeChange], allow: bool) -> None:
+    """Errors: UserError naming changes that would give the steps so far another meaning."""
     meaningful = [str(change) for change in changed if not change.free]
     if meaningful and not allow:
         raise UserError(
@@ -82,9 +83,9 @@ def _refuse(changed: Sequence[RecipeChange], allow: bool) -> None:
 def _run(
     trainer: Trainer, run: RunDirectory, how: str, stop: StopRequest, notes: Sequence[str] = ()
 ) -> RunDirectory:
-    observers = _observers(trainer.recipe, run, Console(), trainer.progress.step)
+    observers = observers_of(trainer.recipe, run, Console(), trainer.progress.step)
     for note in (f"run directory: {run.path}{how}", *notes):
-        _tell(observers, note)
+        tell(observers, note)
     started = time.monotonic()
     try:
         with stop.listening():
@@ -101,13 +102,14 @@ def _run(
     minutes = (time.monotonic() - started) / 60
     from aha.report.build import build_report
 
-    _tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
+    tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
     return run
 
 
-def _observers(
+def observers_of(
     recipe: Recipe, run: RunDirectory, console: Console, done: int
 ) -> Sequence[Observer]:
+    """Who watches a run: the console, samples, and what logging.report_to asks for."""
     shown = ConsoleObserver(console, recipe.train.max_steps, done, recipe.logging)
     observers: list[Observer] = [shown, SamplesObserver(run, recipe.logging, shown.note)]
     if "tensorboard" in recipe.logging.report_to:
@@ -117,8 +119,3 @@ def _observers(
     if "trackio" in recipe.logging.report_to:
         observers.append(TrackioObserver(run, recipe))
     return observers
-
-
-def _tell(observers: Sequence[Observer], message: str) -> None:
-    for observer in observers:
-        observer.note(message)

@@ -1,0 +1,1 @@
+"""Other trainers that can run a recipe."""

@@ -1,0 +1,150 @@
+"""What the main process writes and says of a run: aha's records, observers, alerts, evaluations."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from aha.backends.trl.materials import Materials
+from aha.backends.trl.ranks import Ranks
+from aha.backends.trl.trainer import RecipeTrainer, Step
+from aha.blocks.adapters import can_fold_in, folded_copy
+from aha.blocks.llama import blocks_of
+from aha.evaluate.evaluate import Evaluation
+from aha.observe.alerts import Watch
+from aha.observe.machine import Meter
+from aha.observe.observer import Observer
+from aha.observe.record import group_metrics
+from aha.runs import RunDirectory
+from aha.train.loop import evaluate_held_out, evaluation_sentence, step_record, tell
+from aha.train.policy import load_model
+from aha.train.setup import build_engine
+
+
+class Journal:
+    """Turns finished steps into records, and tells those who watch."""
+
+    def __init__(
+        self, materials: Materials, run: RunDirectory, observers: Sequence[Observer]
+    ) -> None:
+        self._materials = materials
+        self._run = run
+        self._observers = observers
+        self._watch = Watch(materials.recipe.logging, run.metrics())
+        self._meter = Meter()
+
+    def write(self, number: int, step: Step, extra: dict[str, Any]) -> None:
+        """The record of step `number`, its samples, and what it gives rise to."""
+        started = time.perf_counter()
+        metrics = group_metrics(step.groups)
+        times = step.times | {"time/record_s": time.perf_counter() - started}
+        epoch = self._materials.stream.epoch(number)
+        record = step_record(number, epoch, step.learning_rate, metrics, step.stats, times)
+        record |= self._meter.read() | extra
+        self._run.append_metrics(record)
+        for observer in self._observers:
+            observer.on_step(record, step.groups)
+        alerts = self._watch.check(record)
+        self._run.append_alerts(map(asdict, alerts))
+        for alert in alerts:
+            tell(self._observers, alert.message)
+
+
+class Evaluator:
+    """Held-out accuracy by the native engine on the main process; the others wait."""
+
+    def __init__(
+        self,
+        materials: Materials,
+        trainer: RecipeTrainer,
+        run: RunDirectory,
+        ranks: Ranks,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._materials = materials
+        self._trainer = trainer
+        self._run = run
+        self._ranks = ranks
+        self._observers = observers
+
+    def before(self) -> None:
+        """Once a run, however often it is resumed."""
+        if self._ranks.on_main(lambda: "before" not in self._run.evaluation()):
+            self._whole("before")
+
+    def after(self) -> None:
+        self._whole("after")
+
+    def during(self, number: int) -> dict[str, Any]:
+        """The step's `eval/...` figures on the main process, where they are due."""
+        recipe = self._materials.recipe
+        every, last = recipe.evaluation.every, number == recipe.train.max_steps
+        if not every or number % every or last or not self._materials.held_out:
+            return {}
+        started = time.perf_counter()
+        evaluation = self._evaluate()
+        if evaluation is None:
+            return {}
+        self._run.write_lines(f"evals/step-{number:06d}.jsonl", evaluation.records)
+        tell(self._observers, f"after step {number}: {evaluation_sentence(evaluation)}")
+        return evaluation.scalars() | {"time/eval_s": time.perf_counter() - started}
+
+    def _whole(self, when: str) -> None:
+        if not self._materials.held_out:
+            return
+        evaluation = self._evaluate()
+        if evaluation is not None:
+            self._run.write_lines(f"eval-{when}.jsonl", evaluation.records)
+            self._run.write_json("eval.json", {**self._run.evaluation(), when: evaluation.summary})
+            tell(self._observers, f"{when} training: {evaluation_sentence(evaluation)}")
+
+    def _evaluate(self) -> Evaluation | None:
+        """The policy's answers, on the main process; all take part where the policy is sharded."""
+        folder = self._run.checkpoints / ".trl" / "weights"
+        if self._trainer.is_sharded:
+            # No process holds the whole policy: it is written, and read by the main one.
+            self._trainer.save_model(str(folder))
+            self._ranks.gather(None)
+        evaluation = None
+        if self._ranks.is_main:
+            evaluation = self._of_folder(str(folder)) if self._trainer.is_sharded else self._here()
+            shutil.rmtree(folder, ignore_errors=True)
+        self._ranks.gather(None)
+        return evaluation
+
+    def _here(self) -> Evaluation:
+        model = self._trainer.policy
+        with own_forward(model):
+            adapted = self._materials.recipe.lora is not None
+            if adapted and model.device.type == "cpu" and can_fold_in(model):
+                model = folded_copy(model)
+            return self._answers(model)
+
+    def _of_folder(self, folder: str) -> Evaluation:
+        evaluation = self._answers(load_model(self._materials.recipe.model, folder))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return evaluation
+
+    def _answers(self, model: Any) -> Evaluation:
+        recipe, tokenizer = self._materials.recipe, self._materials.tokenizer
+        engine = build_engine(recipe, model, tokenizer, blocks_of(model))
+        return evaluate_held_out(recipe, engine, tokenizer, self._materials.held_out)
+
+
+@contextmanager
+def own_forward(model: Any) -> Iterator[None]:
+    """The model's class's forward while inside: TRL and accelerate put theirs on the instance."""
+    theirs = {
+        name: vars(model).pop(name) for name in ("forward", "generate") if name in vars(model)
+    }
+    try:
+        yield
+    finally:
+        vars(model).update(theirs)

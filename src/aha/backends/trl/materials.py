@@ -1,0 +1,198 @@
+"""What a run is made of before TRL has a part in it: problems, rewards, tokenizer, policy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from aha.backends.trl.config import trl_section
+from aha.recipe import Recipe
+from aha.rewards.score import WeightedReward, rewards_of
+from aha.tasks.ask import ask
+from aha.tasks.load import load_problems
+from aha.train.adapters import is_adapter, lora_config
+from aha.train.data import ProblemStream
+from aha.train.memory import bytes_per_token, free_memory
+from aha.train.policy import (
+    choose_autocast,
+    choose_device,
+    choose_dtype,
+    find_model,
+    load_model,
+    load_tokenizer,
+)
+from aha.types import Problem, UserError
+
+# The share of what is left beside weights, gradients and optimizer that a micro-batch may take.
+_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything of a run that its recipe alone decides; `longest_prompt` is in tokens."""
+
+    recipe: Recipe
+    rewards: tuple[WeightedReward, ...]
+    problems: tuple[Problem, ...]
+    held_out: tuple[Problem, ...]
+    stream: ProblemStream
+    tokenizer: PreTrainedTokenizerBase
+    longest_prompt: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model for TRL, loaded or by its place, and the adapters that TRL is to put on it."""
+
+    model: PreTrainedModel | str
+    adapters: LoraConfig | None
+
+    @property
+    def has_experts(self) -> bool:
+        config = getattr(self.model, "config", None)
+        return config is not None and hasattr(config.get_text_config(), "output_router_logits")
+
+
+def load_materials(recipe: Recipe) -> Materials:
+    """Rewards, problems and tokenizer. Errors: UserError for what cannot be had."""
+    rewards = rewards_of(recipe)
+    found = load_problems(recipe.task, "train", recipe.task.num_train)
+    held_out: tuple[Problem, ...] = ()
+    if recipe.evaluation.n:
+        held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
+    _require_reference(recipe)
+    tokenizer = load_tokenizer(recipe.model)
+    stream = ProblemStream(found.problems, recipe.grpo.prompts_per_step, recipe.train.seed)
+    prompts = ask(_drawn(recipe, found.problems, stream), recipe, tokenizer)
+    return Materials(
+        recipe=recipe,
+        rewards=rewards,
+        problems=found.problems,
+        held_out=held_out,
+        stream=stream,
+        tokenizer=tokenizer,
+        longest_prompt=max(len(prompt.token_ids) for prompt in prompts),
+        notes=tuple(filter(None, [found.losses()])),
+    )
+
+
+def _drawn(recipe: Recipe, problems: Sequence[Problem], stream: ProblemStream) -> Sequence[Problem]:
+    """The problems that the run will draw, each once."""
+    if recipe.train.max_steps * recipe.grpo.prompts_per_step >= len(problems):
+        return problems
+    steps = range(1, recipe.train.max_steps + 1)
+    return [problem for step in steps for problem in stream.at(step)]
+
+
+def _require_reference(recipe: Recipe) -> None:
+    """TRL loads the reference from the model's name, which says nothing of an adapter on it."""
+    place = Path(find_model(recipe.model.name))
+    if recipe.grpo.beta and recipe.lora is None and is_adapter(place):
+        raise UserError(
+            f"grpo.beta is {recipe.grpo.beta:g} and model.name {recipe.model.name!r} is an "
+            "adapter; with engine trl export it first (`aha export`), or train adapters: --set "
+            "lora={}."
+        )
+
+
+def load_policy(recipe: Recipe, arguments: Any) -> Policy:
+    """The policy as natively, but where TRL places it: on the CPU, unless it is quantised.
+
+    Where it is to be sharded while it loads, its place, and how TRL must load it goes into
+    `arguments`. Errors: UserError as the native engine's, or for what cannot be sharded.
+    """
+    model = _load(recipe, arguments)
+    if recipe.lora is None:
+        return Policy(model, None)
+    known = _empty_model(recipe) if isinstance(model, str) else model
+    return Policy(model, lora_config(known, recipe.lora))
+
+
+def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
+    section, frozen = recipe.model, recipe.lora is not None
+    dtype = "bfloat16" if choose_dtype(section, frozen) == torch.bfloat16 else "float32"
+    if _shards_while_loading():
+        arguments.model_init_kwargs = {
+            "dtype": dtype,
+            "attn_implementation": section.attn_implementation,
+            "trust_remote_code": section.trust_remote_code,
+            "device_map": None,
+        }
+        return _sharded_place(recipe)
+    changes = {"dtype": dtype}
+    if section.quantization == "none":
+        changes["device"] = "cpu"
+    return load_model(section.model_copy(update=changes), frozen=frozen)
+
+
+def _shards_while_loading() -> bool:
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return fsdp or is_deepspeed_zero3_enabled()
+
+
+def _sharded_place(recipe: Recipe) -> str:
+    place = find_model(recipe.model.name)
+    if recipe.model.quantization != "none":
+        raise UserError(
+            f"model.quantization is {recipe.model.quantization!r}; with FSDP or DeepSpeed stage 3 "
+            "allowed is 'none'."
+        )
+    if is_adapter(Path(place)):
+        raise UserError(
+            f"model.name {recipe.model.name!r} is an adapter; with FSDP or DeepSpeed stage 3 "
+            "export it first (`aha export`)."
+        )
+    return place
+
+
+def uses_bfloat16(recipe: Recipe) -> bool:
+    """Whether TRL's mixed precision is on: for products in bfloat16, or weights that are."""
+    frozen = recipe.lora is not None
+    in_bfloat16 = choose_dtype(recipe.model, frozen) == torch.bfloat16
+    return in_bfloat16 or choose_autocast(recipe.model, frozen) == torch.bfloat16
+
+
+def rows_that_fit(recipe: Recipe, longest_prompt: int, neighbours: int) -> int:
+    """Rows of a micro-batch: what train.tokens_per_microbatch holds, else from the free memory.
+
+    TRL pads a row to the step's longest, so every row counts as long as it can be. `neighbours`
+    processes share a CPU's memory; a GPU is each process's own.
+    """
+    row = longest_prompt + recipe.generation.max_completion_length
+    tokens = recipe.train.tokens_per_microbatch or _tokens_that_fit(recipe, neighbours)
+    return max(1, tokens // row)
+
+
+def _tokens_that_fit(recipe: Recipe, neighbours: int) -> int:
+    device, section = choose_device(recipe.model), trl_section(recipe)
+    free = float(free_memory(device))
+    if device.type == "cpu":
+        free /= neighbours
+    elif section.vllm == "colocate":
+        total = torch.cuda.mem_get_info(device)[1]
+        free -= section.vllm_gpu_memory_utilization * total
+    model = _empty_model(recipe)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    # Beside trained weights stand their gradients and AdamW's two moments; a reference is whole.
+    copies = (1 if recipe.lora else 4) + (1 if recipe.grpo.beta and not recipe.lora else 0)
+    room = max(0.0, _SHARE * (free - copies * weights))
+    per_token = bytes_per_token(model, fused=False, recompute=recipe.train.gradient_checkpointing)
+    return int(room / per_token)
+
+
+def _empty_model(recipe: Recipe) -> PreTrainedModel:
+    """The policy's sizes without its weights."""
+    trusted = recipe.model.trust_remote_code
+    config = AutoConfig.from_pretrained(find_model(recipe.model.name), trust_remote_code=trusted)
+    with torch.device("meta"):
+        dtype = choose_dtype(recipe.model, frozen=recipe.lora is not None)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)

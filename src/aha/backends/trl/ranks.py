@@ -1,0 +1,79 @@
+"""The processes of a run, and what they do and decide together.
+
+Every process runs the same command line. The main one alone makes the run directory, writes and
+speaks; an error that one of them meets is raised by all, so that none waits for another for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from accelerate import PartialState
+
+from aha.backends.trl.config import COLLECTIVE_TIMEOUT_S
+from aha.types import RunFailure, UserError
+
+_T = TypeVar("_T")
+
+
+class Ranks:
+    """This process among those that a launcher started; alone without one.
+
+    `join` meets the others first, which needs the launcher's address in the environment.
+    """
+
+    def __init__(self, index: int, count: int) -> None:
+        self.index = index
+        self.count = count
+
+    @classmethod
+    def join(cls, on_cpu: bool) -> Ranks:
+        state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+        return cls(state.process_index, state.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return self.index == 0
+
+    def gather(self, value: _T) -> list[_T]:
+        """Every process's value, in order, on every process."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def on_main(self, action: Callable[[], _T]) -> _T:
+        """What `action` returns on the main process, on all; it runs there only.
+
+        Errors: the main process's UserError or RunFailure, on all.
+        """
+        result = [_outcome(action) if self.is_main else None]
+        if self.count > 1:
+            dist.broadcast_object_list(result, src=0)
+        return _opened(result)
+
+    def together(self, action: Callable[[], _T]) -> _T:
+        """What `action` returns here, once it has returned everywhere.
+
+        Errors: the first process's UserError or RunFailure, on all.
+        """
+        mine = _outcome(action)
+        faults = self.gather(mine if isinstance(mine, UserError | RunFailure) else None)
+        return _opened([fault for fault in faults if fault is not None] or [mine])
+
+
+def _outcome(action: Callable[[], _T]) -> _T | UserError | RunFailure:
+    try:
+        return action()
+    except (UserError, RunFailure) as error:
+        return error
+
+
+def _opened(outcomes: list[Any]) -> Any:
+    if isinstance(outcomes[0], UserError | RunFailure):
+        raise outcomes[0]
+    return outcomes[0]

@@ -1,0 +1,220 @@
+"""Starting and resuming a run on TRL: what `aha train --engine trl` does in every process."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from trl import GRPOConfig
+
+from aha.backends.trl.checkpoint import Keeper, read_resumed, require_same_sharding
+from aha.backends.trl.conductor import Conductor
+from aha.backends.trl.config import check, check_deepspeed, config_arguments, processes
+from aha.backends.trl.journal import Evaluator, Journal
+from aha.backends.trl.materials import (
+    Materials,
+    Policy,
+    load_materials,
+    load_policy,
+    rows_that_fit,
+    uses_bfloat16,
+)
+from aha.backends.trl.plan import BatchPlan, batch_plan
+from aha.backends.trl.ranks import Ranks
+from aha.backends.trl.trainer import RecipeTrainer
+from aha.observe.observer import Observer
+from aha.observe.services import require_services
+from aha.recipe import Recipe, changes, load_recipe
+from aha.runs import RunDirectory
+from aha.train.checkpoint import newest_valid
+from aha.train.loop import tell
+from aha.train.policy import choose_device
+from aha.train.start import observers_of, refuse_changes
+from aha.train.stop import StopRequest
+from aha.types import RunFailure, Stopped
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What a run is made of, before it has a folder."""
+
+    ranks: Ranks
+    materials: Materials
+    plan: BatchPlan
+    arguments: Any
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class _From:
+    """Where a run goes on: a checkpoint or nothing, the step it is of, and what to say of it."""
+
+    checkpoint: Path | None = None
+    step: int = 0
+    how: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What transformers and TRL will do otherwise one day is not the user's to mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl")
+        yield
+
+
+@_quiet()
+def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
+    """A new run, from the first step to its report, in every process that a launcher started.
+
+    Errors: UserError, RunFailure and Stopped as the native engine's, in all processes together.
+    """
+    check(recipe, processes())
+    stop = StopRequest(recipe.train.max_hours)
+    ranks = _join(recipe)
+    if output is not None:
+        ranks.on_main(lambda: RunDirectory.require_new(output))
+    # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
+    built = _build(recipe, ranks)
+    run = RunDirectory(ranks.on_main(lambda: RunDirectory.create(recipe, output).path))
+    with _held(run, ranks):
+        return _run(built, run, _From(), stop)
+
+
+@_quiet()
+def resume_run(
+    path: Path, overrides: Sequence[str] = (), allow_change: bool = False
+) -> RunDirectory:
+    """Go on with a run from its newest whole checkpoint, or from the start when it has none.
+
+    The same number of processes draws the same completions again; another number goes on with the
+    same problems, weights and schedule. Errors: as natively, and UserError for a checkpoint that
+    this launch could not read.
+    """
+    run = RunDirectory.open(path)
+    recipe = load_recipe(str(path / "recipe.yaml"), overrides)
+    changed = changes(run.recipe(), recipe)
+    refuse_changes(changed, allow_change)
+    check(recipe, processes())
+    stop = StopRequest(recipe.train.max_hours)
+    ranks = _join(recipe)
+    with _held(run, ranks):
+        found = ranks.on_main(lambda: newest_valid(run.checkpoints))
+        resumed = None if found.path is None else read_resumed(found.path)
+        built = _build(recipe, ranks)
+        done = resumed.progress.step if resumed else 0
+        lengths = resumed.progress.record_bytes if resumed else {}
+        lost = ranks.on_main(
+            lambda: run.rewind(done, lengths or dict.fromkeys(run.record_bytes(), 0))
+        )
+        if changed:
+            ranks.on_main(lambda: run.change_recipe(recipe, done))
+        where = f"from the checkpoint of step {done}" if done else "no checkpoint yet: from step 1"
+        how = f" ({where}; {lost} later steps are done again)"
+        notes = (*found.damaged, *(f"changed {change}" for change in changed))
+        return _run(built, run, _From(found.path, done, how, notes), stop)
+
+
+@contextmanager
+def _held(run: RunDirectory, ranks: Ranks) -> Iterator[None]:
+    """The run is this launch's while inside; the main process has its lock."""
+    with ExitStack() as stack:
+        ranks.on_main(lambda: stack.enter_context(run.locked()))
+        yield
+
+
+def _join(recipe: Recipe) -> Ranks:
+    ranks = Ranks.join(on_cpu=choose_device(recipe.model).type == "cpu")
+    ranks.on_main(lambda: require_services(recipe.logging))
+    return ranks
+
+
+def _build(recipe: Recipe, ranks: Ranks) -> _Built:
+    materials = ranks.together(lambda: load_materials(recipe))
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count))
+    # Free memory differs from process to process; the plan may not.
+    rows = ranks.on_main(lambda: rows_that_fit(recipe, materials.longest_prompt, neighbours))
+    plan = batch_plan(
+        recipe.grpo.prompts_per_step, recipe.generation.num_generations, ranks.count, rows
+    )
+    arguments = GRPOConfig(
+        **config_arguments(
+            recipe,
+            plan,
+            folder=Path(),  # known when there is a run directory
+            bf16=uses_bfloat16(recipe),
+            on_cpu=choose_device(recipe.model).type == "cpu",
+            longest_prompt=materials.longest_prompt,
+        )
+    )
+    if arguments.deepspeed_plugin is not None:
+        check_deepspeed(arguments.deepspeed_plugin.deepspeed_config, "the DeepSpeed configuration")
+    policy = ranks.together(lambda: load_policy(recipe, arguments))
+    # Of a mixture of experts some may have nothing to do in a step.
+    arguments.ddp_find_unused_parameters = policy.has_experts
+    return _Built(ranks, materials, plan, arguments, policy)
+
+
+def _run(built: _Built, run: RunDirectory, origin: _From, stop: StopRequest) -> RunDirectory:
+    recipe, ranks = built.materials.recipe, built.ranks
+    observers = (
+        observers_of(recipe, run, Console(), origin.step) if ranks.is_main else list[Observer]()
+    )
+    for note in (f"run directory: {run.path}{origin.how}", *origin.notes, f"TRL: {built.plan}"):
+        tell(observers, note)
+    started = time.monotonic()
+    try:
+        with stop.listening():
+            _train(built, run, origin, observers, stop)
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; go on with --resume {run.path}", stopped.code) from None
+    except OSError as error:
+        raise RunFailure(
+            f"{run.path} could not be written: {error}. Mend that, then --resume {run.path}."
+        ) from error
+    finally:
+        for observer in observers:
+            observer.close()
+    if ranks.is_main:
+        from aha.report.build import build_report
+
+        minutes = (time.monotonic() - started) / 60
+        tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
+    ranks.gather(None)
+    return run
+
+
+def _train(
+    built: _Built,
+    run: RunDirectory,
+    origin: _From,
+    observers: Sequence[Observer],
+    stop: StopRequest,
+) -> None:
+    materials, ranks = built.materials, built.ranks
+    recipe = materials.recipe
+    keeper = Keeper(run, recipe.train.save_total_limit, recipe.grpo.num_iterations)
+    ranks.on_main(keeper.clear)
+    built.arguments.output_dir = str(keeper.staging)
+    trainer = RecipeTrainer(materials, built.arguments, built.policy, ranks, keeper)
+    if origin.checkpoint is not None:
+        require_same_sharding(read_resumed(origin.checkpoint), trainer)
+    for note in materials.notes:
+        tell(observers, note)
+    evaluator = Evaluator(materials, trainer, run, ranks, observers)
+    journal = Journal(materials, run, observers) if ranks.is_main else None
+    conductor = Conductor(trainer, evaluator, journal, observers, stop)
+    trainer.add_callback(conductor)
+    evaluator.before()
+    trainer.train(resume_from_checkpoint=str(origin.checkpoint) if origin.checkpoint else None)
+    if conductor.stopped is not None:
+        raise conductor.stopped
+    evaluator.after()
+    ranks.on_main(keeper.clear)

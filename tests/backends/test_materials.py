@@ -1,0 +1,82 @@
+"""What a run on TRL is made of: problems in the native order, memory, precision, adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aha.backends.trl.materials import load_materials, rows_that_fit, uses_bfloat16
+from aha.backends.trl.stream import StepSampler
+from aha.recipe import Recipe, load_recipe
+from aha.tasks.load import load_problems
+from aha.train.data import ProblemStream
+from aha.types import UserError
+
+Make = Callable[..., Recipe]
+
+
+@pytest.mark.parametrize("repeats", [1, 6])
+def test_problems_come_in_the_native_order(repeats: int, small: Make) -> None:
+    # 16 steps of 3 prompts go more than once through 40 problems.
+    recipe = small("trl", "train.max_steps=16")
+    problems = load_problems(recipe.task, "train", recipe.task.num_train).problems
+    native = ProblemStream(problems, 3, recipe.train.seed)
+    materials = load_materials(recipe)
+    sampler = StepSampler(materials.problems, materials.stream, 16, 4, repeats)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 16 * repeats * 3 * 4
+    step = 3 * 4 * repeats
+    for number in range(16):
+        rows = [problems[place] for place in drawn[number * step : (number + 1) * step]]
+        expected = [problem for problem in native.at(number + 1) for _ in range(4)]
+        assert rows == expected * repeats
+
+
+def test_the_longest_prompt_is_of_what_the_run_draws(small: Make) -> None:
+    few = load_materials(small("trl", "train.max_steps=1"))
+    every = load_materials(small("trl", "train.max_steps=50"))
+    # "Make T from A B C . <think>": one token per number and word.
+    assert few.longest_prompt == every.longest_prompt == 8
+
+
+def test_a_budget_of_tokens_is_rows_of_full_length(small: Make) -> None:
+    recipe = small("trl", "train.tokens_per_microbatch=290", "generation.max_completion_length=20")
+    assert rows_that_fit(recipe, longest_prompt=8, neighbours=1) == 290 // 28
+    tiny = small("trl", "train.tokens_per_microbatch=5")
+    assert rows_that_fit(tiny, longest_prompt=8, neighbours=1) == 1
+
+
+def test_without_a_budget_memory_decides(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import aha.backends.trl.materials as materials
+
+    monkeypatch.setattr(materials, "free_memory", lambda device: 2**30)
+    alone = rows_that_fit(small("trl"), 8, neighbours=1)
+    beside = rows_that_fit(small("trl"), 8, neighbours=4)
+    assert alone > 2 * beside > 100
+    monkeypatch.setattr(materials, "free_memory", lambda device: 0)
+    assert rows_that_fit(small("trl"), 8, neighbours=1) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], False),
+        (["model.autocast=bfloat16"], True),
+        (["model.dtype=bfloat16"], True),
+        (["model.autocast=none"], False),
+    ],
+)
+def test_precision_on_a_cpu(overrides: list[str], expected: bool) -> None:
+    recipe = load_recipe("countdown-tiny", ["engine=trl", "model.device=cpu", *overrides])
+    assert uses_bfloat16(recipe) is expected
+
+
+def test_an_adapter_is_no_reference(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    recipe = load_recipe(
+        "countdown-tiny", ["engine=trl", "grpo.beta=0.1", f"model.name={tmp_path}"]
+    )
+    with pytest.raises(UserError, match=r"grpo\.beta is 0\.1 and model\.name .* is an adapter"):
+        load_materials(recipe)

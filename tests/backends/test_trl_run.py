@@ -1,0 +1,285 @@
+"""Runs on TRL: what they write, how they stop, go on and fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import aha.backends.trl.conductor as conductor
+from aha.backends.trl.run import resume_run, start_run
+from aha.backends.trl.trainer import RecipeTrainer
+from aha.recipe import Recipe
+from aha.runs import RunDirectory
+from aha.train.checkpoint import damage, latest_checkpoint
+from aha.train.schedule import learning_rate_at
+from aha.train.start import start_run as start_natively
+from aha.train.stop import EXIT_TIME_IS_UP
+from aha.types import RunFailure, Stopped, UserError
+
+Make = Callable[..., Recipe]
+
+
+def files(run: RunDirectory) -> set[str]:
+    return {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+
+
+def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    own = ("time/", "memory/", "machine/")
+    return [{k: v for k, v in r.items() if not k.startswith(own)} for r in records]
+
+
+def weights(run: RunDirectory, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoints / f"step-{step:06d}" / "model.safetensors")
+
+
+def test_a_run_has_the_native_files_and_keys(small: Make, tmp_path: Path) -> None:
+    changes = ("train.max_steps=2", "evaluation.every=1", "logging.report_to=[tensorboard]")
+    native = start_natively(small("native", *changes), tmp_path / "native")
+    run = start_run(small("trl", *changes), tmp_path / "trl")
+    events = {name for name in files(run) if name.startswith("events/")}
+    trls = {
+        f"checkpoints/step-00000{step}/{name}"
+        for step in (1, 2)
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+    }
+    assert events
+    assert {n for n in files(native) if not n.startswith("events/")} == files(run) - events - trls
+    ours, theirs = native.metrics(), run.metrics()
+    assert [set(record) for record in theirs] == [set(record) for record in ours]
+    assert [record["step"] for record in theirs] == [1, 2]
+    assert "eval/accuracy" in theirs[0]
+    assert theirs[0]["logprob_gap"] is None
+    assert [record["learning_rate"] for record in theirs] == pytest.approx(
+        [record["learning_rate"] for record in ours], rel=1e-12
+    )
+    assert json.loads(run.eval_file.read_text()).keys() == {"before", "after"}
+    assert run.evaluation()["before"] == native.evaluation()["before"]
+    AutoModelForCausalLM.from_pretrained(run.checkpoints / "step-000002")
+    assert damage(run.checkpoints / "step-000002") is None
+
+
+@pytest.mark.usefixtures("without_report")
+def test_samples_hold_whole_groups_with_their_questions(small: Make, tmp_path: Path) -> None:
+    native = start_natively(small("native", "train.max_steps=2"), tmp_path / "native")
+    run = start_run(small("trl", "train.max_steps=2"), tmp_path / "trl")
+    groups, expected = run.read_lines("samples.jsonl"), native.read_lines("samples.jsonl")
+    assert len(groups) == 6
+    for group, other in zip(groups, expected, strict=True):
+        assert (group["step"], group["key"]) == (other["step"], other["key"])
+        assert group["prompt"] == other["prompt"]
+        assert group["columns"] == other["columns"]
+        assert len(group["completions"]) == 4
+        for completion in group["completions"]:
+            assert set(completion) == set(other["completions"][0])
+            assert completion["reward"] == pytest.approx(sum(completion["weighted"].values()))
+            assert completion["weighted"]["digits"] == 0.5 * completion["rewards"]["digits"]
+        assert math.fsum(c["advantage"] for c in group["completions"]) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_the_schedule_is_the_native_one_at_every_step(small: Make, tmp_path: Path) -> None:
+    recipe = small(
+        "trl", "train.max_steps=5", "train.save_steps=5", "evaluation.n=0",
+        "optimizer.lr_scheduler_type=linear", "optimizer.warmup_ratio=0.4",
+        "optimizer.min_lr_ratio=0.1", "grpo.num_iterations=2",
+    )  # fmt: skip
+    run = start_run(recipe, tmp_path / "run")
+    expected = [learning_rate_at(step, 5, recipe.optimizer) for step in range(1, 6)]
+    assert [r["learning_rate"] for r in run.metrics()] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(
+        "trl", "train.max_steps=5", "train.save_steps=2", "train.tokens_per_microbatch=120",
+        "grpo.num_iterations=2",
+    )  # fmt: skip
+    whole = start_run(recipe, tmp_path / "whole")
+    real = RecipeTrainer.finish_step
+
+    def interrupted(trainer: Any) -> Any:
+        if trainer.state.global_step == 2 * 4:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    monkeypatch.setattr(RecipeTrainer, "finish_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_run(recipe, tmp_path / "parts")
+    monkeypatch.undo()
+    monkeypatch.setattr("aha.report.build.build_report", lambda run: run.report_file)
+    # Step 3 was recorded, but the last checkpoint is of step 2.
+    parts = resume_run(tmp_path / "parts")
+    assert comparable(parts.metrics()) == comparable(whole.metrics())
+    assert parts.read_lines("samples.jsonl") == whole.read_lines("samples.jsonl")
+    assert parts.evaluation() == whole.evaluation()
+    expected, got = weights(whole, 5), weights(parts, 5)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert sorted(path.name for path in parts.checkpoints.iterdir()) == [
+        "step-000004", "step-000005",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)]
+)
+def test_a_signal_saves_and_the_run_goes_on(
+    number: int, code: int, small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("trl", "train.save_steps=100", "evaluation.n=0")
+    real = RecipeTrainer._generate
+
+    def signalled(trainer: Any, prompts: Any) -> Any:
+        if trainer.state.global_step == 1:
+            os.kill(os.getpid(), number)
+        return real(trainer, prompts)
+
+    monkeypatch.setattr(RecipeTrainer, "_generate", signalled)
+    with pytest.raises(Stopped, match=r"after saving; go on with --resume") as stopped:
+        start_run(recipe, tmp_path / "run")
+    assert stopped.value.code == code
+    run = RunDirectory(tmp_path / "run")
+    assert [record["step"] for record in run.metrics()] == [1, 2]
+    newest = latest_checkpoint(run.checkpoints)
+    assert newest is not None
+    assert newest.name == "step-000002"
+    monkeypatch.setattr(RecipeTrainer, "_generate", real)
+    resume_run(run.path)
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_run_that_is_out_of_time_stops_with_its_code(small: Make, tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match=r"train.max_hours") as stopped:
+        start_run(small("trl", "train.max_hours=1e-9", "evaluation.n=0"), tmp_path / "run")
+    assert stopped.value.code == EXIT_TIME_IS_UP
+    run = resume_run(tmp_path / "run", ["train.max_hours=null"])
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_checkpoint_of_the_other_engine_is_refused(small: Make, tmp_path: Path) -> None:
+    run = start_natively(small("native", "evaluation.n=0"), tmp_path / "run")
+    recipe = run.path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("engine: native", "engine: trl"))
+    with pytest.raises(UserError, match="was written by engine native"):
+        resume_run(run.path)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_resumed_run_refuses_another_meaning(small: Make, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        start_run(small("trl", "train.max_hours=1e-9", "evaluation.n=0"), tmp_path / "run")
+    with pytest.raises(UserError, match=r"grpo.beta: 0.0 -> 0.1 .*--allow-change"):
+        resume_run(tmp_path / "run", ["grpo.beta=0.1"])
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_step_without_a_finite_gradient_is_skipped(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RecipeTrainer._compute_loss
+
+    def sick(trainer: Any, model: Any, inputs: Any) -> Any:
+        loss = real(trainer, model, inputs)
+        return loss * math.nan if trainer.state.global_step == 1 else loss
+
+    monkeypatch.setattr(RecipeTrainer, "_compute_loss", sick)
+    run = start_run(small("trl", "evaluation.n=0", "train.save_total_limit=3"), tmp_path / "run")
+    records = run.metrics()
+    assert [record["skipped"] for record in records] == [False, True, False]
+    assert records[1]["loss"] is None
+    one, two, three = (weights(run, step) for step in (1, 2, 3))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(two[name], three[name]) for name in two)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_too_many_skipped_steps_end_the_run(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(trainer: Any, model: Any, inputs: Any) -> Any:
+        with torch.no_grad():
+            trainer.policy.model.norm.weight.fill_(math.nan)
+        return real(trainer, model, inputs)
+
+    real = RecipeTrainer._compute_loss
+    monkeypatch.setattr(RecipeTrainer, "_compute_loss", poisoned)
+    with pytest.raises(RunFailure, match="1 steps in a row had no finite loss"):
+        start_run(small("trl", "train.max_skipped_steps=1", "evaluation.n=0"), tmp_path / "run")
+    (record,) = RunDirectory(tmp_path / "run").metrics()
+    assert record["sick_rows"] == list(range(12))
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_faulty_reward_is_named(small: Make, tmp_path: Path, rewards_file: Path) -> None:
+    with rewards_file.open("a") as file:
+        file.write("def fails(completions, **_):\n    return [1 / 0 for _ in completions]\n")
+    rewards = f"rewards=[{{name: accuracy}}, {{name: '{rewards_file}:fails', on_error: ON}}]"
+    with pytest.raises(RunFailure, match=r"reward 'fails' raised ZeroDivisionError"):
+        start_run(small("trl", rewards.replace("ON", "stop"), "evaluation.n=0"), tmp_path / "stop")
+    recipe = small("trl", rewards.replace("ON", "none"), "evaluation.n=0", "train.max_steps=1")
+    (record,) = start_run(recipe, tmp_path / "none").metrics()
+    assert record["reward"] == record["rewards/accuracy/mean"]
+    assert "rewards/fails/mean" not in record
+
+
+@pytest.mark.usefixtures("without_report")
+def test_rows_are_sampled_so_many_at_a_time(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import GRPOTrainer
+
+    sizes = []
+    real = GRPOTrainer._generate_single_turn
+
+    def counted(trainer: Any, prompts: Any, *rest: Any) -> Any:
+        sizes.append(len(prompts))
+        return real(trainer, prompts, *rest)
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", counted)
+    recipe = small("trl", "generation.max_rows=5", "evaluation.n=0", "train.max_steps=1")
+    (record,) = start_run(recipe, tmp_path / "run").metrics()
+    assert sizes == [5, 5, 2]
+    assert record["samples"] == 12
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_mistake_leaves_no_folder(small: Make, tmp_path: Path) -> None:
+    for changes, words in [
+        (["rewards=[{name: beauty}]"], "'beauty' is unknown"),
+        (["model.name=./nowhere"], "does not exist"),
+        (["lora={target_modules: [q_proj, nose]}"], "'nose' is no linear layer"),
+        (["grpo.dynamic_sampling=true"], "draws a step's prompts once"),
+        (["prompt={style: r1, format: chat}"], "no chat template"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            start_run(small("trl", *changes), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_conductor_takes_the_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ranks:
+        def gather(self, value: Any) -> list[Any]:
+            return [value, ("stopped by SIGTERM after saving", 143), ("other", 3)]
+
+    class Stop:
+        def check(self, seconds: float) -> None:
+            assert seconds == 2.5
+
+    trainer: Any = type("Trainer", (), {"ranks": Ranks()})()
+    end: Any = conductor.Conductor(trainer, None, None, [], Stop())  # type: ignore[arg-type]
+    stopped = end._agree(2.5)
+    assert (str(stopped), stopped.code) == ("stopped by SIGTERM after saving", 143)
