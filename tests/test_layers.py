@@ -33,6 +33,8 @@ LEVELS = {
     "bench": 6,
     "commands": 6,
     "cli_show": 6,
+    "launch": 6,
+    "cli_launch": 6,
     "cli": 7,
 }
 WITHOUT_TORCH = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aha.recipe import load_recipe
-from aha.runs import RunDirectory, latest_run
+from aha.runs import RunDirectory, latest_run, write_lines
 from aha.types import RunFailure, UserError
 
 
@@ -63,6 +63,15 @@ def test_a_run_belongs_to_one_process(run: RunDirectory) -> None:
 def test_a_number_that_json_does_not_know_is_refused(run: RunDirectory) -> None:
     with pytest.raises(ValueError, match="JSON"):
         run.append_metrics({"step": 1, "loss": float("nan")})
+
+
+def test_lines_are_written_whole_and_read_back(run: RunDirectory, tmp_path: Path) -> None:
+    records = [{"text": "caf\u00e9\u2028\n"}, {"text": ""}]
+    write_lines(run.path / "evals" / "one.jsonl", records)
+    assert run.read_lines("evals/one.jsonl") == records
+    with pytest.raises(ValueError, match="JSON"):
+        write_lines(run.path / "evals" / "one.jsonl", [{"x": float("inf")}])
+    assert run.read_lines("evals/one.jsonl") == records
 
 
 def test_latest_run_is_the_one_last_begun(tmp_path: Path, run: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,8 @@ import typer
 from typer.exceptions import TyperException
 
 from aha import __version__
+from aha.cli_launch import launch_app
+from aha.cli_play import play
 from aha.cli_show import SetOption, data_app, recipes, rewards_app, tasks
 from aha.types import RunFailure, Stopped, UserError
 
@@ -43,6 +46,9 @@ def train(
     max_steps: Annotated[str | None, typer.Option(help="train.max_steps")] = None,
     learning_rate: Annotated[str | None, typer.Option(help="optimizer.learning_rate")] = None,
     seed: Annotated[str | None, typer.Option(help="train.seed")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="engine: native, or trl for TRL's GRPOTrainer.")
+    ] = None,
     lora: Annotated[
         bool, typer.Option("--lora", help="Train low-rank adapters, not all weights: lora={}.")
     ] = False,
@@ -75,6 +81,7 @@ def train(
             "train.max_steps": max_steps,
             "optimizer.learning_rate": learning_rate,
             "train.seed": seed,
+            "engine": engine,
         }
     )
     if lora:
@@ -91,14 +98,12 @@ def train(
     from aha.recipe import DEFAULT_RECIPE, load_recipe
 
     loaded = load_recipe(recipe or DEFAULT_RECIPE, overrides)
-    if dry_run:
-        from aha.train.dry_run import describe
+    from aha.backends.choose import describe, start
 
+    if dry_run:
         typer.echo(describe(loaded))
         return
-    from aha.train.start import start_run
-
-    start_run(loaded, output)
+    start(loaded, output)
 
 
 def _short_options(options: dict[str, str | None]) -> list[str]:
@@ -118,10 +123,10 @@ def _resume(
             "--resume goes on with a run's own recipe in its own folder; it takes --set, but no "
             "recipe, no --output and no --dry-run."
         )
+    from aha.backends.choose import resume as go_on
     from aha.runs import latest_run
-    from aha.train.start import resume_run
 
-    resume_run(latest_run() if resume == _LATEST else Path(resume), overrides, allow_change)
+    go_on(latest_run() if resume == _LATEST else Path(resume), overrides, allow_change)
 
 
 @app.command("eval")
@@ -148,6 +153,9 @@ def eval_(
         Path | None,
         typer.Option(help="Folder for the completions; default in the run, or evals/."),
     ] = None,
+    engine: Annotated[
+        Literal["native", "vllm"], typer.Option(help="What writes: the trainer's own, or vLLM.")
+    ] = "native",
     json_: Annotated[
         bool, typer.Option("--json", help="One JSON object alone on standard output.")
     ] = False,
@@ -156,8 +164,9 @@ def eval_(
     from aha.commands.evaluate import Request, run_eval
 
     request = Request(
-        model, against, recipe, set_ or (), task, split, n, samples, temperature, seed, output
-    )
+        model, against, recipe, set_ or (), task, split, n, samples, temperature, seed, output,
+        engine,
+    )  # fmt: skip
     result = run_eval(request)
     typer.echo(result.as_json() if json_ else result.as_text())
 
@@ -261,6 +270,8 @@ def bench(
 
 app.add_typer(data_app, name="data")
 app.add_typer(rewards_app, name="rewards")
+app.add_typer(launch_app, name="launch")
+app.command()(play)
 app.command()(recipes)
 app.command()(tasks)
 
@@ -310,7 +321,9 @@ def _with_resume_value(arguments: list[str]) -> list[str]:
 
 
 def _stop(message: str, code: int) -> None:
-    typer.echo(message, err=True)
+    # Of the processes that a launcher started, one speaks for all.
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(message, err=True)
     raise SystemExit(code)
 
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-data_app = typer.Typer(help="Look at a recipe's problems.")
+from aha.types import UserError
+
+data_app = typer.Typer(help="Look at a recipe's problems, or write them for elsewhere.")
 rewards_app = typer.Typer(help="List the rewards, or try one on a text.")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")]
@@ -56,6 +58,33 @@ def data_prepare(
 
     prepared = prepare(load_recipe(recipe, set_ or []).task, output, decontaminate or [])
     for line in prepared.lines():
+        typer.echo(line)
+
+
+@data_app.command("harness")
+def data_harness(
+    recipe: RecipeArgument,
+    folder: Annotated[Path, typer.Argument(help="Where to; must not hold anything yet.")],
+    set_: SetOption = None,
+    split: Annotated[Literal["train", "test"], typer.Option()] = "test",
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="evaluation.n: how many problems.", min=1)
+    ] = None,
+) -> None:
+    """Write RECIPE's problems to FOLDER as a task of lm-evaluation-harness."""
+    from aha.recipe import load_recipe
+    from aha.tasks.ask import ask
+    from aha.tasks.harness import write_task
+    from aha.tasks.load import load_problems
+    from aha.train.policy import load_tokenizer
+
+    loaded = load_recipe(recipe, [*(set_ or []), *([f"evaluation.n={n}"] if n else [])])
+    if loaded.evaluation.n == 0:
+        raise UserError("evaluation.n is 0, so there is nothing to write; add --n 500.")
+    tokenizer: Any = load_tokenizer(loaded.model)
+    problems = load_problems(loaded.task, split, loaded.evaluation.n).problems
+    prompts = ask(problems, loaded, tokenizer)
+    for line in write_task(loaded, problems, prompts, tokenizer, folder):
         typer.echo(line)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fake_vllm
 from aha.cli import main
 from aha.commands.evaluate import Request, run_eval
-from aha.recipe import load_recipe
-from aha.runs import RunDirectory
+from aha.commands.export import Request as ExportRequest
+from aha.commands.export import export
+from aha.recipe import dump_recipe, load_recipe
+from aha.runs import RunDirectory, write_lines
+from aha.tasks.load import load_problems
 from aha.types import UserError
 
 
@@ -58,7 +63,17 @@ def test_json_is_one_object_alone(
     monkeypatch.chdir(tmp_path)
     main(["eval", "aha-tiny", "--n", "6", "--samples", "4", "--json"])
     value: dict[str, Any] = json.loads(capsys.readouterr().out)
-    expected = {"model", "n", "accuracy", "ci95", "pass@1", "pass@4", "maj@4", "by_difficulty"}
+    expected = {
+        "model",
+        "engine",
+        "n",
+        "accuracy",
+        "ci95",
+        "pass@1",
+        "pass@4",
+        "maj@4",
+        "by_difficulty",
+    }
     assert expected <= set(value)
     assert set(value["by_difficulty"]) == {"3 numbers"}
     assert len(Path(value["file"]).read_text("utf-8").splitlines()) == 24
@@ -80,6 +95,90 @@ def test_another_task_on_real_rows(tmp_path: Path) -> None:
 def test_training_problems_are_noted(run: RunDirectory) -> None:
     found = run_eval(Request(str(run.path), split="train", n=3))
     assert "training problems" in found.notes[0]
+
+
+def test_a_set_of_one_s_own_is_looked_for_in_the_training_problems(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    """The run's training problems, whatever set the command line names."""
+    task = run.recipe().task
+    trained = load_problems(task, "train", 2).problems
+    fresh = load_problems(task, "test", 1).problems
+    rows = tmp_path / "mine.jsonl"
+    write_lines(rows, [dict(problem.columns) for problem in (*trained, *fresh)])
+    overrides = [f"task.source={rows}", f"task.test_source={rows}"]
+    found = run_eval(Request(str(run.path), overrides=overrides, n=3, output=tmp_path))
+    (note,) = found.notes
+    assert note.startswith("note: 2 of 3 problems overlap with the training problems of ")
+    assert trained[0].key in note
+
+
+def test_an_exported_folder_knows_its_training_problems(run: RunDirectory, tmp_path: Path) -> None:
+    export(ExportRequest(str(run.path), tmp_path / "out"))
+    rows = tmp_path / "mine.jsonl"
+    problems = load_problems(run.recipe().task, "train", 2).problems
+    write_lines(rows, [dict(problem.columns) for problem in problems])
+    request = Request(
+        str(tmp_path / "out"), n=2, output=tmp_path, task="countdown",
+        overrides=[f"task.source={rows}", f"task.test_source={rows}"],
+    )  # fmt: skip
+    assert "2 of 2 problems overlap" in run_eval(request).notes[0]
+
+
+def test_training_problems_elsewhere_do_not_cost_the_figures(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    recipe = run.recipe()
+    gone = recipe.task.model_copy(update={"source": "gone.jsonl"})
+    (tmp_path / "run" / "recipe.yaml").write_text(
+        dump_recipe(recipe.model_copy(update={"task": gone})), "utf-8"
+    )
+    overrides = ["task.source=null"]
+    found = run_eval(Request(str(tmp_path / "run"), overrides=overrides, n=2))
+    assert found.outcome.evaluation.summary["n"] == 2
+    assert "overlap with what it was trained on is not known" in found.notes[0]
+    assert "gone.jsonl" in found.notes[0]
+
+
+def test_what_is_set_holds_for_both_models(run: RunDirectory, tmp_path: Path) -> None:
+    request = Request(
+        str(run.path), against="aha-tiny", n=2, output=tmp_path,
+        overrides=["generation.max_completion_length=3"],
+    )  # fmt: skip
+    found = run_eval(request)
+    assert found.against is not None
+    assert [record["tokens"] for record in found.against.evaluation.records] == [3, 3]
+
+
+def test_vllm_writes_what_the_native_engine_writes(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fake_vllm.install(monkeypatch)
+    request = Request(
+        str(run.path), against="aha-tiny", n=4, temperature=0.0, output=tmp_path, engine="vllm"
+    )
+    found = run_eval(request)
+    (checkpoint,) = run.checkpoints.iterdir()
+    assert [Path(llm.model).name for llm in made] == [checkpoint.name, "weights"]
+    assert [llm.dtype for llm in made] == ["float32", "float32"]
+    plain = Request(str(run.path), n=4, temperature=0.0, output=tmp_path / "native")
+    assert found.outcome.evaluation == run_eval(plain).outcome.evaluation
+    assert found.notes[0].startswith("note: written by vLLM")
+
+
+def test_vllm_wants_whole_weights(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_vllm.install(monkeypatch)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "aha-tiny"}')
+    with pytest.raises(UserError, match=r"whole weights, and .*adapter' is an adapter"):
+        run_eval(Request(str(adapter), recipe="countdown-tiny", engine="vllm", n=1))
+    overrides = ["lora={}", "model.quantization=nf4"]
+    with pytest.raises(UserError, match=r"model\.quantization is 'nf4'; with --engine vllm"):
+        run_eval(Request("aha-tiny", overrides=overrides, engine="vllm", n=1))
 
 
 def test_mistakes_are_named(tmp_path: Path, run: RunDirectory) -> None:

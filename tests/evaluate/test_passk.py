@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, hypergeom
 
+from aha.evaluate.ballots import Ballot, ballot
 from aha.evaluate.passk import bootstrap_interval, maj_at_k, majority, pass_at_k, powers_up_to
 from aha.reasoning.intervals import wilson_interval
 
@@ -36,20 +37,27 @@ def test_pass_at_k_is_the_hypergeometric_chance(numbers: tuple[int, int, int]) -
     assert pass_at_k(n, correct, k) == pytest.approx(hypergeom.sf(0, n, correct, k), abs=1e-9)
 
 
+def votes(*answers: str | None) -> list[Ballot | None]:
+    return [ballot(answer, {"answer": "8"}) for answer in answers]
+
+
 def test_majority_by_hand() -> None:
-    assert majority(["7", "8", " 7 ", None]) == 0
-    assert majority(["9", "8", "8"]) == 1
+    assert majority(votes("7", "8", " 7 ", None)) == 0
+    assert majority(votes("9", "8", "8")) == 1
+    assert majority(votes("9", "$8", "8.0")) == 1
     # Equally frequent: the first given.
-    assert majority(["9", "8"]) == 0
-    assert majority([None, None]) is None
-    assert maj_at_k(["9", "8", "8"], [True, False, False], 1)
-    assert not maj_at_k(["9", "8", "8"], [True, False, False], 3)
-    assert not maj_at_k([None], [False], 1)
+    assert majority(votes("9", "8")) == 0
+    assert majority(votes(None, None)) is None
+    assert maj_at_k(votes("9", "8", "8"), [True, False, False], 1)
+    assert not maj_at_k(votes("9", "8", "8"), [True, False, False], 3)
+    # The first that gave it is judged: of one answer, some may be in the asked layout and some not.
+    assert not maj_at_k(votes("8", "8"), [False, True], 2)
+    assert not maj_at_k(votes(None), [False], 1)
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20))
 def test_majority_is_the_mode(answers: list[str]) -> None:
-    index = majority(answers)
+    index = majority(votes(*answers))
     assert index is not None
     assert answers[index] == statistics.mode(answers)
 

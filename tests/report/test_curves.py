@@ -48,6 +48,22 @@ def test_seeds_are_a_mean_and_a_band_over_the_steps_they_share() -> None:
     assert (series.low, series.high) == ([0.0, 1.0], [2.0, 3.0])
 
 
+def test_a_schedule_is_drawn_as_it_is() -> None:
+    rates: list[float | None] = [0.1, 0.2, 0.3] + [0.3 - 0.01 * step for step in range(27)]
+    series = series_of("run", [records(rates, "learning_rate")], "learning_rate")
+    assert series is not None
+    assert series.strong == rates
+    assert series.raw is None
+    # Means of the last twentieth, here two steps, would begin otherwise.
+    longer = [*rates, *rates]
+    smoothed = series_of("run", [records(longer)], "reward")
+    assert smoothed is not None
+    assert smoothed.strong != longer
+    seeds = series_of("seeds", [records(longer, "learning_rate")] * 2, "learning_rate")
+    assert seeds is not None
+    assert seeds.strong == seeds.low == seeds.high == longer
+
+
 def test_seeds_without_a_common_step_have_no_curve() -> None:
     later = [{"step": 9, "reward": 1.0}]
     assert series_of("seeds", [records([0.0]), later], "reward") is None

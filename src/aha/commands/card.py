@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from aha.commands.subject import Subject
 from aha.recipe import Recipe, dump_recipe
+from aha.runs import RunDirectory
 
 _ROWS = (
     ("accuracy, strict: right and in the asked layout", "accuracy", True),
@@ -19,6 +22,7 @@ _ROWS = (
     ("cut off at the limit", "truncated_rate", True),
     ("reflection phrases a completion", "reflection_rate", False),
 )
+_BEFORE = "before training"
 _LIMITS = (
     "It was rewarded on one task, with rewards that rules can check. Nothing was done about "
     "anything else: facts, safety, other tasks, other prompts. What it writes as its reasoning "
@@ -29,7 +33,6 @@ _LIMITS = (
 
 def model_card(subject: Subject, recipe: Recipe, model: PreTrainedModel) -> str:
     """Markdown with the front matter that the hub reads."""
-    evaluation = subject.run.evaluation() if subject.run is not None else {}
     environment = _environment(subject)
     base = environment.get("base_model", recipe.model.name)
     parts = [
@@ -38,7 +41,7 @@ def model_card(subject: Subject, recipe: Recipe, model: PreTrainedModel) -> str:
         f"{model.num_parameters() / 1e6:,.2f} M parameters, {str(model.dtype).split('.')[-1]}, "
         f"trained with GRPO by [aha](https://pypi.org/project/aha-zero/) on the task "
         f"`{recipe.task.name}`, beginning from `{base}`.",
-        _results(evaluation),
+        _results(subject),
         "## Limits\n" + _LIMITS,
         _versions(environment),
         f"## Recipe\n```yaml\n{dump_recipe(recipe)}```",
@@ -50,20 +53,64 @@ def _front_matter() -> str:
     return "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [grpo, aha]\n---"
 
 
-def _results(evaluation: Mapping[str, Any]) -> str:
-    sides = [when for when in ("before", "after") if when in evaluation]
-    if not sides:
+@dataclass(frozen=True)
+class _Side:
+    """A column of the results: what it is of, and its figures as eval.json has them."""
+
+    heading: str
+    figures: Mapping[str, Any]
+
+
+def _results(subject: Subject) -> str:
+    if subject.run is None:
         return "## Results\nIt has not been evaluated."
+    step, end = _step(subject), subject.run.recipe().train.max_steps
+    sides = _sides(subject.run, step, end)
+    parts = [_table(sides)] if sides else []
+    if all(side.heading == _BEFORE for side in sides):
+        which = "a step that is not known" if step is None else f"step {step} of {end}"
+        parts.append(f"These weights are of {which}, which was not evaluated.")
+    return "## Results\n" + "\n\n".join(parts)
+
+
+def _step(subject: Subject) -> int | None:
+    """The step that the checkpoint's folder names; None where it was renamed."""
+    number = Path(subject.source).resolve().name.removeprefix("step-")
+    return int(number) if number.isdecimal() else None
+
+
+def _sides(run: RunDirectory, step: int | None, end: int) -> list[_Side]:
+    """Before training; and of these weights what the run recorded, at its end or on the way."""
+    evaluation = run.evaluation()
+    sides = [_Side(_BEFORE, evaluation["before"])] if "before" in evaluation else []
+    if step == end and "after" in evaluation:
+        return [*sides, _Side("after training", evaluation["after"])]
+    for record in run.metrics():
+        if record["step"] == step and "eval/accuracy" in record:
+            sides.append(_Side(f"at step {step} of {end}", _of_record(run, record)))
+    return sides
+
+
+def _of_record(run: RunDirectory, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's `eval/...` figures by the names of eval.json."""
+    found = {k.removeprefix("eval/"): v for k, v in record.items() if k.startswith("eval/")}
+    return found | {
+        "ci95": (found["ci95_low"], found["ci95_high"]),
+        "temperature": run.recipe().evaluation.temperature,
+    }
+
+
+def _table(sides: Sequence[_Side]) -> str:
+    last = sides[-1].figures
     lines = [
-        "## Results",
-        f"On {evaluation[sides[-1]]['n']} held-out problems, one completion each at temperature "
-        f"{evaluation[sides[-1]]['temperature']:g}; in brackets 95 % intervals (Wilson).",
+        f"On {last['n']:.0f} held-out problems, one completion each at temperature "
+        f"{last['temperature']:g}; in brackets 95 % intervals (Wilson).",
         "",
-        f"| | {' | '.join(f'{when} training' for when in sides)} |",
+        f"| | {' | '.join(side.heading for side in sides)} |",
         f"|---{'|---' * len(sides)}|",
     ]
     for label, key, percent in _ROWS:
-        cells = [_cell(evaluation[when], key, percent) for when in sides]
+        cells = [_cell(side.figures, key, percent) for side in sides]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -9,15 +9,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers import PreTrainedTokenizerBase
+
 from aha.commands.subject import Subject, find_subject, load, recipe_for
 from aha.commands.table import comparison_lines, table
 from aha.evaluate.evaluate import Evaluation
 from aha.evaluate.paired import Comparison, compare
-from aha.recipe import Recipe
+from aha.recipe import Recipe, load_recipe
+from aha.rollout.vllm import VllmEngine
+from aha.runs import write_lines
 from aha.tasks.load import load_problems
 from aha.tasks.overlap import overlap
+from aha.train.adapters import is_adapter
 from aha.train.loop import evaluate_held_out
+from aha.train.policy import choose_autocast, choose_dtype, find_model, load_tokenizer
 from aha.types import Problem, UserError
+
+EngineName = Literal["native", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Request:
     temperature: float | None = None
     seed: int | None = None
     output: Path | None = None
+    engine: EngineName = "native"
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Outcome:
     """One model's evaluation, and the file with its completions."""
 
     subject: Subject
+    engine: EngineName
     evaluation: Evaluation
     file: Path
 
@@ -82,12 +92,13 @@ def run_eval(request: Request) -> Result:
     recipe = _recipe(subject, request)
     problems = _problems(recipe, request)
     outcome = _evaluate(subject, recipe, problems, request)
-    notes = _notes(subject, recipe, problems, request)
+    notes = _notes(subject, problems, request)
     if request.against is None:
         return Result(outcome, None, None, notes)
     other = find_subject(request.against)
     # The same problems, asked in the way of the model's own run where it has one.
-    other_recipe = recipe_for(other, request.recipe or _same_recipe(subject, other), ())
+    how = request.recipe or _same_recipe(subject, other)
+    other_recipe = recipe_for(other, how, request.overrides)
     other_recipe = other_recipe.model_copy(
         update={"task": recipe.task, "evaluation": recipe.evaluation, "train": recipe.train}
     )
@@ -111,9 +122,15 @@ def _recipe(subject: Subject, request: Request) -> Recipe:
 
 def _same_recipe(subject: Subject, other: Subject) -> str | None:
     """A model without a run is asked as the one it is compared with."""
-    if other.run is None and subject.run is not None:
-        return str(subject.run.path / "recipe.yaml")
-    return None
+    own = _own_recipe(subject)
+    return str(own) if other.run is None and own is not None else None
+
+
+def _own_recipe(subject: Subject) -> Path | None:
+    """The recipe that a model was trained by: its run's, or the one in its exported folder."""
+    folder = subject.run.path if subject.run is not None else Path(subject.source)
+    file = folder / "recipe.yaml"
+    return file if file.is_file() else None
 
 
 def _problems(recipe: Recipe, request: Request) -> tuple[Problem, ...]:
@@ -125,11 +142,42 @@ def _problems(recipe: Recipe, request: Request) -> tuple[Problem, ...]:
 def _evaluate(
     subject: Subject, recipe: Recipe, problems: Sequence[Problem], request: Request
 ) -> Outcome:
-    loaded = load(recipe)
-    found = evaluate_held_out(recipe, loaded.engine, loaded.tokenizer, problems, request.samples)
+    found = _ask(recipe, problems, request)
     file = _file(subject, request)
     write_completions(file, found)
-    return Outcome(subject, found, file)
+    return Outcome(subject, request.engine, found, file)
+
+
+def _ask(recipe: Recipe, problems: Sequence[Problem], request: Request) -> Evaluation:
+    if request.engine == "native":
+        loaded = load(recipe)
+        return evaluate_held_out(recipe, loaded.engine, loaded.tokenizer, problems, request.samples)
+    tokenizer = load_tokenizer(recipe.model)
+    engine = _vllm_engine(recipe, tokenizer)
+    try:
+        return evaluate_held_out(recipe, engine, tokenizer, problems, request.samples)
+    finally:
+        # A second model needs the memory.
+        engine.close()
+
+
+def _vllm_engine(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> VllmEngine:
+    """vLLM with the weights' type in which the native engine would draw."""
+    section, frozen = recipe.model, recipe.lora is not None
+    source = find_model(section.name)
+    if is_adapter(Path(source)):
+        raise UserError(
+            f"--engine vllm needs whole weights, and {source!r} is an adapter; `aha export` folds "
+            "it into its base."
+        )
+    if section.quantization != "none":
+        raise UserError(
+            f"model.quantization is {section.quantization!r}; with --engine vllm it must be "
+            "'none' (--set model.quantization=none)."
+        )
+    dtype = choose_autocast(section, frozen) or choose_dtype(section, frozen)
+    name = str(dtype).removeprefix("torch.")
+    return VllmEngine(source, tokenizer, name, section.trust_remote_code)
 
 
 def _file(subject: Subject, request: Request) -> Path:
@@ -143,37 +191,48 @@ def _file(subject: Subject, request: Request) -> Path:
 
 
 def write_completions(file: Path, found: Evaluation) -> None:
-    """One JSON line a completion. Errors: UserError when the file exists or cannot be made."""
+    """One JSON line a completion. Errors: UserError when the file cannot be written."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as lines:
-            for record in found.records:
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        write_lines(file, found.records)
     except OSError as error:
         raise UserError(f"--output: {str(file)!r} cannot be written: {error}.") from None
 
 
-def _notes(
-    subject: Subject, recipe: Recipe, problems: Sequence[Problem], request: Request
-) -> tuple[str, ...]:
-    """What a reader of the figures must know: whether the problems were trained on."""
+def _notes(subject: Subject, problems: Sequence[Problem], request: Request) -> tuple[str, ...]:
+    """What a reader of the figures must know: what was trained on, and what wrote the texts."""
+    notes = []
+    if request.engine == "vllm":
+        notes.append("note: written by vLLM; the native engine's figures differ by rounding.")
     if request.split == "train":
-        return ("note: these are training problems; accuracy on them says little of others.",)
-    if subject.run is None:
-        return ()
-    trained = subject.run.recipe().task
-    shared = overlap(problems, load_problems(trained, "train", trained.num_train).problems)
+        notes.append("note: these are training problems; accuracy on them says little of others.")
+    else:
+        notes += _overlap_notes(_own_recipe(subject), problems)
+    return tuple(notes)
+
+
+def _overlap_notes(trained_by: Path | None, problems: Sequence[Problem]) -> list[str]:
+    """Whether the problems are like those of the model's own recipe, whatever was asked here."""
+    if trained_by is None:
+        return []
+    try:
+        task = load_recipe(str(trained_by)).task
+        training = load_problems(task, "train", task.num_train).problems
+    except UserError as error:
+        # The figures stand without its training problems, which may be on another machine.
+        return [f"note: overlap with what it was trained on is not known: {error}"]
+    shared = overlap(problems, training)
     if not shared.keys:
-        return ()
-    return (
-        f"note: {len(shared.keys)} of {shared.of} problems overlap with what the run was trained "
-        f"on (the first: {shared.keys[0]}).",
-    )
+        return []
+    return [
+        f"note: {len(shared.keys)} of {shared.of} problems overlap with the training problems of "
+        f"{trained_by} (the first: {shared.keys[0]})."
+    ]
 
 
 def _described(outcome: Outcome) -> dict[str, Any]:
     return {
         "model": outcome.subject.name,
+        "engine": outcome.engine,
         **outcome.evaluation.summary,
         "file": str(outcome.file),
     }

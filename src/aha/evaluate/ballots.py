@@ -44,10 +44,10 @@ def ballot(answer: str | None, columns: Mapping[str, Any]) -> Ballot | None:
     if is_countdown(columns):
         return _of_expression(answer)
     text = bare(answer)
-    quantity = parse_quantity(text)
-    if quantity is not None:
-        return Ballot(quantity.value, quantity.unit)
-    return Ballot(text if len(text) > MAX_CHARACTERS else _normal(text))
+    if len(text) > MAX_CHARACTERS:
+        return Ballot(text)
+    quantity = parse_quantity(text) or parse_quantity(_normal(text))
+    return Ballot(_normal(text)) if quantity is None else Ballot(quantity.value, quantity.unit)
 
 
 def _of_expression(answer: str) -> Ballot:

@@ -116,9 +116,7 @@ def _strong(numbers: Sequence[float], smoothed: bool) -> list[float]:
     return smooth(numbers, window_of(len(numbers))) if smoothed else list(numbers)
 
 
-def _band(
-    label: str, runs: Sequence[Sequence[tuple[int, float]]], smoothed: bool
-) -> Series | None:
+def _band(label: str, runs: Sequence[Sequence[tuple[int, float]]], smoothed: bool) -> Series | None:
     drawn = [
         dict(zip([s for s, _ in run], _strong([v for _, v in run], smoothed), strict=True))
         for run in runs

@@ -1,0 +1,149 @@
+"""What a rollout holds beside the weights, by the decoder that would run it (`aha.rollout`)."""
+
+from __future__ import annotations
+
+from aha.doctor.needs import Need
+from aha.doctor.shapes import Linear, Shape
+from aha.doctor.sizes import STACKS, Sizes, adapted_layers, tensors
+from aha.kernels import calls
+from aha.kernels.decode import Sizes as KernelSizes
+from aha.kernels.decode import worthwhile
+from aha.rollout import fused, paged, static
+from aha.sections import GenerationSection
+from aha.train.memory import LARGE_TENSOR_BYTES
+
+# Vocabularies up to this are searched whole (`aha.rollout.sampler`).
+_SEARCHED_WHOLE = 128 * 128
+
+
+def rollout_needs(sizes: Sizes) -> list[Need]:
+    """Cache, logits, the prompts' pass, and what is copied for the time of the rollout."""
+    return [*_copies(sizes), _cache(sizes), _logits(sizes), _prompts(sizes)]
+
+
+def cache_bytes_per_position(sizes: Sizes) -> int:
+    """Keys and values of one position of one completion."""
+    w = sizes.widths
+    return 2 * w.layers * w.kv_heads * w.head_dim * sizes.rollout_item
+
+
+def _copies(sizes: Sizes) -> list[Need]:
+    """The whole model in another form, where the rollout takes one."""
+    shape, item = sizes.shape, sizes.rollout_item
+    if sizes.place.device == "cpu" and _folds(sizes):
+        return [Need("copies", *x) for x in (*tensors(shape, item), *_folding(sizes))]
+    if sizes.place.device == "cuda" and item < sizes.item:
+        return [Need("copies", *tensor) for tensor in tensors(shape, item)]
+    return [Need("copies", _packed_bytes(sizes), LARGE_TENSOR_BYTES - 1)]
+
+
+def _folding(sizes: Sizes) -> list[tuple[int, int]]:
+    """What folding adapters into the copy takes for a moment, and what it leaves.
+
+    Each adapter's product is made before it is added; then layers are stacked one by one. Small
+    ones leave holes that no stack fits into.
+    """
+    item, stacks = sizes.rollout_item, _whole_stacks(sizes.shape)
+    ones = [item * sum(x.inputs * x.outputs for x in stack) for stack in stacks]
+    layers = [item * x.inputs * x.outputs for x in adapted_layers(sizes.recipe, sizes.shape)]
+    passing = max([2 * layer for layer in layers] + ones)
+    holes = [
+        (item * sum(x.parameters for x in stack), one)
+        for stack, one in zip(stacks, ones, strict=True)
+        if one < LARGE_TENSOR_BYTES
+    ]
+    return [(passing, passing), *holes]
+
+
+def _folds(sizes: Sizes) -> bool:
+    """Whether adapters are folded into a copy, which decodes as fast as if there were none."""
+    recipe = sizes.recipe
+    return recipe.lora is not None and recipe.model.quantization == "none" and sizes.item == 4
+
+
+def _whole_stacks(shape: Shape) -> list[list[Linear]]:
+    """What the fused blocks stack in a model without adapters."""
+    if not shape.fused:
+        return []
+    return [[layer for layer in shape.linears if layer.name in names] for names in STACKS]
+
+
+def _packed_bytes(sizes: Sizes) -> int:
+    """The weights in the order of decode.c, for small models."""
+    w = sizes.widths
+    kernel = KernelSizes(w.layers, w.hidden, w.heads, w.kv_heads, w.head_dim, w.inner, w.vocabulary)
+    if not (_paged(sizes) and worthwhile(kernel)):
+        return 0
+    return 4 * (sum(layer.weights for layer in sizes.shape.linears) + w.hidden * w.vocabulary)
+
+
+def _paged(sizes: Sizes) -> bool:
+    place, width = sizes.place, sizes.widths.head_dim
+    runs = place.device == "cpu" and place.kernels and sizes.item == 4
+    return sizes.shape.fused and runs and width % calls.LANES == 0
+
+
+def _cache(sizes: Sizes) -> Need:
+    per_position = cache_bytes_per_position(sizes)
+    if not sizes.shape.fused:
+        # Every layer's cache is copied when it grows, one after the other.
+        grown = sizes.rows * sizes.longest * per_position
+        return Need("KV cache", grown + 2 * grown // sizes.widths.layers, grown)
+    if _paged(sizes):
+        block = calls.BLOCK * per_position
+        shared = sizes.prompt // calls.BLOCK
+        own = -(-sizes.longest // calls.BLOCK) - shared
+        blocks = sizes.groups * shared + sizes.rows * own
+        return Need("KV cache", blocks * block, paged._SLAB_BLOCKS * block)
+    if sizes.place.device == "cuda":
+        capacity = _rounded(sizes.longest + static.StaticDecoder.stride, static._POSITIONS)
+        total = sizes.rows * capacity * per_position
+        return Need("KV cache", total, total)
+    grown, before = _cohort_capacities(sizes.prompt, sizes.longest)
+    # Keys first, then values: for a while one of them is there in both sizes.
+    total = sizes.rows * (grown * per_position + before * per_position // 2)
+    return Need("KV cache", total, total)
+
+
+def _cohort_capacities(prompt: int, longest: int) -> tuple[int, int]:
+    """Positions of a cohort's last cache and of the one before it (`aha.rollout.fused`)."""
+    before, capacity = 0, _rounded(prompt + 1, fused._BLOCK)
+    while capacity < longest:
+        before, capacity = capacity, _rounded(capacity + capacity // 4 + 1, fused._BLOCK)
+    return capacity, before
+
+
+def _logits(sizes: Sizes) -> Need:
+    """A token's logits of every row, as often as `sampler.sample` holds them."""
+    one = 4 * sizes.rows * sizes.widths.vocabulary
+    total = one * _tensors(sizes.recipe.generation, sizes.widths.vocabulary)
+    if sizes.place.device == "cuda" and sizes.shape.fused:
+        # Each graph keeps its own: one for every further 256 positions.
+        graphs = -(-sizes.completion // static._POSITIONS) + 1
+        total += graphs * sizes.rows * sizes.widths.vocabulary * sizes.rollout_item
+    return Need("logits", total, one)
+
+
+def _tensors(generation: GenerationSection, vocabulary: int) -> int:
+    """Logits, log-probabilities, probabilities, and what drawing makes of them."""
+    if generation.top_p < 1:
+        return 10  # sorted with 64-bit places, running sums, and back
+    if generation.top_k or generation.min_p:
+        return 6
+    return 5 if vocabulary <= _SEARCHED_WHOLE else 4
+
+
+def _prompts(sizes: Sizes) -> Need:
+    """One block's values for the prompts that are read at a time, nothing kept of them."""
+    most = static._PREFILL_TOKENS if sizes.place.device == "cuda" else paged._PREFILL_TOKENS
+    tokens = sizes.groups * sizes.prompt
+    if sizes.shape.fused:
+        tokens = max(min(tokens, most), sizes.rows)
+    w = sizes.widths
+    attention = 2 * w.hidden + (3 * w.heads + 3 * w.kv_heads) * w.head_dim
+    widest = max(attention, 2 * w.hidden + 3 * w.inner)
+    return Need("activations", tokens * widest * sizes.rollout_item, tokens * w.inner * 4)
+
+
+def _rounded(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple

@@ -1,0 +1,71 @@
+"""Which answers vote for the same."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from aha.evaluate.ballots import Ballot, ballot
+from aha.evaluate.passk import majority
+
+COUNTDOWN = {"target": 11, "nums": [5, 6]}
+NUMBER = {"problem": "x", "answer": "72"}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("1,000", "1000", "1000.0", "$1000", "1000 dollars", "\\boxed{1{,}000}", " 1000. "),
+        ("0.5", "1/2", "\\frac{1}{2}", "\\dfrac12", "x = 0.5"),
+        ("-3", "\u22123"),
+        ("(1, 2)", "\\left( 1,2 \\right)", "$(1,2)$"),
+        ("\\frac{\\sqrt{3}}{2}", "\\dfrac{\\sqrt{3}}{2}"),
+    ],
+)
+def test_mathematics_of_one_form(same: tuple[str, ...]) -> None:
+    found = [ballot(answer, NUMBER) for answer in same]
+    assert majority([*found[:1], ballot("another", NUMBER), *found[1:]]) == 0
+    assert len({one.form for one in found if one}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("72", "73"), ("7 2", "72"), ("0.4", "40%"), ("x + 1", "1 + x"), ("(1,2)", "(2,1)")],
+)
+def test_mathematics_of_two_forms(one: str, other: str) -> None:
+    assert ballot(one, NUMBER) != ballot(other, NUMBER)
+
+
+def test_a_countdown_expression_is_its_value_and_its_numbers() -> None:
+    def form(answer: str) -> Ballot | None:
+        return ballot(answer, COUNTDOWN)
+
+    assert form("5 + 6") == form("6+5") == form("5 + 6 = 11") == form("11 = (6 + 5)")
+    assert form("5 + 6") != form("5 + 5 + 1")
+    assert form("5 + 6") != form("5 * 6")
+    # An equation that is false is another answer, and so is what is no expression.
+    assert form("5 + 6 = 12") != form("5 + 6")
+    assert form("eleven") == form(" eleven ") != form("ten")
+    # A number is read as an expression here: `1,000` is none.
+    assert form("11") != form("5 + 6")
+
+
+def test_no_answer_is_no_vote() -> None:
+    assert ballot(None, NUMBER) is None
+    assert ballot("  ", NUMBER) is None
+
+
+def test_units_separate_only_where_they_differ() -> None:
+    votes = [ballot(answer, NUMBER) for answer in ("9", "5", "5 hours", "5 hours")]
+    assert majority(votes) == 1
+    mixed = [ballot(answer, NUMBER) for answer in ("5 minutes", "5 hours", "5", "5 hours")]
+    assert majority(mixed) == 1
+
+
+def test_hostile_answers_cost_nothing() -> None:
+    began = time.perf_counter()
+    for answer in ("9" * 100_000, "(" * 100_000, "{" * 50_000, "\\left" * 20_000, "1," * 50_000):
+        for columns in (COUNTDOWN, NUMBER):
+            assert ballot(answer, columns) is not None
+    assert time.perf_counter() - began < 2
