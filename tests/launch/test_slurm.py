@@ -195,13 +195,17 @@ def test_a_launcher_that_fails_unwarned_is_not_requeued(stubs: Path, tmp_path: P
 
 
 def test_vllm_has_the_last_node_to_itself(stubs: Path, tmp_path: Path) -> None:
-    request = Request("countdown-tiny", output=Path("run"), engine="trl", vllm_node=True)
+    model = "hub/$(touch pwned) 'name'"
+    request = Request(
+        "countdown-tiny", [f"model.name={model}"], output=Path("run"), engine="trl", vllm_node=True
+    )
     text = slurm_script(request)
     assert "#SBATCH --nodes=2\n" in text
     code, output = finish(request, stubs, tmp_path / "run", NODES="n1 localhost")
     assert code == 0, output
     serving, training = calls_of(stubs, "srun")
-    assert "--nodelist=localhost\ntrl\nvllm-serve\n--model\naha-tiny" in serving
+    assert f"--nodelist=localhost\ntrl\nvllm-serve\n--model\n{model}\n" in serving
+    assert not list(tmp_path.rglob("pwned"))
     assert "--nodelist=n1\n" in training
     train = calls_of(stubs, "aha")[0]
     assert "--set\ntrl.vllm=server\n--set\ntrl.vllm_server_host=localhost\n" in train

@@ -111,6 +111,7 @@ def test_a_job_that_is_asked_to_end_saves_and_stays_ended(tmp_path: Path) -> Non
         assert state["ExitCode"] == "143:0"
     assert "stopped by SIGTERM after saving" in log_of(work, job)
     assert len(list((work / RUN / "checkpoints").iterdir())) == 1
+    assert steps_of(work) == list(range(1, len(steps_of(work)) + 1))
 
 
 def test_the_time_limit_itself_warns(tmp_path: Path) -> None:

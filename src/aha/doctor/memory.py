@@ -119,23 +119,21 @@ def _reference(sizes: Sizes) -> int:
 def _loading(sizes: Sizes) -> int:
     """The file's pages beside the weights that are made of them; mapped as they are otherwise."""
     saved = sizes.shape.saved_item
-    if sizes.place.device != "cpu" or saved is None or _as_saved(sizes):
-        return 0
+    if sizes.place.device != "cpu" or saved is None or saved == sizes.item:
+        return _mapped(sizes)
     return sizes.shape.parameters * saved
 
 
-def _as_saved(sizes: Sizes) -> bool:
-    return sizes.shape.saved_item == sizes.item and sizes.recipe.model.quantization == "none"
-
-
 def _mapped(sizes: Sizes) -> int:
-    """Pages of the weights' file that stay although the stacks hold copies of them.
+    """Pages of the weights' file that stay although there is another form of them.
 
-    On a CPU weights of the file's own type are the file, mapped; as long as one layer is read
-    from there, all of it counts as the process's.
+    On a CPU weights of the file's own type are the file, mapped. As long as one layer is read
+    from there all of it counts as the process's, what was stacked or quantised too.
     """
-    if sizes.place.device != "cpu" or not _as_saved(sizes):
+    if sizes.place.device != "cpu" or sizes.shape.saved_item != sizes.item:
         return 0
+    if sizes.recipe.model.quantization != "none":
+        return sizes.item * sum(layer.weights for layer in sizes.shape.linears)
     return sizes.item * sum(layer.parameters for stack in sizes.stacks for layer in stack)
 
 

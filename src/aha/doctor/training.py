@@ -20,7 +20,7 @@ def training_needs(sizes: Sizes) -> list[Need]:
     # A block's gradient that is added to what is there already.
     largest = max(need.piece for need in all_of_them[1:]) if again else 0
     one_more = Need("gradients", largest, largest)
-    always = [*there, *_activations(sizes), Need("copies", _cast_weights(sizes), 0)]
+    always = [*there, *_activations(sizes), _cast_weights(sizes)]
     moments = ([*always, _logits(sizes)], [*always, *_moving(sizes), one_more], all_of_them)
     return max(moments, key=lambda needs: sum(need.total for need in needs))
 
@@ -72,8 +72,13 @@ def _logits(sizes: Sizes) -> Need:
     return Need("logits", _LOGITS_AT_ONCE * one, one)
 
 
-def _cast_weights(sizes: Sizes) -> int:
-    """The blocks' weights in autocast's type, which the backward pass reads again."""
+def _cast_weights(sizes: Sizes) -> Need:
+    """The blocks' weights in autocast's type, which the backward pass reads again; or one
+    quantised layer's as it is computed with, twice for a moment."""
+    layers = sizes.shape.linears
+    if sizes.recipe.model.quantization != "none":
+        largest = 2 * sizes.item * max(x.inputs * x.outputs for x in layers)
+        return Need("copies", largest, largest)
     if sizes.product_item == sizes.item:
-        return 0
-    return sizes.product_item * sum(layer.weights for layer in sizes.shape.linears)
+        return Need("copies", 0, 0)
+    return Need("copies", sizes.product_item * sum(x.weights for x in layers), 0)

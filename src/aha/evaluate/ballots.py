@@ -17,7 +17,7 @@ from aha.rewards.expression import (
     other_side,
     parse_expression,
 )
-from aha.rewards.math_equal import MAX_CHARACTERS, _normal
+from aha.rewards.math_equal import MAX_CHARACTERS, normal_text
 from aha.rewards.numbers import parse_quantity
 
 
@@ -46,8 +46,8 @@ def ballot(answer: str | None, columns: Mapping[str, Any]) -> Ballot | None:
     text = bare(answer)
     if len(text) > MAX_CHARACTERS:
         return Ballot(text)
-    quantity = parse_quantity(text) or parse_quantity(_normal(text))
-    return Ballot(_normal(text)) if quantity is None else Ballot(quantity.value, quantity.unit)
+    quantity = parse_quantity(text) or parse_quantity(normal_text(text))
+    return Ballot(normal_text(text)) if quantity is None else Ballot(quantity.value, quantity.unit)
 
 
 def _of_expression(answer: str) -> Ballot:

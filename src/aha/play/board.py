@@ -109,7 +109,7 @@ def build(session: Session, draw: Draw, pace: float) -> Blocks:
         with gr.Row():
             play = gr.Button("Play", variant="primary", min_width=70, scale=2, elem_id="play")
             anything = gr.Button(
-                "Random problem",
+                "Random",
                 min_width=140,
                 scale=2,
                 visible=bool(choices),

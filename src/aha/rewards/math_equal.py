@@ -206,11 +206,11 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
         return "different"
     if not gold.strip():
         return "no_gold"
-    if _normal(gold) == _normal(answer):
+    if normal_text(gold) == normal_text(answer):
         return "equal"
     if _BASE.search(gold) or _BASE.search(answer):
         # math-verify drops the base of a numeral; only the same digits in the same base are equal.
-        same = _normal(gold).translate(_BRACES) == _normal(answer).translate(_BRACES)
+        same = normal_text(gold).translate(_BRACES) == normal_text(answer).translate(_BRACES)
         return "equal" if same else "different"
     gold_quantity = parse_quantity(gold)
     if gold_quantity is None:
@@ -235,7 +235,7 @@ def _compare_quantities(gold: Quantity, answer: Quantity) -> Outcome:
     return "equal" if gold.value == answer.value or as_share else "different"
 
 
-def _normal(text: str) -> str:
+def normal_text(text: str) -> str:
     """Text without what never changes its mathematics: space, sizes of brackets, dollars."""
     text = _TEXT.sub(r" \1 ", text.strip().strip("$")).strip().removesuffix(".")
     text = _DISPLAY_FRACTION.sub(r"\\frac", _SIZES.sub("", text))

@@ -1,7 +1,8 @@
-"""Completions from vLLM's offline engine, for evaluation of models too large or too many to wait.
+"""Completions from vLLM's offline engine, for evaluations that take the native engine too long.
 
 Left out: training with it (its weights are a copy of its own, and its log-probabilities are not
-the trainer's), adapters, several GPUs. Written against the sources of vLLM 0.28 and 0.31.
+the trainer's), adapters, several GPUs. Written against the sources of vLLM 0.28 and 0.31, and run
+with 0.31 on a CPU only (docs/evaluation.md).
 """
 
 from __future__ import annotations
