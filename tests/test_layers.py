@@ -30,11 +30,17 @@ LEVELS = {
     "evaluate": 4,
     "report": 4,
     "train": 5,
+    "backends": 6,
     "bench": 6,
     "commands": 6,
     "cli_show": 6,
     "launch": 6,
+    "cli_doctor": 6,
+    "doctor": 6,
+    "cli_play": 6,
+    "play": 6,
     "cli_launch": 6,
+    "cli_accelerate": 6,
     "cli": 7,
 }
 WITHOUT_TORCH = (

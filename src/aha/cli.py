@@ -20,6 +20,9 @@ EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+# The file in which `aha launch accelerate` expects its processes' exit code.
+EXIT_CODE_FILE = "AHA_EXIT_CODE_FILE"
+
 # What `--resume` without a folder stands for, see `main`.
 _LATEST = "latest"
 
@@ -322,9 +325,16 @@ def _with_resume_value(arguments: list[str]) -> list[str]:
 
 def _stop(message: str, code: int) -> None:
     # Of the processes that a launcher started, one speaks for all.
-    if os.environ.get("RANK", "0") == "0":
+    main_process = os.environ.get("RANK", "0") == "0"
+    if main_process:
         typer.echo(message, err=True)
-    raise SystemExit(code)
+    file = os.environ.get(EXIT_CODE_FILE)
+    if file is None:
+        raise SystemExit(code)
+    # Told to `aha launch`; the launcher between would make a traceback of any other end.
+    if main_process:
+        Path(file).write_text(str(code), encoding="utf-8")
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.types import RunFailure, UserError
 
-# A rank writes its exit code here and ends well, so that accelerate does not end in a traceback.
-EXIT_FILE = "AHA_EXIT_CODE_FILE"
+# A rank writes its exit code there and ends well, so that accelerate does not end in a traceback
+# (`aha.cli.EXIT_CODE_FILE`).
+_EXIT_CODE_FILE = "AHA_EXIT_CODE_FILE"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -214,7 +215,7 @@ def _gpu_names(count: int) -> list[str]:
 
 def _start(files: Files, layout: Layout) -> int:
     exit_file = files.folder / f".exit-{layout.node_rank}-{os.getpid()}"
-    environment = {**os.environ, **files.environment, EXIT_FILE: str(exit_file.resolve())}
+    environment = {**os.environ, **files.environment, _EXIT_CODE_FILE: str(exit_file.resolve())}
     # A session of its own: signals to this process's group reach the ranks through us, once.
     agent = subprocess.Popen(  # noqa: S603
         files.command, env=environment, start_new_session=True

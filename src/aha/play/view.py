@@ -81,7 +81,7 @@ def legend(signs: Signs) -> str:
     """What the marks mean, on one line."""
     return (
         f"{signs.true} true  {signs.false} false  {signs.missing} a number that is not there  "
-        "[3 13 _] the numbers that the try has used"
+        "[3,13,_] the numbers that the try has used"
     )
 
 
@@ -175,7 +175,7 @@ def _line(line: Line, nums: Sequence[Any], signs: Signs) -> Text:
             text.append(f" {signs.missing} {piece.note}", style="bold red")
     if line.used is not None:
         shown = (str(n) if used else "_" for n, used in zip(nums, line.used, strict=True))
-        text.append(f"  [{' '.join(shown)}]", style="dim")
+        text.append(f" [{','.join(shown)}]", style="dim")
     return text
 
 

@@ -10,6 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from aha.backends.trl.materials import Materials
 from aha.backends.trl.ranks import Ranks
@@ -98,24 +103,37 @@ class Evaluator:
     def _whole(self, when: str) -> None:
         if not self._materials.held_out:
             return
-        evaluation = self._evaluate()
+        evaluation = self._evaluate(untrained=when == "before")
         if evaluation is not None:
             self._run.write_lines(f"eval-{when}.jsonl", evaluation.records)
             self._run.write_json("eval.json", {**self._run.evaluation(), when: evaluation.summary})
             tell(self._observers, f"{when} training: {evaluation_sentence(evaluation)}")
 
-    def _evaluate(self) -> Evaluation | None:
+    def _evaluate(self, untrained: bool = False) -> Evaluation | None:
         """The policy's answers, on the main process; all take part where the policy is sharded."""
-        folder = self._run.checkpoints / ".trl" / "weights"
         if self._trainer.is_sharded:
-            # No process holds the whole policy: it is written, and read by the main one.
+            evaluation = self._sharded(untrained)
+        else:
+            evaluation = self._here() if self._ranks.is_main else None
+        self._ranks.gather(None)
+        return evaluation
+
+    def _sharded(self, untrained: bool) -> Evaluation | None:
+        """No process holds the whole policy: it is written, and read by the main one."""
+        folder = self._run.checkpoints / ".trl" / "weights"
+        if not untrained:
             self._trainer.save_model(str(folder))
             self._ranks.gather(None)
-        evaluation = None
-        if self._ranks.is_main:
-            evaluation = self._of_folder(str(folder)) if self._trainer.is_sharded else self._here()
-            shutil.rmtree(folder, ignore_errors=True)
-        self._ranks.gather(None)
+        if not self._ranks.is_main:
+            return None
+        with loading_whole(self._trainer.args):
+            section = self._materials.recipe.model
+            model = load_model(section, None if untrained else str(folder))
+        evaluation = self._answers(model)
+        shutil.rmtree(folder, ignore_errors=True)
+        if torch.cuda.is_available():
+            del model
+            torch.cuda.empty_cache()
         return evaluation
 
     def _here(self) -> Evaluation:
@@ -126,16 +144,24 @@ class Evaluator:
                 model = folded_copy(model)
             return self._answers(model)
 
-    def _of_folder(self, folder: str) -> Evaluation:
-        evaluation = self._answers(load_model(self._materials.recipe.model, folder))
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return evaluation
-
     def _answers(self, model: Any) -> Evaluation:
         recipe, tokenizer = self._materials.recipe, self._materials.tokenizer
         engine = build_engine(recipe, model, tokenizer, blocks_of(model))
         return evaluate_held_out(recipe, engine, tokenizer, self._materials.held_out)
+
+
+@contextmanager
+def loading_whole(arguments: Any) -> Iterator[None]:
+    """Models are loaded whole while inside; DeepSpeed's stage 3 would have all processes load."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    held = getattr(arguments, "hf_deepspeed_config", None) or arguments.deepspeed_plugin.dschf
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(held)
 
 
 @contextmanager

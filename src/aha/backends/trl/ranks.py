@@ -34,6 +34,14 @@ class Ranks:
         state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         return cls(state.process_index, state.num_processes)
 
+    def introduce_deepspeed(self) -> None:
+        """Tell DeepSpeed of the others; on a CPU accelerate does not, and it would load alone."""
+        if self.count > 1:
+            from deepspeed import comm
+
+            if not comm.is_initialized():
+                comm.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
+
     @property
     def is_main(self) -> bool:
         return self.index == 0

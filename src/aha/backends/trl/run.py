@@ -156,6 +156,7 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
     )
     if arguments.deepspeed_plugin is not None:
         check_deepspeed(arguments.deepspeed_plugin.deepspeed_config, "the DeepSpeed configuration")
+        ranks.introduce_deepspeed()
     policy = ranks.together(lambda: load_policy(recipe, arguments))
     # Of a mixture of experts some may have nothing to do in a step.
     arguments.ddp_find_unused_parameters = policy.has_experts
