@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -22,6 +23,7 @@ _SHARE = 0.5
 # Under `keep_freed_memory`, smaller tensors lie in a heap that never shrinks.
 LARGE_TENSOR_BYTES = 2**23
 HEAP_STEP_BYTES = 2**26  # by which it grows
+_CGROUP = Path("/sys/fs/cgroup")
 # glibc's numbers of mallopt's options.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -145,7 +147,44 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + cached)
-    return int(psutil.virtual_memory().available)
+    available, room = psutil.virtual_memory().available, container_room()
+    return int(available if room is None else min(available, room))
+
+
+def container_limit(root: Path = _CGROUP) -> int | None:
+    """Bytes that this container may have, none where there is no such limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        value = _number(root / name)
+        # Version 1 writes a number beyond all memory for none.
+        if value is not None and value < psutil.virtual_memory().total:
+            return value
+    return None
+
+
+def container_room(root: Path = _CGROUP) -> int | None:
+    """What is left of `container_limit`; files that were read and can be dropped are no use."""
+    limit = container_limit(root)
+    if limit is None:
+        return None
+    used = _number(root / "memory.current") or _number(root / "memory/memory.usage_in_bytes") or 0
+    for name in ("memory.stat", "memory/memory.stat"):
+        used -= _inactive_file(root / name)
+    return max(0, limit - used)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _inactive_file(path: Path) -> int:
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return 0
+    return next((int(row[1]) for row in rows if row[0] == "inactive_file"), 0)
 
 
 def keep_freed_memory() -> None:

@@ -66,7 +66,7 @@ class _From:
 def _quiet() -> Iterator[None]:
     """What transformers and TRL will do otherwise one day is not the user's to mend."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|torch")
         yield
 
 
