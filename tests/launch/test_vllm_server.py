@@ -1,0 +1,89 @@
+"""The server beside the training: waited for, ended with it, and said when it does not come up."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from aha.launch import vllm_server
+from aha.launch.vllm_server import health_address, server_command, serving
+from aha.recipe import load_recipe
+from aha.types import RunFailure
+
+SERVER = """
+import http.server, os, sys, time
+time.sleep(1)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+        self.wfile.write(os.environ["CUDA_VISIBLE_DEVICES"].encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_it_is_up_inside_and_gone_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_server, "_INTERVAL_S", 0.1)
+    port, said = free_port(), list[str]()
+    health = f"http://127.0.0.1:{port}/health"
+    command = [sys.executable, "-c", SERVER, str(port)]
+    with (
+        serving(command, ["3", "4"], health, tmp_path / "log", said.append),
+        urllib.request.urlopen(health) as answer,
+    ):
+        # It sees its own GPUs alone.
+        assert answer.read() == b"3,4"
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(health, timeout=5)
+    assert said == [f"vLLM server on GPU 3, 4; its log is {tmp_path / 'log'}"]
+
+
+def test_one_that_ends_is_named_with_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; print('no GPU'); sys.exit(7)"]
+    health, log = f"http://127.0.0.1:{free_port()}/health", tmp_path / "log"
+    with (
+        pytest.raises(RunFailure, match=r"the vLLM server ended with code 7; see .*log"),
+        serving(command, ["0"], health, log, print),
+    ):
+        pass
+    assert log.read_text() == "no GPU\n"
+
+
+def test_one_that_never_answers_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_server, "_INTERVAL_S", 0.05)
+    monkeypatch.setattr(vllm_server, "_PATIENCE_S", 0.3)
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    health = f"http://127.0.0.1:{free_port()}/health"
+    with (
+        pytest.raises(RunFailure, match="was not up after"),
+        serving(command, ["0"], health, tmp_path / "log", print),
+    ):
+        pass
+
+
+def test_trl_takes_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options are read by TRL's own parser."""
+    from trl import TrlParser
+    from trl.scripts.vllm_serve import ScriptArguments
+
+    recipe = load_recipe(
+        "countdown-tiny", ["engine=trl", "trl={vllm: server, vllm_server_port: 8123}"]
+    )
+    command = server_command(recipe, "some/model", 2)
+    assert command[:4] == [sys.executable, "-m", "trl.cli.main", "vllm-serve"]
+    (read,) = TrlParser(ScriptArguments).parse_args_into_dataclasses(command[4:])
+    assert (read.model, read.port, read.tensor_parallel_size) == ("some/model", 8123, 2)
+    assert health_address(recipe) == "http://127.0.0.1:8123/health"
