@@ -11,6 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from aha import __version__
+from aha.cli_doctor import doctor
 from aha.cli_launch import launch_app
 from aha.cli_play import play
 from aha.cli_show import SetOption, data_app, recipes, rewards_app, tasks
@@ -275,6 +276,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(launch_app, name="launch")
 app.command()(play)
+app.command()(doctor)
 app.command()(recipes)
 app.command()(tasks)
 

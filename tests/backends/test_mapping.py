@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from aha.backends.trl.config import check, config_arguments, trl_section
+from aha.backends.trl.config import check, config_arguments, require_trl, trl_section
 from aha.backends.trl.mapping import KEYS, Mapped, Refused, refuse
 from aha.backends.trl.plan import BatchPlan
 from aha.recipe import Recipe, load_recipe, shipped_recipes
@@ -166,6 +166,18 @@ def test_settings_that_do_not_go_together(overrides: list[str], words: str) -> N
     recipe = load_recipe("countdown-tiny", ["engine=trl", *overrides])
     with pytest.raises(UserError, match=words):
         check(recipe, 1)
+
+
+def test_another_trl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import aha.backends.trl.config as config
+
+    require_trl()
+    monkeypatch.setattr(config, "version", lambda name: "1.17.0")
+    with pytest.raises(UserError, match=r"TRL 1\.17\.0 is installed; allowed is 1\.16"):
+        require_trl()
+    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="not installed"):
+        require_trl()
 
 
 @pytest.mark.parametrize("package", ["vllm", "liger_kernel", "deepspeed"])

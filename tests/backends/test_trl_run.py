@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import aha.backends.trl.conductor as conductor
 from aha.backends.trl.run import resume_run, start_run
 from aha.backends.trl.trainer import RecipeTrainer
-from aha.recipe import Recipe
+from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.runs import RunDirectory
+from aha.tasks.ask import ask
+from aha.tasks.load import load_problems
 from aha.train.checkpoint import damage, latest_checkpoint
 from aha.train.schedule import learning_rate_at
 from aha.train.start import start_run as start_natively
 from aha.train.stop import EXIT_TIME_IS_UP
-from aha.types import RunFailure, Stopped, UserError
+from aha.types import Problem, RunFailure, Stopped, UserError
 
 Make = Callable[..., Recipe]
 
@@ -254,6 +256,61 @@ def test_rows_are_sampled_so_many_at_a_time(
     (record,) = start_run(recipe, tmp_path / "run").metrics()
     assert sizes == [5, 5, 2]
     assert record["samples"] == 12
+
+
+ROWS = {"countdown": "countdown", "gsm8k": "gsm8k", "math": "math500"}
+
+
+@pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name != "countdown-tiny"])
+def test_every_recipe_trains_a_step_on_real_rows(
+    name: str,
+    tmp_path: Path,
+    random_model: Callable[..., Any],
+    byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    folder = tmp_path / "byte-model"
+    random_model(vocab_size=len(byte_tokenizer), max_position_embeddings=4096).save_pretrained(
+        folder
+    )
+    byte_tokenizer.save_pretrained(folder)
+    task = load_recipe(name).task.name
+    source = Path(__file__).parents[1] / "data" / f"{ROWS[task]}.jsonl"
+    recipe = load_recipe(
+        name,
+        [
+            "engine=trl", f"model.name={folder}", f"task.source={source}", "train.max_steps=1",
+            "grpo.prompts_per_step=2", "generation.num_generations=4", "evaluation.n=2",
+            "generation.max_completion_length=12", "logging.report_to=[]",
+        ],
+    )  # fmt: skip
+    run = start_run(recipe, tmp_path / "run")
+    (record,) = run.metrics()
+    assert {f"rewards/{reward.name}/mean" for reward in recipe.rewards} <= set(record)
+    (group, _) = run.read_lines("samples.jsonl")
+    (prompt,) = ask([load_problem(recipe, group["key"])], recipe, byte_tokenizer)
+    assert group["prompt"] == prompt.text
+
+
+def load_problem(recipe: Recipe, key: str) -> Problem:
+    problems = load_problems(recipe.task, "train", recipe.task.num_train).problems
+    return next(problem for problem in problems if problem.key == key)
+
+
+@pytest.mark.usefixtures("without_report")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["model.autocast=bfloat16", "train.gradient_checkpointing=true"],
+        ["model.dtype=bfloat16", "grpo.beta=0.1"],
+        ["lora={r: 2}", "model.dtype=bfloat16", "train.gradient_checkpointing=true"],
+    ],
+    ids=["autocast", "bfloat16", "adapters on bfloat16"],
+)
+def test_precisions_and_checkpointing(changes: list[str], small: Make, tmp_path: Path) -> None:
+    run = start_run(small("trl", "model.name=aha-tiny", *changes), tmp_path / "run")
+    assert [record["skipped"] for record in run.metrics()] == [False] * 3
+    assert any(record["grad_norm"] > 0 for record in run.metrics())
 
 
 @pytest.mark.usefixtures("without_report")

@@ -176,7 +176,7 @@ def _largest(subject: Subject, lightest: Option) -> int:
     """All but what was there before taken as proportional to the parameters: an estimate."""
     before, limit = subject.place.before, subject.place.limit
     share = max(0.0, (limit - before) / (lightest.peak - before))
-    return int(subject.shape.parameters * share)
+    return int(subject.shape.counts.parameters * share)
 
 
 def _yaml(value: object) -> str:

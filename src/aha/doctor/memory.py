@@ -100,7 +100,7 @@ def predict(
     loading = parts_of({"loading": [Need("copies", _loading(sizes), 0)]}, always, heap=False)
     trainable = sizes.trained_bytes // (sizes.item if recipe.lora is None else 4)
     return Prediction(
-        parameters=shape.parameters + (trainable if recipe.lora is not None else 0),
+        parameters=shape.counts.parameters + (trainable if recipe.lora is not None else 0),
         trained=trainable,
         tokens_per_microbatch=sizes.budget,
         phases=tuple(_phase(name, parts) for name, parts in (loading | held).items()),
@@ -121,7 +121,7 @@ def _loading(sizes: Sizes) -> int:
     saved = sizes.shape.saved_item
     if sizes.place.device != "cpu" or saved is None or saved == sizes.item:
         return _mapped(sizes)
-    return sizes.shape.parameters * saved
+    return sizes.shape.counts.parameters * saved
 
 
 def _mapped(sizes: Sizes) -> int:
@@ -133,7 +133,7 @@ def _mapped(sizes: Sizes) -> int:
     if sizes.place.device != "cpu" or sizes.shape.saved_item != sizes.item:
         return 0
     if sizes.recipe.model.quantization != "none":
-        return sizes.item * sum(layer.weights for layer in sizes.shape.linears)
+        return sizes.item * sum(layer.weights for layer in sizes.shape.counts.linears)
     return sizes.item * sum(layer.parameters for stack in sizes.stacks for layer in stack)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from aha.doctor.needs import Need
-from aha.doctor.shapes import Linear, Shape
-from aha.doctor.sizes import STACKS, Sizes, adapted_layers, tensors
+from aha.doctor.shapes import Shape
+from aha.doctor.sizes import STACKS, Sizes, tensors
 from aha.kernels import calls
 from aha.kernels.decode import Sizes as KernelSizes
 from aha.kernels.decode import worthwhile
 from aha.rollout import fused, paged, static
 from aha.sections import GenerationSection
-from aha.train.memory import LARGE_TENSOR_BYTES
+from aha.train.memory import LARGE_TENSOR_BYTES, Linear, adapted_layers
 
 # Vocabularies up to this are searched whole (`aha.rollout.sampler`).
 _SEARCHED_WHOLE = 128 * 128
@@ -45,7 +45,9 @@ def _folding(sizes: Sizes) -> list[tuple[int, int]]:
     """
     item, stacks = sizes.rollout_item, _whole_stacks(sizes.shape)
     ones = [item * sum(x.inputs * x.outputs for x in stack) for stack in stacks]
-    layers = [item * x.inputs * x.outputs for x in adapted_layers(sizes.recipe, sizes.shape)]
+    layers = [
+        item * x.inputs * x.outputs for x in adapted_layers(sizes.shape.counts, sizes.recipe.lora)
+    ]
     passing = max([2 * layer for layer in layers] + ones)
     holes = [
         (item * sum(x.parameters for x in stack), one)
@@ -63,9 +65,9 @@ def _folds(sizes: Sizes) -> bool:
 
 def _whole_stacks(shape: Shape) -> list[list[Linear]]:
     """What the fused blocks stack in a model without adapters."""
-    if not shape.fused:
+    if not shape.counts.fused:
         return []
-    return [[layer for layer in shape.linears if layer.name in names] for names in STACKS]
+    return [[layer for layer in shape.counts.linears if layer.name in names] for names in STACKS]
 
 
 def _packed_bytes(sizes: Sizes) -> int:
@@ -74,18 +76,20 @@ def _packed_bytes(sizes: Sizes) -> int:
     kernel = KernelSizes(w.layers, w.hidden, w.heads, w.kv_heads, w.head_dim, w.inner, w.vocabulary)
     if not (_paged(sizes) and worthwhile(kernel)):
         return 0
-    return 4 * (sum(layer.weights for layer in sizes.shape.linears) + w.hidden * w.vocabulary)
+    return 4 * (
+        sum(layer.weights for layer in sizes.shape.counts.linears) + w.hidden * w.vocabulary
+    )
 
 
 def _paged(sizes: Sizes) -> bool:
     place, width = sizes.place, sizes.widths.head_dim
     runs = place.device == "cpu" and place.kernels and sizes.item == 4
-    return sizes.shape.fused and runs and width % calls.LANES == 0
+    return sizes.shape.counts.fused and runs and width % calls.LANES == 0
 
 
 def _cache(sizes: Sizes) -> Need:
     per_position = cache_bytes_per_position(sizes)
-    if not sizes.shape.fused:
+    if not sizes.shape.counts.fused:
         # Every layer's cache is copied when it grows, one after the other.
         grown = sizes.rows * sizes.longest * per_position
         return Need("KV cache", grown + 2 * grown // sizes.widths.layers, grown)
@@ -117,7 +121,7 @@ def _logits(sizes: Sizes) -> Need:
     """A token's logits of every row, as often as `sampler.sample` holds them."""
     one = 4 * sizes.rows * sizes.widths.vocabulary
     total = one * _tensors(sizes.recipe.generation, sizes.widths.vocabulary)
-    if sizes.place.device == "cuda" and sizes.shape.fused:
+    if sizes.place.device == "cuda" and sizes.shape.counts.fused:
         # Each graph keeps its own: one for every further 256 positions.
         graphs = -(-sizes.completion // static._POSITIONS) + 1
         total += graphs * sizes.rows * sizes.widths.vocabulary * sizes.rollout_item
@@ -137,7 +141,7 @@ def _prompts(sizes: Sizes) -> Need:
     """One block's values for the prompts that are read at a time, nothing kept of them."""
     most = static._PREFILL_TOKENS if sizes.place.device == "cuda" else paged._PREFILL_TOKENS
     tokens = sizes.groups * sizes.prompt
-    if sizes.shape.fused:
+    if sizes.shape.counts.fused:
         tokens = max(min(tokens, most), sizes.rows)
     w = sizes.widths
     attention = 2 * w.hidden + (3 * w.heads + 3 * w.kv_heads) * w.head_dim

@@ -6,21 +6,18 @@ be predicted where there is no network. Left out: any look at the weights themse
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
+from transformers import AutoConfig, Qwen2Config
 
 from aha.bench.spec import SHAPES
-from aha.blocks.llama import supports
 from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.adapters import base_name, is_adapter
-from aha.train.memory import Widths
+from aha.train.memory import Counts, Widths, counts_of
 from aha.types import UserError
 
 # config.json of huggingface.co/Qwen/Qwen2.5-*, base and -Instruct alike; the three smaller stand
@@ -36,50 +33,21 @@ PUBLIC: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-3B": SHAPES["qwen2.5-3b"],
     "Qwen/Qwen2.5-7B": _SHAPE_7B,
 }
-_PUBLIC_ITEM = 2  # they are published in bfloat16
-
-
-@dataclass(frozen=True)
-class Linear:
-    """`count` linear layers of one name in the blocks, each (outputs, inputs) with or without
-    a bias."""
-
-    name: str
-    count: int
-    inputs: int
-    outputs: int
-    bias: bool
-
-    @property
-    def weights(self) -> int:
-        return self.count * self.inputs * self.outputs
-
-    @property
-    def parameters(self) -> int:
-        return self.weights + (self.count * self.outputs if self.bias else 0)
 
 
 @dataclass(frozen=True)
 class Shape:
     """A model without its weights.
 
-    `parameters` counts tied ones once. `linears` are the blocks' linear layers, the head is not
-    among them. `fused` says whether the fused blocks run it. `saved_item`: bytes of a weight in
-    its files, none where the configuration does not say. `known_from`: where the configuration
-    was found.
+    `saved_item`: bytes of a weight in its files, none where the configuration does not say.
+    `known_from`: where the configuration was found.
     """
 
     name: str
     widths: Widths
-    parameters: int
-    linears: tuple[Linear, ...]
-    fused: bool
+    counts: Counts
     saved_item: int | None
     known_from: str
-
-    def linear_parameters(self, names: tuple[str, ...] | None = None) -> int:
-        """Parameters of the blocks' linear layers, of all or of those names."""
-        return sum(x.parameters for x in self.linears if names is None or x.name in names)
 
 
 def shape_of(section: ModelSection, config_file: Path | None = None, online: bool = True) -> Shape:
@@ -103,21 +71,11 @@ def public_shape(name: str) -> Shape | None:
 
 def measured(config: Any, name: str, known_from: str, trust_remote_code: bool = False) -> Shape:
     """The shape of a configuration, counted on the meta device."""
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    head = model.get_output_embeddings()
-    layers: Counter[tuple[str, int, int, bool]] = Counter(
-        (path.rpartition(".")[2], x.in_features, x.out_features, x.bias is not None)
-        for path, x in model.named_modules()
-        if isinstance(x, nn.Linear) and x is not head
-    )
     dtype = getattr(config, "dtype", None)
     return Shape(
         name=name,
         widths=Widths.of(config.get_text_config()),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        linears=tuple(Linear(n, count, i, o, b) for (n, i, o, b), count in layers.items()),
-        fused=supports(model),
+        counts=counts_of(config, trust_remote_code),
         saved_item=dtype.itemsize if isinstance(dtype, torch.dtype) else None,
         known_from=known_from,
     )

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from aha.doctor.shapes import Linear, Shape
+from aha.doctor.shapes import Shape
 from aha.recipe import Recipe
-from aha.train.memory import Pass, Widths, kept_per_token, token_budget
+from aha.train.memory import (
+    Linear,
+    Pass,
+    Widths,
+    adapted_layers,
+    adapter_parameters,
+    kept_per_token,
+    token_budget,
+    weights_bytes,
+)
 
 Device = Literal["cpu", "cuda"]
-# Bytes a weight: 4 bits and a scale of 8 bits for every 64, themselves scaled (arXiv:2305.14314);
-# 8 bits, the scales of rows left out.
-_QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 _ADAPTER_ITEM = 4  # adapters are trained in float32 whatever the base is
 # Layers with one input that the fused blocks compute as one product (`aha.blocks.llama`).
 STACKS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -71,17 +77,20 @@ class Sizes:
     @property
     def weights_bytes(self) -> int:
         """Of the policy, adapters among them."""
-        return base_bytes(self.recipe, self.shape, self.item) + self.adapter_bytes
+        return (
+            weights_bytes(self.shape.counts, self.item, self.recipe.model.quantization)
+            + self.adapter_bytes
+        )
 
     @property
     def adapter_bytes(self) -> int:
-        return _ADAPTER_ITEM * adapter_parameters(self.recipe, self.shape)
+        return _ADAPTER_ITEM * adapter_parameters(self.shape.counts, self.recipe.lora)
 
     @property
     def trained_bytes(self) -> int:
         if self.recipe.lora is not None:
             return self.adapter_bytes
-        return self.shape.parameters * self.item
+        return self.shape.counts.parameters * self.item
 
     @property
     def how(self) -> Pass:
@@ -90,12 +99,12 @@ class Sizes:
     @property
     def stacks(self) -> tuple[tuple[Linear, ...], ...]:
         """Layers that are stacked: those of a fused model on which no adapter stands."""
-        if not self.shape.fused:
+        if not self.shape.counts.fused:
             return ()
-        adapted = {layer.name for layer in adapted_layers(self.recipe, self.shape)}
+        adapted = {layer.name for layer in adapted_layers(self.shape.counts, self.recipe.lora)}
         quantized = self.recipe.model.quantization != "none"
         return tuple(
-            tuple(layer for layer in self.shape.linears if layer.name in names)
+            tuple(layer for layer in self.shape.counts.linears if layer.name in names)
             for names in STACKS
             if not quantized and not adapted & set(names)
         )
@@ -105,8 +114,8 @@ def tensors(shape: Shape, item: int) -> list[tuple[int, int]]:
     """Bytes of all weights, and of one tensor among them: the head's or embedding's first, then
     by name, then what is left."""
     head = item * shape.widths.hidden * shape.widths.vocabulary
-    layers = [(item * x.parameters, item * x.inputs * x.outputs) for x in shape.linears]
-    rest = item * shape.parameters - head - sum(total for total, _ in layers)
+    layers = [(item * x.parameters, item * x.inputs * x.outputs) for x in shape.counts.linears]
+    rest = item * shape.counts.parameters - head - sum(total for total, _ in layers)
     return [(head, head), *layers, (rest, min(rest, head))]
 
 
@@ -146,30 +155,6 @@ def sizes_of(
     )
 
 
-def adapted_layers(recipe: Recipe, shape: Shape) -> tuple[Linear, ...]:
-    """The layers that adapters stand on; none without `lora`."""
-    if recipe.lora is None:
-        return ()
-    names = recipe.lora.target_modules
-    return tuple(x for x in shape.linears if names == "all-linear" or x.name in names)
-
-
-def adapter_parameters(recipe: Recipe, shape: Shape) -> int:
-    """r (inputs + outputs) for every adapted layer."""
-    rank = 0 if recipe.lora is None else recipe.lora.r
-    layers = adapted_layers(recipe, shape)
-    return sum(x.count * rank * (x.inputs + x.outputs) for x in layers)
-
-
-def base_bytes(recipe: Recipe, shape: Shape, item: int) -> int:
-    """The model's own weights, quantised where the recipe says so."""
-    kind = recipe.model.quantization
-    if kind == "none":
-        return shape.parameters * item
-    quantized = sum(layer.weights for layer in shape.linears)
-    return int((shape.parameters - quantized) * item + quantized * _QUANTIZED_BYTES[kind])
-
-
 def _items(recipe: Recipe, place: Place) -> tuple[int, int]:
     """As `choose_dtype` and `choose_autocast`, for a place that need not be this machine."""
     model, gpu = recipe.model, place.device == "cuda" and place.bfloat16
@@ -182,18 +167,18 @@ def _items(recipe: Recipe, place: Place) -> tuple[int, int]:
 def _pass(recipe: Recipe, shape: Shape, item: int, product_item: int) -> Pass:
     casts = recipe.lora is not None and item < _ADAPTER_ITEM
     recompute = recipe.train.gradient_checkpointing
-    return Pass(shape.fused, recompute, item, product_item, adapter_casts=casts)
+    return Pass(shape.counts.fused, recompute, item, product_item, adapter_casts=casts)
 
 
 def _budget(recipe: Recipe, shape: Shape, place: Place) -> int:
     """What the trainer would choose by itself, with the memory that is left once all is loaded."""
     item, _ = _items(recipe, place)
-    weights = base_bytes(recipe, shape, item)
-    adapters = _ADAPTER_ITEM * adapter_parameters(recipe, shape)
+    weights = weights_bytes(shape.counts, item, recipe.model.quantization)
+    adapters = _ADAPTER_ITEM * adapter_parameters(shape.counts, recipe.lora)
     loaded = place.before + weights + adapters
     if recipe.grpo.beta and recipe.lora is None:
         loaded += weights
     # The trainer asks with the products in the type of the weights.
     per_token = kept_per_token(shape.widths, _pass(recipe, shape, item, item))
-    trained = shape.parameters * item if recipe.lora is None else adapters
+    trained = shape.counts.parameters * item if recipe.lora is None else adapters
     return token_budget(shape.widths, per_token, place.limit - loaded, trained, place.device)

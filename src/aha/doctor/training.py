@@ -35,7 +35,7 @@ def gradients(sizes: Sizes) -> list[Need]:
         for layer in stack
     }
     first, *layers, rest = tensors(sizes.shape, sizes.item)
-    named = zip(sizes.shape.linears, layers, strict=True)
+    named = zip(sizes.shape.counts.linears, layers, strict=True)
     pieces = [(total, stacked.get(layer.name, piece)) for layer, (total, piece) in named]
     return [Need("gradients", total, piece) for total, piece in (first, *pieces, rest)]
 
@@ -75,7 +75,7 @@ def _logits(sizes: Sizes) -> Need:
 def _cast_weights(sizes: Sizes) -> Need:
     """The blocks' weights in autocast's type, which the backward pass reads again; or one
     quantised layer's as it is computed with, twice for a moment."""
-    layers = sizes.shape.linears
+    layers = sizes.shape.counts.linears
     if sizes.recipe.model.quantization != "none":
         largest = 2 * sizes.item * max(x.inputs * x.outputs for x in layers)
         return Need("copies", largest, largest)

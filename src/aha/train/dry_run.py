@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from aha.recipe import Recipe, dump_recipe
 from aha.rewards.score import rewards_of
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
+from aha.train.adapters import base_name, is_adapter
+from aha.train.memory import Counts, adapter_parameters, counts_of, weights_bytes
 from aha.train.policy import choose_device, choose_dtype, find_model, load_tokenizer
 from aha.types import Prompt
 
@@ -34,29 +37,28 @@ def describe(recipe: Recipe) -> str:
 
 def _needs(recipe: Recipe, prompt: Prompt) -> str:
     device = choose_device(recipe.model)
-    dtype = choose_dtype(recipe.model)
-    parameters = _parameter_count(recipe)
-    copies = 2 if recipe.grpo.beta else 1
-    # Weights and reference, gradient, AdamW's two moments: all in the model's type.
-    gigabytes = parameters * dtype.itemsize * (copies + 3) / 2**30
+    dtype = choose_dtype(recipe.model, frozen=recipe.lora is not None)
+    counts = _counts(recipe)
+    adapters = adapter_parameters(counts, recipe.lora)
+    weights = weights_bytes(counts, dtype.itemsize, recipe.model.quantization)
+    # What is trained has a gradient and AdamW's two moments; adapters are in float32.
+    copies = weights if recipe.grpo.beta and recipe.lora is None else 0
+    trained = weights if recipe.lora is None else 4 * adapters
+    gigabytes = (weights + copies + 3 * trained + 4 * adapters) / 2**30
     rows = recipe.grpo.prompts_per_step * recipe.generation.num_generations
     tokens = rows * (recipe.generation.max_completion_length + len(prompt.token_ids))
+    beside = f", {adapters / 1e6:,.2f} M of adapters beside them" if recipe.lora else ""
     return (
-        f"{parameters / 1e6:,.2f} M parameters in {str(dtype).removeprefix('torch.')} on "
-        f"{device}: {gigabytes:.2f} GiB for weights, gradients and optimizer, besides "
-        f"activations and KV cache.\nEach of {recipe.train.max_steps} steps writes {rows} "
-        f"completions, at most {tokens:,} tokens with their prompts."
+        f"{counts.parameters / 1e6:,.2f} M parameters in {str(dtype).removeprefix('torch.')} on "
+        f"{device}{beside}: {gigabytes:.2f} GiB for weights, gradients and optimizer, besides "
+        f"activations and KV cache (aha doctor predicts the peak).\nEach of "
+        f"{recipe.train.max_steps} steps writes {rows} completions, at most {tokens:,} tokens "
+        "with their prompts."
     )
 
 
-def _parameter_count(recipe: Recipe) -> int:
-    import torch
-
-    config = AutoConfig.from_pretrained(
-        find_model(recipe.model.name), trust_remote_code=recipe.model.trust_remote_code
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=recipe.model.trust_remote_code
-        )
-    return sum(parameter.numel() for parameter in model.parameters())
+def _counts(recipe: Recipe) -> Counts:
+    trust, place = recipe.model.trust_remote_code, find_model(recipe.model.name)
+    if is_adapter(Path(place)):
+        place = find_model(base_name(Path(place)))
+    return counts_of(AutoConfig.from_pretrained(place, trust_remote_code=trust), trust)

@@ -1,18 +1,24 @@
-"""How many tokens fit at a time, from what the forward pass keeps of each.
+"""A model's parameters, what the forward pass keeps of a token, and how many tokens fit at a time.
 
-The trainer and `aha doctor` compute activations by the same formula: `kept_per_token`.
+All of it follows from the configuration, without weights; the trainer, `--dry-run` and `aha doctor`
+count by these functions.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from aha.blocks.llama import supports
+from aha.sections import LoraSection
 
 # Beyond this, a CPU's caches hold less than a micro-batch and a step gets slower (docs/log.md).
 _MOST_TOKENS = {"cpu": 2048, "cuda": 65_536}
@@ -23,6 +29,9 @@ _SHARE = 0.5
 # Under `keep_freed_memory`, smaller tensors lie in a heap that never shrinks.
 LARGE_TENSOR_BYTES = 2**23
 HEAP_STEP_BYTES = 2**26  # by which it grows
+# Bytes a weight: 4 bits and a scale of 8 bits for every 64, themselves scaled (arXiv:2305.14314);
+# 8 bits, the scales of rows left out.
+_QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 _CGROUP = Path("/sys/fs/cgroup")
 # glibc's numbers of mallopt's options.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -53,6 +62,76 @@ class Widths:
             inner=getattr(config, "intermediate_size", None) or 4 * hidden,
             vocabulary=config.vocab_size,
         )
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`count` linear layers of one name in a model's blocks."""
+
+    name: str
+    count: int
+    inputs: int
+    outputs: int
+    bias: bool
+
+    @property
+    def weights(self) -> int:
+        return self.count * self.inputs * self.outputs
+
+    @property
+    def parameters(self) -> int:
+        return self.weights + (self.count * self.outputs if self.bias else 0)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A model's parameters, tied ones once; the head is not among the `linears`.
+
+    `fused` says whether the fused blocks run it.
+    """
+
+    parameters: int
+    linears: tuple[Linear, ...]
+    fused: bool
+
+
+def counts_of(config: Any, trust_remote_code: bool = False) -> Counts:
+    """Counted on torch's meta device: no weights are read or made."""
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    head = model.get_output_embeddings()
+    layers = Counter(
+        (path.rpartition(".")[2], x.in_features, x.out_features, x.bias is not None)
+        for path, x in model.named_modules()
+        if isinstance(x, nn.Linear) and x is not head
+    )
+    return Counts(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        linears=tuple(Linear(n, count, i, o, b) for (n, i, o, b), count in layers.items()),
+        fused=supports(model),
+    )
+
+
+def weights_bytes(counts: Counts, item: int, quantization: str = "none") -> int:
+    """Of all weights at `item` bytes each, the blocks' linear layers quantised where asked."""
+    if quantization == "none":
+        return counts.parameters * item
+    quantized = sum(layer.weights for layer in counts.linears)
+    return int((counts.parameters - quantized) * item + quantized * _QUANTIZED_BYTES[quantization])
+
+
+def adapted_layers(counts: Counts, lora: LoraSection | None) -> tuple[Linear, ...]:
+    """The layers that adapters stand on."""
+    if lora is None:
+        return ()
+    names = lora.target_modules
+    return tuple(x for x in counts.linears if names == "all-linear" or x.name in names)
+
+
+def adapter_parameters(counts: Counts, lora: LoraSection | None) -> int:
+    """r (inputs + outputs) for every adapted layer (arXiv:2106.09685, section 4.1)."""
+    rank = 0 if lora is None else lora.r
+    return sum(x.count * rank * (x.inputs + x.outputs) for x in adapted_layers(counts, lora))
 
 
 @dataclass(frozen=True)

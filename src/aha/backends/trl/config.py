@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["BatchPlan", "batch_plan", "check", "config_arguments", "processes", 
 
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
+_TRL = "1.16"
 _PACKAGES = {
     "colocate": ("vllm", "trl.vllm is 'colocate'"),
     "server": ("vllm", "trl.vllm is 'server'"),
@@ -81,7 +83,7 @@ def _refuse_together(recipe: Recipe) -> None:
 
 
 def _require_packages(section: TrlSection) -> None:
-    wanted = [section.vllm] if section.vllm != "off" else []
+    wanted: list[str] = [section.vllm] if section.vllm != "off" else []
     wanted += ["liger"] if section.use_liger_kernel else []
     wanted += ["deepspeed"] if section.deepspeed is not None else []
     for name in wanted:
@@ -91,9 +93,15 @@ def _require_packages(section: TrlSection) -> None:
 
 
 def require_trl() -> None:
-    """Errors: UserError when TRL is not installed."""
+    """Errors: UserError when TRL is not installed, or is one whose insides are not known."""
     if find_spec("trl") is None or find_spec("accelerate") is None:
         raise UserError("engine is 'trl', which is not installed: pip install 'aha-zero[trl]'.")
+    found = version("trl")
+    if not found.startswith(f"{_TRL}."):
+        raise UserError(
+            f"engine is 'trl', and TRL {found} is installed; allowed is {_TRL}, whose insides this "
+            f"is written for: pip install 'trl=={_TRL}.*'."
+        )
 
 
 def read_deepspeed(path: str) -> dict[str, Any]:

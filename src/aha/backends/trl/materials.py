@@ -18,9 +18,9 @@ from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
-from aha.train.adapters import is_adapter, lora_config
+from aha.train.adapters import base_name, is_adapter, lora_config
 from aha.train.data import ProblemStream
-from aha.train.memory import bytes_per_token, free_memory
+from aha.train.memory import Pass, Widths, free_memory, kept_per_token, logits_per_token
 from aha.train.policy import (
     choose_autocast,
     choose_device,
@@ -120,7 +120,7 @@ def load_policy(recipe: Recipe, arguments: Any) -> Policy:
 def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
     section, frozen = recipe.model, recipe.lora is not None
     dtype = "bfloat16" if choose_dtype(section, frozen) == torch.bfloat16 else "float32"
-    if _shards_while_loading():
+    if asked_for_fsdp() or is_deepspeed_zero3_enabled():
         arguments.model_init_kwargs = {
             "dtype": dtype,
             "attn_implementation": section.attn_implementation,
@@ -134,9 +134,9 @@ def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
     return load_model(section.model_copy(update=changes), frozen=frozen)
 
 
-def _shards_while_loading() -> bool:
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    return fsdp or is_deepspeed_zero3_enabled()
+def asked_for_fsdp() -> bool:
+    """Whether the launcher told accelerate to shard by FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _sharded_place(recipe: Recipe) -> str:
@@ -185,14 +185,31 @@ def _tokens_that_fit(recipe: Recipe, neighbours: int) -> int:
     # Beside trained weights stand their gradients and AdamW's two moments; a reference is whole.
     copies = (1 if recipe.lora else 4) + (1 if recipe.grpo.beta and not recipe.lora else 0)
     room = max(0.0, _SHARE * (free - copies * weights))
-    per_token = bytes_per_token(model, fused=False, recompute=recipe.train.gradient_checkpointing)
-    return int(room / per_token)
+    return int(room / _bytes_per_token(recipe, model))
+
+
+def _bytes_per_token(recipe: Recipe, model: PreTrainedModel) -> int:
+    """What TRL's forward pass keeps of a token."""
+    item = next(model.parameters()).element_size()
+    widths = Widths.of(model.config)
+    how = Pass(
+        fused=False,
+        recompute=recipe.train.gradient_checkpointing,
+        item=item,
+        product_item=2 if uses_bfloat16(recipe) else item,
+        adapter_casts=recipe.lora is not None and item == 2,
+    )
+    # Its head makes the logits of a few hundred tokens at a time.
+    return kept_per_token(widths, how) - logits_per_token(widths, how)
 
 
 def _empty_model(recipe: Recipe) -> PreTrainedModel:
     """The policy's sizes without its weights."""
     trusted = recipe.model.trust_remote_code
-    config = AutoConfig.from_pretrained(find_model(recipe.model.name), trust_remote_code=trusted)
+    place = find_model(recipe.model.name)
+    if is_adapter(Path(place)):
+        place = find_model(base_name(Path(place)))
+    config = AutoConfig.from_pretrained(place, trust_remote_code=trusted)
     with torch.device("meta"):
         dtype = choose_dtype(recipe.model, frozen=recipe.lora is not None)
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -37,8 +38,7 @@ class Ranks:
     def introduce_deepspeed(self) -> None:
         """Tell DeepSpeed of the others; on a CPU accelerate does not, and it would load alone."""
         if self.count > 1:
-            from deepspeed import comm
-
+            comm: Any = import_module("deepspeed.comm")
             if not comm.is_initialized():
                 comm.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
 
@@ -53,6 +53,14 @@ class Ranks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
+
+    def collect(self, value: _T) -> list[_T]:
+        """Every process's value, in order, on the main process; nothing elsewhere."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.count if self.is_main else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
 
     def on_main(self, action: Callable[[], _T]) -> _T:
         """What `action` returns on the main process, on all; it runs there only.

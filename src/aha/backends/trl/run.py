@@ -21,6 +21,7 @@ from aha.backends.trl.journal import Evaluator, Journal
 from aha.backends.trl.materials import (
     Materials,
     Policy,
+    asked_for_fsdp,
     load_materials,
     load_policy,
     rows_that_fit,
@@ -38,7 +39,7 @@ from aha.train.loop import tell
 from aha.train.policy import choose_device
 from aha.train.start import observers_of, refuse_changes
 from aha.train.stop import StopRequest
-from aha.types import RunFailure, Stopped
+from aha.types import RunFailure, Stopped, UserError
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,13 @@ def _held(run: RunDirectory, ranks: Ranks) -> Iterator[None]:
 
 
 def _join(recipe: Recipe) -> Ranks:
-    ranks = Ranks.join(on_cpu=choose_device(recipe.model).type == "cpu")
+    on_cpu = choose_device(recipe.model).type == "cpu"
+    if on_cpu and asked_for_fsdp():
+        raise UserError(
+            "ACCELERATE_USE_FSDP is set, and accelerate would pass over it on a CPU; FSDP needs "
+            "GPUs, DeepSpeed does not."
+        )
+    ranks = Ranks.join(on_cpu)
     ranks.on_main(lambda: require_services(recipe.logging))
     return ranks
 
@@ -154,6 +161,8 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
             longest_prompt=materials.longest_prompt,
         )
     )
+    # One process is one device, as natively, whatever else it sees.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     if arguments.deepspeed_plugin is not None:
         check_deepspeed(arguments.deepspeed_plugin.deepspeed_config, "the DeepSpeed configuration")
         ranks.introduce_deepspeed()
@@ -215,7 +224,9 @@ def _train(
     trainer.add_callback(conductor)
     evaluator.before()
     trainer.train(resume_from_checkpoint=str(origin.checkpoint) if origin.checkpoint else None)
+    if conductor.stopped is None:
+        evaluator.after()
+    if ranks.is_main:
+        keeper.clear()
     if conductor.stopped is not None:
         raise conductor.stopped
-    evaluator.after()
-    ranks.on_main(keeper.clear)

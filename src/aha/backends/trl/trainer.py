@@ -66,6 +66,8 @@ class Step:
 class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     """A recipe's steps; one of them is `num_iterations` optimizer steps of TRL's."""
 
+    lr_scheduler: Any
+
     def __init__(
         self, materials: Materials, arguments: Any, policy: Policy, ranks: Ranks, keeper: Keeper
     ) -> None:
@@ -185,7 +187,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     ) -> Tensor:
         started = time.perf_counter()
         mine = self._rows(prompts, completions, ids)
-        rows = [row for part in self.ranks.gather(mine) for row in part]
+        rows = [row for part in self.ranks.collect(mine) for row in part]
         raw = self.ranks.on_main(lambda: self._score(rows))
         raw_BF = torch.tensor(raw, dtype=torch.float32, device=self.accelerator.device)
         rewards_B = (raw_BF * self.reward_weights.to(raw_BF.device)).nansum(dim=1)

@@ -1,0 +1,100 @@
+"""The default recipe on both engines over several seeds: do they learn alike?
+
+`python benchmarks/engines.py` trains what is not trained yet under --output and prints, as
+Markdown, each run's accuracy before and after, the curves, and the difference of the engines. Both
+train on the same problems in the same order; what they sample differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+
+from aha.reasoning.compare import rise
+from aha.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from aha.runs import RunDirectory
+
+ENGINES = ("native", "trl")
+CURVES = ("accuracy", "reward", "completions/mean_length", "reflection_rate", "entropy")
+PARTS = 6
+
+
+def train(recipe: Recipe, folder: Path) -> RunDirectory:
+    """The run at `folder`, trained now unless it is there."""
+    if not (folder / "report.html").exists():
+        from aha.backends.choose import start
+
+        start(recipe, folder)
+    return RunDirectory.open(folder)
+
+
+def row(run: RunDirectory) -> str:
+    recipe, evaluation = run.recipe(), run.evaluation()
+    before, after = evaluation["before"], evaluation["after"]
+    low, high = (f"{bound:.1%}" for bound in after["ci95"])
+    minutes = sum(record["time/step_s"] for record in run.metrics()) / 60
+    return (
+        f"| {recipe.engine} | {recipe.train.seed} | {before['accuracy']:.1%} "
+        f"| {after['accuracy']:.1%} ({low} to {high}) | {after['mean_length']:.0f} "
+        f"| {after['reflection_rate']:.2f} | {minutes:.1f} |"
+    )
+
+
+def curve(runs: list[RunDirectory], key: str) -> list[float]:
+    """A figure's mean over the runs, in equal parts of the steps."""
+    series = [[record[key] for record in run.metrics()] for run in runs]
+    steps = len(series[0])
+    bounds = [round(part * steps / PARTS) for part in range(PARTS + 1)]
+    return [
+        fmean(value for values in series for value in values[low:high])
+        for low, high in pairwise(bounds)
+        if high > low
+    ]
+
+
+def difference(runs: dict[str, list[RunDirectory]]) -> str:
+    after = {
+        engine: [run.evaluation()["after"]["accuracy"] for run in found]
+        for engine, found in runs.items()
+    }
+    found = rise(after["native"], after["trl"])
+    return (
+        f"TRL less native, seed by seed: {100 * found.value:+.1f} points of accuracy after "
+        f"training (95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, Student's t "
+        f"over {found.n} seeds)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--output", type=Path, default=Path("runs/engines"))
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    arguments = parser.parse_args()
+    runs: dict[str, list[RunDirectory]] = {engine: [] for engine in ENGINES}
+    for seed in arguments.seeds:
+        for engine in ENGINES:
+            changes = [f"engine={engine}", f"train.seed={seed}"]
+            changes.append(f"train.max_steps={arguments.steps}")
+            recipe = load_recipe(DEFAULT_RECIPE, [*changes, *arguments.overrides])
+            runs[engine].append(train(recipe, arguments.output / f"{engine}-{seed}"))
+    print("| engine | seed | solved before | solved after | tokens | reflections | minutes |")
+    print("|---|---|---|---|---|---|---|")
+    for found in zip(*runs.values(), strict=True):
+        for run in found:
+            print(row(run))
+    print(f"\n| over the steps, {PARTS} parts | engine |{' |' * PARTS}")
+    print(f"|---|---|{'---|' * PARTS}")
+    for key in CURVES:
+        for engine, found in runs.items():
+            values = " | ".join(f"{value:.3g}" for value in curve(found, key))
+            print(f"| {key} | {engine} | {values} |")
+    if len(arguments.seeds) > 1:
+        print(f"\n{difference(runs)}")
+
+
+if __name__ == "__main__":
+    main()
