@@ -117,5 +117,5 @@ def test_a_model_that_is_not_to_be_had(name: str, config: str | None, words: lis
 def test_a_config_that_is_none(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text("{}")
-    with pytest.raises(UserError, match="--config.*no usable configuration"):
+    with pytest.raises(UserError, match=r"--config.*no usable configuration"):
         shape_of(ModelSection(), file, online=False)

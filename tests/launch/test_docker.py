@@ -69,7 +69,7 @@ def test_the_default_stage_is_aha_without_rights() -> None:
     assert steps["USER"] == "10001"
     assert json.loads(steps["ENTRYPOINT"]) == ["tini", "--", "aha"]
     volumes = json.loads(steps["VOLUME"])
-    assert volumes == ["/work/runs", "/cache"]
+    assert volumes == ["/aha/runs", "/cache"]
     # A volume takes owner and rights from the folder in the image.
     run = steps["RUN"]
     assert "--uid 10001" in run

@@ -1,0 +1,226 @@
+"""`aha doctor` from the command line: text, JSON, exit codes, and no token in any of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aha.doctor import command, hub
+from aha.doctor.checks import judge_checkpoints, judge_memory, judge_model, judge_settings
+from aha.doctor.command import Request, run_doctor
+from aha.doctor.facts import Disk, Facts
+from aha.doctor.finding import problem
+from aha.types import RunFailure, UserError
+
+TOKEN = "hf_" + "PLANTEDsecretPLANTEDsecretPLANTED"
+GIB = 2**30
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, laptop: Facts) -> Facts:
+    """A made-up machine, so that nothing depends on the real one; the hub does not answer."""
+    monkeypatch.setattr(command, "gather", lambda: laptop)
+    monkeypatch.setattr(hub, "look", lambda offline: hub.Hub("a.hub", "", "", "timed out"))
+    return laptop
+
+
+def aha(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "aha.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_the_whole_command_with_a_planted_token(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text(TOKEN)
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
+    done = aha("doctor", "countdown-tiny", "--offline", "--json", cwd=tmp_path, **environment)
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report["fit"] else 1), done.stderr
+    assert "PLANTED" not in done.stdout + done.stderr
+    token = [f for f in report["machine"] if f["what"] == "hub token"]
+    assert token[0]["found"] == "there is one (HF_TOKEN)"
+    assert report["recipe"]["predicted"]["parameters"] == 719_488
+    # Looking leaves nothing behind but the planted token.
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_recipe_that_fits(here: Facts) -> None:
+    report = run_doctor(Request("countdown-tiny"))
+    assert report.fit
+    text = report.as_text()
+    assert "It fits as it is." in text
+    assert text.endswith("Nothing stands in the way.")
+    data = json.loads(report.as_json())
+    assert data["recipe"]["options"][0]["fits"]
+    assert data["recipe"]["recommended"] == []
+    # The embedded model's prompts are at hand.
+    assert not data["recipe"]["prompts"]["assumed"]
+
+
+def test_a_recipe_whose_model_cannot_be_had_is_predicted_all_the_same(here: Facts) -> None:
+    report = run_doctor(Request("gsm8k-r1-1.5b"))
+    assert not report.fit
+    text = report.as_text()
+    assert "Qwen/Qwen2.5-1.5B" in text
+    assert "not on this machine" in text
+    assert "hf download Qwen/Qwen2.5-1.5B" in text
+    assert "1,543.71 M parameters" in text
+    assert json.loads(report.as_json())["recipe"]["predicted"]["peak"] > 20 * GIB
+
+
+def test_another_machine_is_not_this_one(here: Facts) -> None:
+    report = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=24.0, device="cuda"))
+    assert report.machine == ()
+    assert [finding.what for finding in report.findings] == ["memory"]
+    assert "on a GPU with 24.00 GiB" in report.as_text()
+    assert "Recommended: aha train gsm8k-r1-1.5b --set" in report.as_text()
+    assert run_doctor(Request("gsm8k-r1-1.5b", memory_gib=80.0, device="cuda")).fit
+
+
+def test_when_nothing_fits_it_says_what_would(here: Facts) -> None:
+    report = run_doctor(Request("r1-zero-7b", memory_gib=4.0, device="cuda"))
+    text = " ".join(report.as_text().split())
+    assert "None of these fits. About" in text
+    assert "Take a smaller model" in text
+    assert not report.fit
+
+
+def test_a_gpu_is_asked_about_by_its_own_memory(
+    here: Facts, workstation: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="no GPU here"):
+        run_doctor(Request("gsm8k-r1-1.5b", overrides=["model.device=cuda"]))
+    monkeypatch.setattr(command, "gather", lambda: workstation)
+    place = json.loads(run_doctor(Request("gsm8k-r1-1.5b")).as_json())["recipe"]["place"]
+    assert place["device"] == "cuda"
+    assert place["limit"] == 23 * GIB + GIB // 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request("countdown-tiny"),
+        Request("r1-zero-7b", memory_gib=24.0, device="cuda"),
+        Request("math-r1-0.5b", memory_gib=8.0),
+        Request("countdown-tiny", ["lora={target_modules: [nothing]}"]),
+    ],
+)
+def test_text_is_at_most_100_columns_wide(here: Facts, request_: Request) -> None:
+    lines = run_doctor(request_).as_text().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) > 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "words"),
+    [
+        (["model.quantization=nf4"], "quantization", "without adapters"),
+        (["model.attn_implementation=flash_attention_2"], "attention", "without flash-attn"),
+        (["lora={target_modules: [nothing]}"], "lora.target_modules", "'nothing'"),
+    ],
+)
+def test_settings_that_cannot_work(here: Facts, changes: list[str], what: str, words: str) -> None:
+    report = run_doctor(Request("countdown-tiny", changes))
+    (found,) = [finding for finding in report.findings if finding.what == what and finding.stops]
+    assert words in found.found
+    assert found.advice
+    assert not report.fit
+
+
+def test_bitsandbytes_is_asked_for_where_it_is_needed(here: Facts) -> None:
+    report = run_doctor(Request("countdown-tiny", ["lora={}", "model.quantization=nf4"]))
+    subject = report.judged.subject  # type: ignore[union-attr]
+    (found,) = judge_settings(subject, {}.get)
+    assert "bitsandbytes" in found.found
+
+
+def test_where_the_weights_are(here: Facts) -> None:
+    subject = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=80.0)).judged.subject  # type: ignore[union-attr]
+    answering, silent = hub.Hub("a.hub", ""), hub.Hub("a.hub", "", "", "timed out")
+    cached = judge_model(subject, silent, lambda name, file: file == "model.safetensors")
+    assert (cached.state, cached.found.endswith("in the hub's cache")) == ("ok", True)
+    # 1.54 B parameters of 2 bytes.
+    fetched = judge_model(subject, answering, lambda name, file: False)
+    assert "2.88 GiB will be downloaded" in fetched.found
+    assert judge_model(subject, silent, lambda name, file: False).stops
+    offline = hub.Hub("a.hub", "", "--offline")
+    assert "--offline" in judge_model(subject, offline, lambda name, file: False).found
+
+
+def test_room_for_checkpoints(here: Facts) -> None:
+    judged = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=80.0)).judged
+    assert judged is not None
+
+    def found(free: int) -> tuple[str, bool]:
+        disks = (Disk("runs", "/r", free * GIB), Disk("hub cache", "/c", 0))
+        # Two are kept, and the third is written before one goes.
+        finding = judge_checkpoints(judged.subject, 17 * GIB, disks)
+        return finding.state, finding.stops
+
+    assert found(52) == ("ok", False)
+    assert found(50) == ("problem", False)
+    assert found(16) == ("problem", True)
+
+
+def test_a_memory_problem_says_which_settings_help(here: Facts) -> None:
+    judged = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=16.0, device="cuda")).judged
+    assert judged is not None
+    found = judge_memory(judged.subject, judged.advice)
+    assert found.stops
+    assert "--set lora={}" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request(overrides=["train.seed=1"]), "go with a recipe"),
+        (Request(measure=True), "go with a recipe"),
+        (Request(memory_gib=24.0), "go with a recipe"),
+        (Request("countdown-tiny", measure=True, memory_gib=24.0), "leave --memory"),
+        (Request("countdown-tiny", ["nope=1"]), "'nope'"),
+        (Request("no-such-recipe"), "'no-such-recipe'"),
+        (Request("countdown-tiny", ["model.name=no-one/nothing"]), "--config"),
+    ],
+)
+def test_mistakes(here: Facts, request_: Request, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        run_doctor(request_)
+    assert words in str(error.value)
+
+
+def test_the_verdict_names_what_stops_and_what_does_not(
+    here: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(facts: Any, stops: bool) -> list[Any]:
+        return [problem("thing", "is broken", "Mend it.", stops)]
+
+    monkeypatch.setattr(command.machine, "judge", lambda facts: judge(facts, False))
+    report = run_doctor(Request())
+    assert report.fit
+    assert report.as_text().endswith("Training can work; look at thing.")
+    monkeypatch.setattr(command.machine, "judge", lambda facts: judge(facts, True))
+    report = run_doctor(Request())
+    assert not report.fit
+    assert report.as_text().endswith("Training cannot work yet: thing.")
+    assert "-> Mend it." in report.as_text()
+
+
+def test_a_trial_that_fails_says_why(here: Facts, tmp_path: Path) -> None:
+    reward = tmp_path / "bad.py"
+    reward.write_text("def bad(completions, **columns):\n    raise ValueError('no good')\n")
+    changes = [f"rewards=[{{name: '{reward}:bad'}}]", "task.num_train=30"]
+    with pytest.raises(RunFailure, match="no good"):
+        run_doctor(Request("countdown-tiny", changes, measure=True))
