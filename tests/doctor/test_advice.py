@@ -45,9 +45,8 @@ def test_the_table_has_each_setting_by_itself() -> None:
 
 
 def test_what_changes_no_result_comes_first() -> None:
-    # 27.6 GiB in the rollout as it is; training, with no more than a row at a time, takes 26.3.
+    # As it is neither rollouts nor updates fit; in smaller pieces both do.
     advice = advise(subject(27))
-    assert advice.options[0].phase == "rollout"
     assert not advice.fits
     assert advice.recommended is not None
     keys = set(advice.recommended.changes)

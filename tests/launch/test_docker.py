@@ -75,7 +75,7 @@ def test_the_default_stage_is_aha_without_rights() -> None:
     assert "--uid 10001" in run
     assert "install -d -o aha -g aha" in run
     assert all(volume in run for volume in volumes)
-    assert steps["WORKDIR"] == "/work"
+    assert steps["WORKDIR"] == "/aha"
 
 
 def test_extras_are_the_package_s() -> None:
