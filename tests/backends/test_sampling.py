@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from aha.backends.trl.config import require_vllm_server
 from aha.backends.trl.rows import Endings, Row, groups_of
 from aha.backends.trl.run import resume_run, start_run
 from aha.commands.subject import find_subject
 from aha.recipe import Recipe, load_recipe
+from aha.sections import TrlSection
 from aha.tiny import weights_path
 from aha.train.policy import load_model
 from aha.types import Completion, Problem, Prompt, RunFailure, UserError
@@ -143,8 +146,11 @@ def test_vllm_writes_and_its_difference_is_recorded(
         client = type("Client", (), {"get_server_info": lambda self: info})
         monkeypatch.setattr(FakeVLLM, "vllm_client", client(), raising=False)
     FakeVLLM.made.clear()
-    recipe = small("trl", f"trl.vllm={mode}", "generation.temperature=0.9", "generation.max_rows=5")
-    run = start_run(recipe, tmp_path / "run")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        options = f"trl={{vllm: {mode}, vllm_server_port: {port if mode == 'server' else 8000}}}"
+        recipe = small("trl", options, "generation.temperature=0.9", "generation.max_rows=5")
+        run = start_run(recipe, tmp_path / "run")
     (vllm,) = FakeVLLM.made
     assert vllm.settings["mode"] == mode
     assert vllm.settings["temperature"] == 0.9
@@ -157,6 +163,16 @@ def test_vllm_writes_and_its_difference_is_recorded(
         assert record["completions/clipped_ratio"] == 0
     first = run.read_lines("samples.jsonl")[0]["completions"]
     assert [c["tokens"] for c in first] == [3] * 4
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        section = TrlSection(vllm="server", vllm_server_port=port)
+        require_vllm_server(section, seconds=0.0)
+    with pytest.raises(UserError, match=rf"at 127\.0\.0\.1:{port} nothing listened for 0 s"):
+        require_vllm_server(section, seconds=0.0)
+    require_vllm_server(TrlSection(vllm="colocate"), seconds=0.0)
 
 
 def test_vllm_is_not_here(small: Make, tmp_path: Path) -> None:

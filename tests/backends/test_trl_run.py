@@ -181,6 +181,49 @@ def test_a_checkpoint_of_the_other_engine_is_refused(small: Make, tmp_path: Path
 
 
 @pytest.mark.usefixtures("without_report")
+def test_another_sharding_is_refused_before_anything_is_touched(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stopped):
+        start_run(small("trl", "train.max_hours=1e-9", "evaluation.n=0"), tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    run.append_metrics({"step": 2})
+    monkeypatch.setattr("aha.backends.trl.checkpoint.asked_for_fsdp", lambda: True)
+    with pytest.raises(UserError, match="written with sharding 'none', and it is 'fsdp' now"):
+        resume_run(run.path)
+    assert [record["step"] for record in run.metrics()] == [1, 2]
+
+
+@pytest.mark.usefixtures("without_report")
+def test_fsdp_on_a_cpu_is_refused(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="accelerate would pass over it on a CPU"):
+        start_run(small("trl", "model.device=cpu"), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.save
+
+    def full(value: Any, path: Any) -> None:
+        if "checkpoint-2" in str(path):
+            raise OSError(28, "No space left on device")
+        real(value, path)
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(RunFailure, match=r"step-000002 could not be .*No space .*step-000001"):
+        start_run(small("trl", "evaluation.n=0"), tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    assert [path.name for path in run.checkpoints.glob("step-*")] == ["step-000001"]
+    monkeypatch.setattr("torch.save", real)
+    assert [record["step"] for record in resume_run(run.path).metrics()] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("without_report")
 def test_a_resumed_run_refuses_another_meaning(small: Make, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         start_run(small("trl", "train.max_hours=1e-9", "evaluation.n=0"), tmp_path / "run")

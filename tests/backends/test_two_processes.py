@@ -131,6 +131,16 @@ def test_a_signal_ends_both_and_they_go_on_together(whom: str, tmp_path: Path) -
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
+def test_a_reward_that_fails_on_the_main_process_ends_both(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("def fails(completions, **_):\n    return 1 / 0\n")
+    rewards = f"rewards=[{{name: '{tmp_path / 'rewards.py'}:fails'}}]"
+    process = start(*train(tmp_path / "run", rewards))
+    output = "".join(lines(process))
+    assert process.wait() != 0
+    assert output.count("failed: reward 'fails' raised ZeroDivisionError") == 1
+    assert output.count("exitcode  : 1") == 2
+
+
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     process = start(*train(tmp_path / "run", "rewards=[{name: beauty}]"))
     output = "".join(lines(process))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from aha.train.memory import HEAP_STEP_BYTES, LARGE_TENSOR_BYTES
 
-# Beside a step of the heap, holes take this share of all tensors: the middle of the runs that
-# benchmarks/memory.py measures (docs/doctor.md).
+# Beside a step of the heap, holes take this share of all tensors: the middle of the runs in
+# docs/doctor.md.
 _FRAGMENTS = 0.04
 
 

@@ -99,6 +99,7 @@ def accelerate_config(layout: Layout, deepspeed_file: str) -> dict[str, Any]:
     }
     if layout.strategy in ("zero2", "zero3"):
         config["distributed_type"] = "DEEPSPEED"
+        del config["mixed_precision"]  # DeepSpeed's file says it
         config["deepspeed_config"] = {
             "deepspeed_config_file": deepspeed_file,
             "deepspeed_multinode_launcher": "standard",
@@ -111,7 +112,7 @@ def accelerate_config(layout: Layout, deepspeed_file: str) -> dict[str, Any]:
             "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "fsdp_reshard_after_forward": True,
             "fsdp_cpu_ram_efficient_loading": False,
-            "fsdp_state_dict_type": "SHARDED_STATE_DICT",
+            "fsdp_state_dict_type": "FULL_STATE_DICT",
         }
     return config
 

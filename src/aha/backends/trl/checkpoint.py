@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aha.backends.trl.config import asked_for_fsdp
 from aha.runs import RunDirectory
 from aha.train.checkpoint import (
     Progress,
@@ -72,7 +73,7 @@ class Keeper:
             "engine": _ENGINE,
             "step": step,
             "record_bytes": self._run.record_bytes(),
-            "sharding": sharding(trainer),
+            "sharding": sharding(trainer.args),
         }
         publish_checkpoint(staged, self._run.checkpoints, step, state, self._total_limit)
 
@@ -80,11 +81,11 @@ class Keeper:
         return int(trainer.state.global_step) // self._updates
 
 
-def sharding(trainer: Any) -> str:
-    """Who holds the optimizer's state, and so who can read it again."""
-    if trainer.is_deepspeed_enabled:
+def sharding(arguments: Any) -> str:
+    """Who will hold the optimizer's state under a GRPOConfig, and so who can read it again."""
+    if arguments.deepspeed_plugin is not None:
         return "deepspeed"
-    return "fsdp" if trainer.is_fsdp_enabled else "none"
+    return "fsdp" if asked_for_fsdp() else "none"
 
 
 def read_resumed(checkpoint: Path) -> Resumed:
@@ -99,9 +100,9 @@ def read_resumed(checkpoint: Path) -> Resumed:
     return Resumed(Progress(state["step"], state["record_bytes"]), state["sharding"])
 
 
-def require_same_sharding(resumed: Resumed, trainer: Any) -> None:
+def require_same_sharding(resumed: Resumed, arguments: Any) -> None:
     """Errors: UserError where the optimizer's state could not be read back."""
-    here = sharding(trainer)
+    here = sharding(arguments)
     if resumed.sharding != here:
         raise UserError(
             f"--resume: the run's checkpoints were written with sharding {resumed.sharding!r}, and "

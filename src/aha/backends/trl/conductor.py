@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from aha.backends.trl.journal import Evaluator, Journal
-from aha.backends.trl.trainer import RecipeTrainer
+from aha.backends.trl.trainer import RecipeTrainer, Step
 from aha.observe.observer import Observer
 from aha.train.loop import count_skipped
 from aha.train.stop import StopRequest
@@ -45,8 +45,7 @@ class Conductor(TrainerCallback):  # type: ignore[misc]
             return control
         step = self._trainer.finish_step()
         extra = self._evaluator.during(number)
-        if self._journal is not None:
-            self._journal.write(number, step, extra)
+        self._trainer.ranks.on_main(lambda: self._write(number, step, extra))
         self._skipped = count_skipped(
             {"step": number, "skipped": step.stats.skipped, "sick_rows": step.stats.sick_rows},
             self._skipped,
@@ -62,6 +61,10 @@ class Conductor(TrainerCallback):  # type: ignore[misc]
         )
         control.should_training_stop |= self.stopped is not None
         return control
+
+    def _write(self, number: int, step: Step, extra: dict[str, Any]) -> None:
+        if self._journal is not None:
+            self._journal.write(number, step, extra)
 
     def _agree(self, next_step_s: float) -> Stopped | None:
         """Why to stop, when any process has a reason."""

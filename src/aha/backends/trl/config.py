@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +19,6 @@ from aha.backends.trl.plan import BatchPlan, batch_plan
 from aha.recipe import Recipe
 from aha.sections import TrlSection
 from aha.types import UserError
-
-__all__ = ["BatchPlan", "batch_plan", "check", "config_arguments", "processes", "trl_section"]
 
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
@@ -39,6 +39,11 @@ def trl_section(recipe: Recipe) -> TrlSection:
 def processes() -> int:
     """How many processes a launcher started for this run: WORLD_SIZE, 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def asked_for_fsdp() -> bool:
+    """Whether the launcher told accelerate to shard by FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def check(recipe: Recipe, count: int) -> BatchPlan:
@@ -90,6 +95,26 @@ def _require_packages(section: TrlSection) -> None:
         package, why = _PACKAGES[name]
         if find_spec(package) is None:
             raise UserError(f"{why}, which needs the package {package.replace('_', '-')}.")
+
+
+def require_vllm_server(section: TrlSection, seconds: float = 240.0) -> None:
+    """Wait for the vLLM server to listen. Errors: UserError when it does not in that time."""
+    if section.vllm != "server":
+        return
+    address = (section.vllm_server_host, section.vllm_server_port)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"trl.vllm is 'server', and at {address[0]}:{address[1]} nothing listened for "
+                    f"{seconds:.0f} s ({error}); start it, or set trl.vllm_server_host and "
+                    "trl.vllm_server_port."
+                ) from None
+        time.sleep(1)
 
 
 def require_trl() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -92,45 +92,48 @@ class Evaluator:
         every, last = recipe.evaluation.every, number == recipe.train.max_steps
         if not every or number % every or last or not self._materials.held_out:
             return {}
-        started = time.perf_counter()
-        evaluation = self._evaluate()
-        if evaluation is None:
-            return {}
-        self._run.write_lines(f"evals/step-{number:06d}.jsonl", evaluation.records)
-        tell(self._observers, f"after step {number}: {evaluation_sentence(evaluation)}")
-        return evaluation.scalars() | {"time/eval_s": time.perf_counter() - started}
+        started, figures = time.perf_counter(), dict[str, Any]()
+
+        def keep(evaluation: Evaluation) -> None:
+            self._run.write_lines(f"evals/step-{number:06d}.jsonl", evaluation.records)
+            tell(self._observers, f"after step {number}: {evaluation_sentence(evaluation)}")
+            figures.update(evaluation.scalars())
+            figures["time/eval_s"] = time.perf_counter() - started
+
+        self._evaluate(keep)
+        return figures
 
     def _whole(self, when: str) -> None:
-        if not self._materials.held_out:
-            return
-        evaluation = self._evaluate(untrained=when == "before")
-        if evaluation is not None:
+        def keep(evaluation: Evaluation) -> None:
             self._run.write_lines(f"eval-{when}.jsonl", evaluation.records)
             self._run.write_json("eval.json", {**self._run.evaluation(), when: evaluation.summary})
             tell(self._observers, f"{when} training: {evaluation_sentence(evaluation)}")
 
-    def _evaluate(self, untrained: bool = False) -> Evaluation | None:
-        """The policy's answers, on the main process; all take part where the policy is sharded."""
-        if self._trainer.is_sharded:
-            evaluation = self._sharded(untrained)
-        else:
-            evaluation = self._here() if self._ranks.is_main else None
-        self._ranks.gather(None)
-        return evaluation
+        if self._materials.held_out:
+            self._evaluate(keep, untrained=when == "before")
 
-    def _sharded(self, untrained: bool) -> Evaluation | None:
+    def _evaluate(self, keep: Callable[[Evaluation], None], untrained: bool = False) -> None:
+        """`keep` the policy's answers, on the main process; all help where it is sharded."""
+        if self._trainer.is_sharded:
+            self._sharded(keep, untrained)
+        else:
+            self._ranks.on_main(lambda: keep(self._here()))
+
+    def _sharded(self, keep: Callable[[Evaluation], None], untrained: bool) -> None:
         """No process holds the whole policy: it is written, and read by the main one."""
         folder = self._run.checkpoints / ".trl" / "weights"
         if not untrained:
-            self._trainer.save_model(str(folder))
-            self._ranks.gather(None)
-        if not self._ranks.is_main:
-            return None
+            self._ranks.together(lambda: self._trainer.save_model(str(folder)))
+        source = None if untrained else str(folder)
+        self._ranks.on_main(lambda: keep(self._of(source)))
+        if self._ranks.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _of(self, source: str | None) -> Evaluation:
+        """The recipe's model, or what was written, loaded for this and dropped after it."""
         with loading_whole(self._trainer.args):
-            section = self._materials.recipe.model
-            model = load_model(section, None if untrained else str(folder))
+            model = load_model(self._materials.recipe.model, source)
         evaluation = self._answers(model)
-        shutil.rmtree(folder, ignore_errors=True)
         if torch.cuda.is_available():
             del model
             torch.cuda.empty_cache()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from aha.backends.trl.config import trl_section
+from aha.backends.trl.config import asked_for_fsdp, trl_section
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of
 from aha.tasks.ask import ask
@@ -132,11 +131,6 @@ def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
     if section.quantization == "none":
         changes["device"] = "cpu"
     return load_model(section.model_copy(update=changes), frozen=frozen)
-
-
-def asked_for_fsdp() -> bool:
-    """Whether the launcher told accelerate to shard by FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _sharded_place(recipe: Recipe) -> str:

@@ -1,7 +1,8 @@
 """The processes of a run, and what they do and decide together.
 
 Every process runs the same command line. The main one alone makes the run directory, writes and
-speaks; an error that one of them meets is raised by all, so that none waits for another for ever.
+speaks. What only one of them does is done inside `on_main` or `together`, so that an error that it
+meets is raised by all, and none waits for another for ever.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 
 from aha.backends.trl.config import COLLECTIVE_TIMEOUT_S
 from aha.types import RunFailure, UserError
 
 _T = TypeVar("_T")
+# What a run can end with in a sentence; anything else is a fault of ours, and shows as one.
+_Fault = UserError | RunFailure | OSError
+_FAULTS = (UserError, RunFailure, OSError)
 
 
 class Ranks:
@@ -42,6 +46,12 @@ class Ranks:
             if not comm.is_initialized():
                 comm.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
 
+    def introduce_fsdp(self) -> None:
+        """Let accelerate shard on CPUs as well: it does so only among what it takes for GPUs."""
+        state = PartialState()
+        if state.distributed_type == DistributedType.MULTI_CPU:
+            state.distributed_type = DistributedType.MULTI_GPU
+
     @property
     def is_main(self) -> bool:
         return self.index == 0
@@ -65,7 +75,7 @@ class Ranks:
     def on_main(self, action: Callable[[], _T]) -> _T:
         """What `action` returns on the main process, on all; it runs there only.
 
-        Errors: the main process's UserError or RunFailure, on all.
+        Errors: the main process's UserError, RunFailure or OSError, on all.
         """
         result = [_outcome(action) if self.is_main else None]
         if self.count > 1:
@@ -75,21 +85,21 @@ class Ranks:
     def together(self, action: Callable[[], _T]) -> _T:
         """What `action` returns here, once it has returned everywhere.
 
-        Errors: the first process's UserError or RunFailure, on all.
+        Errors: the first process's UserError, RunFailure or OSError, on all.
         """
         mine = _outcome(action)
-        faults = self.gather(mine if isinstance(mine, UserError | RunFailure) else None)
+        faults = self.gather(mine if isinstance(mine, _Fault) else None)
         return _opened([fault for fault in faults if fault is not None] or [mine])
 
 
-def _outcome(action: Callable[[], _T]) -> _T | UserError | RunFailure:
+def _outcome(action: Callable[[], _T]) -> _T | _Fault:
     try:
         return action()
-    except (UserError, RunFailure) as error:
+    except _FAULTS as error:
         return error
 
 
 def _opened(outcomes: list[Any]) -> Any:
-    if isinstance(outcomes[0], UserError | RunFailure):
+    if isinstance(outcomes[0], _Fault):
         raise outcomes[0]
     return outcomes[0]

@@ -16,12 +16,19 @@ from trl import GRPOConfig
 
 from aha.backends.trl.checkpoint import Keeper, read_resumed, require_same_sharding
 from aha.backends.trl.conductor import Conductor
-from aha.backends.trl.config import check, check_deepspeed, config_arguments, processes
+from aha.backends.trl.config import (
+    asked_for_fsdp,
+    check,
+    check_deepspeed,
+    config_arguments,
+    processes,
+    require_vllm_server,
+    trl_section,
+)
 from aha.backends.trl.journal import Evaluator, Journal
 from aha.backends.trl.materials import (
     Materials,
     Policy,
-    asked_for_fsdp,
     load_materials,
     load_policy,
     rows_that_fit,
@@ -39,7 +46,7 @@ from aha.train.loop import tell
 from aha.train.policy import choose_device
 from aha.train.start import observers_of, refuse_changes
 from aha.train.stop import StopRequest
-from aha.types import RunFailure, Stopped, UserError
+from aha.types import RunFailure, Stopped
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ def resume_run(
         found = ranks.on_main(lambda: newest_valid(run.checkpoints))
         resumed = None if found.path is None else read_resumed(found.path)
         built = _build(recipe, ranks)
+        if resumed is not None:
+            require_same_sharding(resumed, built.arguments)
         done = resumed.progress.step if resumed else 0
         lengths = resumed.progress.record_bytes if resumed else {}
         lost = ranks.on_main(
@@ -133,13 +142,9 @@ def _held(run: RunDirectory, ranks: Ranks) -> Iterator[None]:
 
 def _join(recipe: Recipe) -> Ranks:
     on_cpu = choose_device(recipe.model).type == "cpu"
-    if on_cpu and asked_for_fsdp():
-        raise UserError(
-            "ACCELERATE_USE_FSDP is set, and accelerate would pass over it on a CPU; FSDP needs "
-            "GPUs, DeepSpeed does not."
-        )
     ranks = Ranks.join(on_cpu)
     ranks.on_main(lambda: require_services(recipe.logging))
+    ranks.on_main(lambda: require_vllm_server(trl_section(recipe)))
     return ranks
 
 
@@ -163,6 +168,8 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
     )
     # One process is one device, as natively, whatever else it sees.
     arguments._n_gpu = min(1, arguments.n_gpu)
+    if asked_for_fsdp():
+        ranks.introduce_fsdp()
     if arguments.deepspeed_plugin is not None:
         check_deepspeed(arguments.deepspeed_plugin.deepspeed_config, "the DeepSpeed configuration")
         ranks.introduce_deepspeed()
@@ -174,9 +181,8 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
 
 def _run(built: _Built, run: RunDirectory, origin: _From, stop: StopRequest) -> RunDirectory:
     recipe, ranks = built.materials.recipe, built.ranks
-    observers = (
-        observers_of(recipe, run, Console(), origin.step) if ranks.is_main else list[Observer]()
-    )
+    observers: list[Observer] = []
+    ranks.on_main(lambda: observers.extend(observers_of(recipe, run, Console(), origin.step)))
     for note in (f"run directory: {run.path}{origin.how}", *origin.notes, f"TRL: {built.plan}"):
         tell(observers, note)
     started = time.monotonic()
@@ -192,13 +198,15 @@ def _run(built: _Built, run: RunDirectory, origin: _From, stop: StopRequest) -> 
     finally:
         for observer in observers:
             observer.close()
-    if ranks.is_main:
-        from aha.report.build import build_report
-
-        minutes = (time.monotonic() - started) / 60
-        tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
-    ranks.gather(None)
+    minutes = (time.monotonic() - started) / 60
+    ranks.on_main(lambda: _report(run, observers, minutes))
     return run
+
+
+def _report(run: RunDirectory, observers: Sequence[Observer], minutes: float) -> None:
+    from aha.report.build import build_report
+
+    tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
 
 
 def _train(
@@ -214,8 +222,6 @@ def _train(
     ranks.on_main(keeper.clear)
     built.arguments.output_dir = str(keeper.staging)
     trainer = RecipeTrainer(materials, built.arguments, built.policy, ranks, keeper)
-    if origin.checkpoint is not None:
-        require_same_sharding(read_resumed(origin.checkpoint), trainer)
     for note in materials.notes:
         tell(observers, note)
     evaluator = Evaluator(materials, trainer, run, ranks, observers)

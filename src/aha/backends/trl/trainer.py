@@ -106,7 +106,10 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     def _settle_sharding(self) -> None:
         if self.is_fsdp_enabled:
             # Checkpoints are for transformers; shards would be for this run alone.
-            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+            plugin = self.accelerator.state.fsdp_plugin
+            # Otherwise what the launcher's file said of shards would stay beside the new type.
+            plugin.state_dict_config = plugin.optim_state_dict_config = None
+            plugin.set_state_dict_type("FULL_STATE_DICT")
 
     def _settle_adapters(self) -> None:
         if self.recipe.lora is None:
@@ -324,11 +327,14 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As transformers does, into a folder that is aha's checkpoint once it is whole."""
+        staged = self.ranks.together(lambda: self._write_checkpoint(model, trial))
+        self.ranks.on_main(lambda: self._keeper.publish(staged, self))
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> Path:
         with self._keeper.writing(self) as staged:
             # Not GRPOTrainer's, which also writes a model card beside the checkpoints.
             super(GRPOTrainer, self)._save_checkpoint(model, trial)
-        self.ranks.gather(None)
-        self.ranks.on_main(lambda: self._keeper.publish(staged, self))
+        return staged
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.recipe.lora is None:
