@@ -49,6 +49,10 @@ SMALL_STEP = (
 )  # fmt: skip
 
 
+def slow(shape: str, *changes: str) -> Any:
+    return pytest.param(shape, changes, marks=pytest.mark.slow)
+
+
 def saved(shape: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -103,15 +107,15 @@ def test_the_command_predicts_what_it_measures(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the peak is not the process's")
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "changes"),
     [
         ("deep", ()),
-        ("deep", ("train.tokens_per_microbatch=80", "grpo.beta=0.05")),
-        ("wide", ()),
         ("wide", ("lora={}",)),
-        ("deep", ("lora={}",)),
+        slow("deep", "lora={}"),
+        slow("deep", "train.tokens_per_microbatch=80", "grpo.beta=0.05"),
+        slow("wide"),
+        slow("large-vocabulary", "lora={}", "grpo.beta=0.05"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "whole",
 )

@@ -52,12 +52,11 @@ def test_what_fits_passes(layout: Layout, gpus: int) -> None:
 def test_accelerate_reads_the_file(strategy: str, tmp_path: Path) -> None:
     layout = Layout(4, strategy, nodes=2, node_rank=1, head="10.0.0.1", port=29501)  # type: ignore[arg-type]
     file = tmp_path / "accelerate.yaml"
-    file.write_text(yaml.safe_dump(accelerate_config(layout, "deepspeed.json")))
+    file.write_text(yaml.safe_dump(accelerate_config(layout)))
     read = load_config_from_file(str(file))
     assert (read.num_processes, read.num_machines, read.machine_rank) == (4, 2, 1)
     assert (read.main_process_ip, read.main_process_port) == ("10.0.0.1", 29501)
-    kind = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(strategy, "DEEPSPEED")
-    assert read.distributed_type.value == kind
+    assert read.distributed_type.value == ("FSDP" if strategy == "fsdp2" else "MULTI_GPU")
 
 
 def test_zero_stages() -> None:
@@ -95,8 +94,9 @@ def test_the_files_and_the_command_are_shown(tmp_path: Path) -> None:
     )
     script = (tmp_path / "f" / "launch.sh").read_text()
     words = shlex.split(script.splitlines()[-1])
-    assert words[-6:] == [
-        "--set", "engine=trl", "--set", "model.device=cpu", "--set", hostile
+    assert words[-8:] == [
+        "--set", "engine=trl", "--set", "model.device=cpu", "--set", hostile,
+        "--set", f"trl.deepspeed={tmp_path / 'f' / 'deepspeed.json'}",
     ]  # fmt: skip
     assert words[words.index("--output") + 1] == str(tmp_path / "my run")
     assert subprocess.run(["sh", "-n", str(tmp_path / "f" / "launch.sh")], check=True)

@@ -20,8 +20,16 @@ def training_needs(sizes: Sizes) -> list[Need]:
     # A block's gradient that is added to what is there already.
     largest = max(need.piece for need in all_of_them[1:]) if again else 0
     one_more = Need("gradients", largest, largest)
-    always = [*there, *_activations(sizes), _cast_weights(sizes)]
-    moments = ([*always, _logits(sizes)], [*always, *_moving(sizes), one_more], all_of_them)
+    logits, last = _logits(sizes), _logits(sizes, tensors=1)
+    # The head's gradient is made when its first chunk of tokens is done.
+    before = there if again or _chunks(sizes) > 1 else []
+    always = [*_activations(sizes), _cast_weights(sizes)]
+    moments = (
+        [*always, *before, logits],
+        [*always, *there, last],
+        [*always, *there, *_moving(sizes), one_more],
+        all_of_them,
+    )
     return max(moments, key=lambda needs: sum(need.total for need in needs))
 
 
@@ -62,14 +70,23 @@ def _moving(sizes: Sizes) -> list[Need]:
     return [Need("activations", 2 * stream, stream), Need("activations", 2 * inner, 2 * inner)]
 
 
-def _logits(sizes: Sizes) -> Need:
+def _logits(sizes: Sizes, tensors: int = _LOGITS_AT_ONCE) -> Need:
     """Of a chunk of the head's tokens, or of a whole micro-batch without fused blocks."""
     w, how = sizes.widths, sizes.how
     if not how.fused:
         total = sizes.micro_rows * sizes.longest * logits_per_token(w, how)
         return Need("logits", total, total)
-    one = min(logprobs._LOGIT_BYTES, 4 * w.vocabulary * sizes.micro_rows * sizes.completion)
-    return Need("logits", _LOGITS_AT_ONCE * one, one)
+    one = min(logprobs._LOGIT_BYTES, _all_logits(sizes))
+    return Need("logits", tensors * one, one)
+
+
+def _chunks(sizes: Sizes) -> int:
+    """In how many parts the head takes a micro-batch's tokens."""
+    return -(-_all_logits(sizes) // logprobs._LOGIT_BYTES) if sizes.how.fused else 1
+
+
+def _all_logits(sizes: Sizes) -> int:
+    return 4 * sizes.widths.vocabulary * sizes.micro_rows * sizes.completion
 
 
 def _cast_weights(sizes: Sizes) -> Need:

@@ -45,7 +45,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class Request:
     """What was asked: a recipe to begin with, or a run to resume.
 
-    `folder` is for the files; none: launch/RECIPE-STRATEGY.
+    `folder` is for the files; none: launch/NAME-STRATEGY.
     """
 
     recipe: str | None
@@ -74,7 +74,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     """
     recipe = _recipe(request)
     plan = _check(recipe, request)
-    files = write_files(request, recipe)
+    files = write_files(request)
     say(f"{plan}; {request.layout.strategy}")
     for name in files.names:
         say(f"wrote {files.folder / name}")
@@ -103,6 +103,14 @@ def _recipe(request: Request) -> Recipe:
         RunDirectory.open(request.resume)
         return load_recipe(str(request.resume / "recipe.yaml"), request.overrides)
     return load_recipe(_named(request), [*_added(request.layout), *request.overrides])
+
+
+def _folder(request: Request) -> Path:
+    """Where the files go."""
+    if request.folder is not None:
+        return request.folder
+    name = request.resume.name if request.resume else Path(_named(request)).stem
+    return Path("launch") / f"{name}-{request.layout.strategy}"
 
 
 def _added(layout: Layout) -> list[str]:
@@ -144,18 +152,19 @@ def _require_deepspeed(strategy: str) -> None:
         )
 
 
-def write_files(request: Request, recipe: Recipe) -> Files:
+def write_files(request: Request) -> Files:
     """accelerate.yaml, deepspeed.json under ZeRO, and launch.sh that starts them.
 
     Errors: UserError when the folder cannot be written.
     """
     layout = request.layout
-    folder = request.folder or Path("launch") / f"{recipe.name}-{layout.strategy}"
+    folder = _folder(request)
     deepspeed = deepspeed_config(layout)
     command = _command(request, folder)
     environment = environment_of(layout)
     script = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
-    texts = {"accelerate.yaml": _yaml(layout, folder)}
+    config = yaml.safe_dump(accelerate_config(layout), sort_keys=False)
+    texts = {"accelerate.yaml": str(config)}
     if deepspeed is not None:
         texts["deepspeed.json"] = json.dumps(deepspeed, indent=2) + "\n"
     texts["launch.sh"] = f"#!/bin/sh\n{script}exec {shlex.join(command)}\n"
@@ -168,11 +177,6 @@ def write_files(request: Request, recipe: Recipe) -> Files:
     return Files(folder, tuple(texts), tuple(command), environment)
 
 
-def _yaml(layout: Layout, folder: Path) -> str:
-    config = accelerate_config(layout, str((folder / "deepspeed.json").resolve()))
-    return str(yaml.safe_dump(config, sort_keys=False))
-
-
 def _command(request: Request, folder: Path) -> list[str]:
     if request.resume is not None:
         train = ["--resume", str(request.resume)]
@@ -182,6 +186,8 @@ def _command(request: Request, folder: Path) -> list[str]:
         overrides = _added(request.layout) + list(request.overrides)
     if request.output is not None:
         train += ["--output", str(request.output)]
+    if request.layout.strategy.startswith("zero"):
+        overrides.append(f"trl.deepspeed={(folder / 'deepspeed.json').resolve()}")
     for override in overrides:
         train += ["--set", override]
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -198,7 +204,7 @@ def environment_of(layout: Layout) -> dict[str, str]:
     """What the processes need to know beside the files."""
     found: dict[str, str] = {}
     if layout.on_cpu:
-        found |= {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
+        found["DS_ACCELERATOR"] = "cpu"
         found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // layout.processes_here))
     elif layout.serves_here:
         gpus = _gpu_names(layout.gpus_here)

@@ -81,8 +81,12 @@ def check_layout(layout: Layout, gpus: int) -> None:
         )
 
 
-def accelerate_config(layout: Layout, deepspeed_file: str) -> dict[str, Any]:
-    """What `accelerate launch --config_file` reads; `deepspeed_file` is named under ZeRO."""
+def accelerate_config(layout: Layout) -> dict[str, Any]:
+    """What `accelerate launch --config_file` reads.
+
+    Under ZeRO it says nothing of DeepSpeed: the recipe's `trl.deepspeed` does. Named in this file
+    accelerate would take every stage for 2, and TRL not gather what stage 3 shards.
+    """
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU",
@@ -97,14 +101,6 @@ def accelerate_config(layout: Layout, deepspeed_file: str) -> dict[str, Any]:
         "same_network": True,
         "rdzv_backend": "static",
     }
-    if layout.strategy in ("zero2", "zero3"):
-        config["distributed_type"] = "DEEPSPEED"
-        del config["mixed_precision"]  # DeepSpeed's file says it
-        config["deepspeed_config"] = {
-            "deepspeed_config_file": deepspeed_file,
-            "deepspeed_multinode_launcher": "standard",
-            "zero3_init_flag": False,
-        }
     if layout.strategy == "fsdp2":
         config["distributed_type"] = "FSDP"
         config["fsdp_config"] = {

@@ -1,0 +1,61 @@
+"""Which setting of a recipe fits into which memory, as `aha doctor` predicts it: the table of
+docs/doctor.md.
+
+Predicted from published configurations, not measured; needs neither weights nor network nor GPU.
+
+    python benchmarks/fits.py --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from aha.doctor.advice import Option, advise
+from aha.doctor.asking import GPU_BEFORE, Prompts, Subject, process_bytes
+from aha.doctor.shapes import PUBLIC, public_shape
+from aha.doctor.sizes import Place
+from aha.recipe import load_recipe
+
+MEMORIES = (8, 16, 24, 48, 80)
+PROMPT_TOKENS = 256
+_SMALLER = {"train.tokens_per_microbatch", "generation.max_rows", "train.gradient_checkpointing"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="gsm8k-r1-1.5b")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--memory", type=float, nargs="+", default=MEMORIES, metavar="GIB")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    print("| model | " + " | ".join(f"{gib:g} GiB" for gib in arguments.memory) + " |")
+    print("|---|" + "---|" * len(arguments.memory))
+    for name in PUBLIC:
+        changes = [*arguments.changes, f"model.name={name}"]
+        cells = [cell(arguments.recipe, changes, arguments.device, x) for x in arguments.memory]
+        print(f"| {name.removeprefix('Qwen/')} | " + " | ".join(cells) + " |")
+
+
+def cell(recipe_name: str, changes: list[str], device: str, gib: float) -> str:
+    """What fits and its peak in GiB, in the order in which `aha doctor` recommends."""
+    recipe = load_recipe(recipe_name, changes)
+    shape = public_shape(recipe.model.name)
+    assert shape is not None
+    before = GPU_BEFORE if device == "cuda" else process_bytes(recipe)
+    place = Place(device, int(gib * 2**30), before)
+    advice = advise(Subject(recipe, shape, place, Prompts(PROMPT_TOKENS, assumed=True)))
+    return "no" if advice.recommended is None else label(advice.recommended)
+
+
+def label(option: Option) -> str:
+    kind = "all weights"
+    if "model.quantization" in option.changes:
+        kind = "LoRA on nf4"
+    elif "lora" in option.changes:
+        kind = "LoRA"
+    smaller = "*" if _SMALLER & set(option.changes) else ""
+    return f"{kind}{smaller}, {option.peak / 2**30:.1f}"
+
+
+if __name__ == "__main__":
+    main()
