@@ -54,7 +54,8 @@ def label(option: Option) -> str:
     elif "lora" in option.changes:
         kind = "LoRA"
     smaller = "*" if _SMALLER & set(option.changes) else ""
-    return f"{kind}{smaller}, {option.peak / 2**30:.1f}"
+    tight = ", tight" if option.fit == "tight" else ""
+    return f"{kind}{smaller}, {option.peak / 2**30:.1f}{tight}"
 
 
 if __name__ == "__main__":

@@ -195,15 +195,6 @@ def test_another_sharding_is_refused_before_anything_is_touched(
 
 
 @pytest.mark.usefixtures("without_report")
-def test_fsdp_on_a_cpu_is_refused(
-    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="accelerate would pass over it on a CPU"):
-        start_run(small("trl", "model.device=cpu"), tmp_path / "run")
-
-
-@pytest.mark.usefixtures("without_report")
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(
     small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

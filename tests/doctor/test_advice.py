@@ -45,14 +45,32 @@ def test_the_table_has_each_setting_by_itself() -> None:
 
 
 def test_what_changes_no_result_comes_first() -> None:
-    # As it is neither rollouts nor updates fit; in smaller pieces both do.
-    advice = advise(subject(27))
+    large = ("train.gradient_checkpointing=false", "train.tokens_per_microbatch=40000")
+    peak = option(subject(1000, "cpu", *large), {}).peak / GIB
+    advice = advise(subject(0.95 * peak, "cpu", *large))
     assert not advice.fits
     assert advice.recommended is not None
-    keys = set(advice.recommended.changes)
-    assert keys <= {"train.tokens_per_microbatch", "generation.max_rows"}
-    assert advice.recommended.fits
-    assert advice.recommended.peak <= 27 * GIB
+    # Halving the micro-batch once is enough, and with room.
+    assert advice.recommended.settings == ("train.tokens_per_microbatch=20000",)
+    assert advice.recommended.fit == "yes"
+
+
+def test_settings_with_room_come_before_tight_ones() -> None:
+    advice = advise(subject(27))
+    pieces = {"train.tokens_per_microbatch", "generation.max_rows"}
+    smaller = option(subject(27), {"train.tokens_per_microbatch": 1000, "generation.max_rows": 72})
+    assert set(smaller.changes) == pieces
+    assert smaller.fit == "tight"
+    assert advice.recommended is not None
+    assert advice.recommended.settings == ("lora={}",)
+
+
+@pytest.mark.parametrize(("room", "fit"), [(1.2, "yes"), (1.05, "tight"), (0.99, "no")])
+def test_a_fit_is_tight_within_a_tenth(room: float, fit: str) -> None:
+    # On a CPU with so few tokens the budget does not follow the memory.
+    changes = ("train.tokens_per_microbatch=700",)
+    peak = option(subject(1000, "cpu", *changes), {}).peak
+    assert option(subject(room * peak / GIB, "cpu", *changes), {}).fit == fit
 
 
 def test_then_adapters_then_a_quantised_base() -> None:
@@ -78,6 +96,9 @@ def test_a_recommendation_fits_and_stands_in_the_table(gib: int, device: str) ->
     again = option(about, advice.recommended.changes)
     assert again == advice.recommended
     assert again.peak <= gib * GIB
+    if not advice.fits and again.fit == "tight":
+        lossless = [x for x in advice.options if "model.dtype" not in x.changes]
+        assert not any(found.fit == "yes" for found in lossless)
     # All weights in bfloat16 lose most updates: shown, never recommended.
     assert "model.dtype" not in advice.recommended.changes
 

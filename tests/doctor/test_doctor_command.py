@@ -64,7 +64,7 @@ def test_a_recipe_that_fits(here: Facts) -> None:
     assert "It fits as it is." in text
     assert text.endswith("Nothing stands in the way.")
     data = json.loads(report.as_json())
-    assert data["recipe"]["options"][0]["fits"]
+    assert data["recipe"]["options"][0]["fits"] == "yes"
     assert data["recipe"]["recommended"] == []
     # The embedded model's prompts are at hand.
     assert not data["recipe"]["prompts"]["assumed"]
@@ -173,6 +173,16 @@ def test_room_for_checkpoints(here: Facts) -> None:
     assert found(52) == ("ok", False)
     assert found(50) == ("problem", False)
     assert found(16) == ("problem", True)
+
+
+def test_a_fit_without_room_is_noted(here: Facts) -> None:
+    name, changes = "gsm8k-xml-0.5b", ["train.tokens_per_microbatch=1000"]
+    ample = run_doctor(Request(name, changes, memory_gib=1000.0))
+    peak = json.loads(ample.as_json())["recipe"]["predicted"]["peak"] / GIB
+    report = run_doctor(Request(name, changes, memory_gib=peak * 1.05))
+    assert [finding.state for finding in report.findings] == ["note"]
+    assert report.fit
+    assert "It fits as it is, by less than" in report.as_text()
 
 
 def test_a_memory_problem_says_which_settings_help(here: Facts) -> None:

@@ -115,7 +115,6 @@ def test_the_command_predicts_what_it_measures(
         slow("deep", "lora={}"),
         slow("deep", "train.tokens_per_microbatch=80", "grpo.beta=0.05"),
         slow("wide"),
-        slow("large-vocabulary", "lora={}", "grpo.beta=0.05"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "whole",
 )

@@ -8,14 +8,17 @@ never recommended: most updates are rounded away.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from aha.doctor.asking import Subject
 from aha.doctor.memory import Prediction, predict
 from aha.recipe import Recipe, parse_recipe
 
 Changes = Mapping[str, Any]
+Fit = Literal["yes", "tight", "no"]
+# Predictions were up to a tenth too low (docs/doctor.md).
+_ROOMY = 0.9
 _LORA: Changes = {"lora": {}}
 _NF4: Changes = {**_LORA, "model.quantization": "nf4"}
 _TOKENS, _ROWS = "train.tokens_per_microbatch", "generation.max_rows"
@@ -24,12 +27,19 @@ _CHECKPOINTING: Changes = {"train.gradient_checkpointing": True}
 
 @dataclass(frozen=True)
 class Option:
-    """A change of settings with its predicted peak in bytes and the phase that has it."""
+    """A change of settings with its predicted peak in bytes and the phase that has it.
+
+    `tight` fits by less than a prediction may be wrong.
+    """
 
     changes: Changes
     peak: int
     phase: str
-    fits: bool
+    fit: Fit
+
+    @property
+    def fits(self) -> bool:
+        return self.fit != "no"
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -41,7 +51,8 @@ class Option:
 class Advice:
     """The options beside the recipe as it is, which comes first.
 
-    `recommended`: the first that fits, in the order of what they cost; none where nothing does.
+    `recommended`: the first that fits, in the order of what they cost, with room if one does so;
+    none where nothing fits.
     `largest`: parameters of a model of this shape that would fit with the lightest settings, where
     this one does not.
     """
@@ -62,7 +73,9 @@ def advise(subject: Subject) -> Advice:
     if as_it_is.fits:
         return Advice(tuple(shown), as_it_is, None)
     ladder = [option(subject, changes) for changes in _ladder(subject)]
-    recommended = next((rung for rung in ladder if rung.fits), None)
+    fitting = [rung for rung in ladder if rung.fits]
+    recommended = next((rung for rung in fitting if rung.fit == "yes"), None)
+    recommended = recommended or next(iter(fitting), None)
     if recommended is not None and recommended not in shown:
         shown.append(recommended)
     largest = None if recommended else _largest(subject, min(ladder, key=lambda rung: rung.peak))
@@ -72,7 +85,9 @@ def advise(subject: Subject) -> Advice:
 def option(subject: Subject, changes: Changes) -> Option:
     predicted = prediction(subject, changes)
     peak = predicted.peak
-    return Option(changes, peak.total, peak.name, peak.total <= subject.place.limit)
+    room = peak.total / subject.place.limit
+    fit: Fit = "yes" if room <= _ROOMY else "tight" if room <= 1 else "no"
+    return Option(changes, peak.total, peak.name, fit)
 
 
 def prediction(subject: Subject, changes: Changes) -> Prediction:
@@ -181,8 +196,3 @@ def _largest(subject: Subject, lightest: Option) -> int:
 
 def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def elsewhere(subject: Subject, limit: int) -> Subject:
-    """The same subject with other memory."""
-    return replace(subject, place=replace(subject.place, limit=limit))

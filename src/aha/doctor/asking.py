@@ -89,7 +89,7 @@ def prompts_of(recipe: Recipe) -> Prompts:
     if not (_is_here(recipe.model.name) and _problems_are_here(recipe)):
         return Prompts(_ASSUMED_PROMPT, assumed=True)
     problems = load_problems(recipe.task, "train", 4 * recipe.grpo.prompts_per_step).problems
-    prompts = ask(problems, recipe, load_tokenizer(recipe.model))  # type: ignore[arg-type]
+    prompts = ask(problems, recipe, load_tokenizer(recipe.model))
     return Prompts(max(len(prompt.token_ids) for prompt in prompts), assumed=False)
 
 

@@ -57,6 +57,9 @@ def judge_memory(subject: Subject, advice: Advice) -> Finding:
     """Whether the peak fits; a problem says what would."""
     as_it_is, limit = advice.options[0], subject.place.limit
     found = f"{_gib(as_it_is.peak)} at its peak ({as_it_is.phase}), {_gib(limit)} to be had"
+    if as_it_is.fit == "tight":
+        text = "It fits by less than a prediction may be wrong; --measure, there, would tell."
+        return note("memory", found, text)
     if advice.fits:
         return ok("memory", found)
     if advice.recommended is None:

@@ -12,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from aha.doctor import hub as hubs
 from aha.doctor import machine, packages
-from aha.doctor.advice import Advice, advise, prediction
+from aha.doctor.advice import Advice, Option, advise, prediction
 from aha.doctor.asking import Subject, place_of, prompts_of
 from aha.doctor.checks import judge_checkpoints, judge_memory, judge_model, judge_settings
 from aha.doctor.facts import Facts, gather
@@ -187,10 +187,10 @@ def _as_data(judged: Judged) -> dict[str, Any]:
     return data
 
 
-def _option_data(option: Any) -> dict[str, Any]:
+def _option_data(option: Option) -> dict[str, Any]:
     return {
         "set": option.settings,
         "peak": option.peak,
         "phase": option.phase,
-        "fits": option.fits,
+        "fits": option.fit,
     }

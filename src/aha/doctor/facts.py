@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -149,7 +150,7 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def _sdpa() -> tuple[str, ...]:
-    backends = torch.backends.cuda
+    backends: Any = torch.backends.cuda
     switches = {
         "flash": backends.flash_sdp_enabled(),
         "memory-efficient": backends.mem_efficient_sdp_enabled(),

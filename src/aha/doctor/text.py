@@ -98,14 +98,15 @@ def _options(advice: Advice) -> list[str]:
         label = " ".join(option.settings) or "as it is"
         *above, last = textwrap.wrap(label, 66)
         lines += [f"  {line}" for line in above]
-        fits = "yes" if option.fits else "no"
-        lines.append(f"  {last:<66}{option.peak / 2**30:>10.2f}  {_short(option):<10}{fits:>6}")
+        peak = f"{option.peak / 2**30:>10.2f}"
+        lines.append(f"  {last:<66}{peak}  {_short(option):<10}{option.fit:>6}")
     return lines
 
 
 def _recommended(subject: Subject, advice: Advice) -> list[str]:
     if advice.fits:
-        return ["", "It fits as it is."]
+        tight = ", by less than a prediction may be wrong" * (advice.options[0].fit == "tight")
+        return ["", f"It fits as it is{tight}."]
     if advice.recommended is None:
         size = (advice.largest or 0) / 1e6
         text = f"None of these fits. About {size:,.0f} M parameters of this shape would."

@@ -198,8 +198,8 @@ def _readme(recipe: Recipe, name: str, command: str, count: int) -> str:
         "",
         f"```bash\n{command}\n```",
         "",
-        f"A completion has at most {recipe.generation.max_completion_length} tokens, unless MODEL's "
-        "generation_config.json names another max_new_tokens, which transformers prefers.",
+        f"A completion has at most {recipe.generation.max_completion_length} tokens, unless "
+        "MODEL's generation_config.json names another max_new_tokens, which transformers prefers.",
         "",
         "| metric | is |",
         "|---|---|",

@@ -130,7 +130,11 @@ def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
     changes = {"dtype": dtype}
     if section.quantization == "none":
         changes["device"] = "cpu"
-    return load_model(section.model_copy(update=changes), frozen=frozen)
+    model: Any = load_model(section.model_copy(update=changes), frozen=frozen)
+    if section.quantization != "none" and model.device.type == "cuda":
+        # accelerate compares devices by their numbers.
+        model.hf_device_map = {"": torch.cuda.current_device()}
+    return model
 
 
 def _sharded_place(recipe: Recipe) -> str:

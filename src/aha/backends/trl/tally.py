@@ -1,7 +1,7 @@
 """What the micro-batches of an update add up to, over all processes.
 
-TRL logs means over micro-batches; a micro-batch is an accident of memory, so here every token of
-the step counts the same, as in the native engine's record.
+TRL logs means over micro-batches of everything; a micro-batch is an accident of memory, so here
+every token counts the same, and only those of completions that are trained on, as natively.
 """
 
 from __future__ import annotations
@@ -11,53 +11,74 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 # TRL's names of means over a micro-batch's tokens on all processes.
-_KL, _ENTROPY, _CLIPPED = "kl", "entropy", "clip_ratio/region_mean"
+_KL, _CLIPPED = "kl", "clip_ratio/region_mean"
 _GAP = "sampling/sampling_logp_difference/max"
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One process's part of a micro-batch; trained on is what an advantage or a KL term is for."""
+
+    tokens: int
+    trained_rows: int
+    trained_tokens: int
+    entropy: float  # the sum over trained tokens
 
 
 @dataclass
 class Tally:
-    """One process's figures of the step in hand; `loss` is the update's, its sum over rows."""
+    """One process's figures of the step in hand; `loss` is of the update in hand."""
 
     loss: float = 0.0
     last_loss: float = math.nan
     grad_norm: float = math.nan
     learning_rate: float = math.nan
     skipped: bool = False
-    tokens: list[int] = field(default_factory=list)
+    parts: list[MicroBatch] = field(default_factory=list)
     sick_rows: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class Means:
-    """Means over the tokens of the step's last update, and the sampler's largest difference."""
+class Sums:
+    """A step's last update over all processes; means are over the trained tokens, 0 without any."""
 
     kl: float
     entropy: float
     clip_ratio: float
     logprob_gap: float
+    trained_rows: int
 
 
-def token_means(
-    metrics: Mapping[str, Sequence[float]], tokens: Sequence[Sequence[int]], micro_batches: int
-) -> Means:
-    """The means from TRL's metrics of every micro-batch and each process's token counts.
+def summed(
+    metrics: Mapping[str, Sequence[float]],
+    processes: Sequence[Sequence[MicroBatch]],
+    micro_batches: int,
+) -> Sums:
+    """The sums from TRL's metrics of every micro-batch and each process's parts.
 
     A step of several updates has as many micro-batches for each; the last update counts.
     """
-    weights = [sum(counts) for counts in zip(*tokens, strict=True)][-micro_batches:]
+    together = list(zip(*processes, strict=True))[-micro_batches:]
+    trained = sum(part.trained_tokens for parts in together for part in parts)
 
     def mean(name: str) -> float:
         values = metrics.get(name, ())[-micro_batches:]
-        total = sum(weights)
-        if not values or not total:
+        if not values or not trained:
             return 0.0
+        tokens = [sum(part.tokens for part in parts) for parts in together]
         # A micro-batch without tokens has no mean.
-        pairs = [(v, w) for v, w in zip(values, weights, strict=True) if w]
-        return sum(value * weight for value, weight in pairs) / total
+        pairs = [(value, n) for value, n in zip(values, tokens, strict=True) if n]
+        return sum(value * n for value, n in pairs) / trained
 
+    entropy = sum(part.entropy for parts in together for part in parts)
     gaps = metrics.get(_GAP, ())
-    return Means(mean(_KL), mean(_ENTROPY), mean(_CLIPPED), gaps[-1] if gaps else math.nan)
+    return Sums(
+        kl=mean(_KL),
+        entropy=entropy / trained if trained else 0.0,
+        clip_ratio=mean(_CLIPPED),
+        logprob_gap=gaps[-1] if gaps else math.nan,
+        trained_rows=sum(part.trained_rows for parts in together for part in parts),
+    )
 
 
 def mean_loss(losses: Sequence[float]) -> float:

@@ -28,7 +28,7 @@ from aha.backends.trl.materials import Materials, Policy
 from aha.backends.trl.ranks import Ranks
 from aha.backends.trl.rows import Endings, Row, groups_of, with_advantages
 from aha.backends.trl.stream import StepSampler
-from aha.backends.trl.tally import Tally, mean_loss, token_means
+from aha.backends.trl.tally import MicroBatch, Tally, mean_loss, summed
 from aha.grpo.advantages import without_signal
 from aha.tasks.ask import ask
 from aha.train.loop import score_groups
@@ -49,7 +49,6 @@ class Turn:
     logprobs: Sequence[Sequence[float | None]] | None = None
     flat_B: Tensor | None = None
     groups: list[Group] = field(default_factory=list)
-    rows: int = 0
     tokens_per_microbatch: int = 0
 
 
@@ -76,7 +75,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         self._keeper = keeper
         self._problems = {problem.key: problem for problem in materials.problems}
         self._turn, self._tally = Turn(), Tally()
-        self._logprobs_BT = torch.empty(0)
+        self._scored_BT = (torch.empty(0), torch.empty(0))
         super().__init__(
             model=policy.model,
             reward_funcs=[item.reward for item in materials.rewards],
@@ -156,7 +155,6 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         output["row"] = place_B
         everyone = self.accelerator.gather(output["advantages"]).tolist()
         turn.groups = with_advantages(turn.groups, everyone)
-        turn.rows = len(everyone)
         width = output["prompt_ids"].size(1) + output["completion_ids"].size(1)
         turn.tokens_per_microbatch = self.args.per_device_train_batch_size * width
         return output
@@ -257,24 +255,39 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*arguments, **options)
         if torch.is_grad_enabled():
-            self._logprobs_BT = result[0].detach()
+            self._scored_BT = (result[0].detach(), result[1].detach())
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
         mask_BT = inputs["completion_mask"].bool()
-        sick_B = ~(self._logprobs_BT.isfinite() | ~mask_BT).all(dim=1)
-        self._tally.tokens.append(int(mask_BT.sum()))
+        logprobs_BT, entropy_BT = self._scored_BT
+        sick_B = ~(logprobs_BT.isfinite() | ~mask_BT).all(dim=1)
+        trained_B = mask_BT.any(dim=1) & ((inputs["advantages"] != 0) | (self.beta != 0))
+        trained_BT = mask_BT & trained_B[:, None]
         self._tally.sick_rows.update(inputs["row"][sick_B].tolist())
+        self._tally.parts.append(
+            MicroBatch(
+                tokens=int(mask_BT.sum()),
+                trained_rows=int(trained_B.sum()),
+                trained_tokens=int(trained_BT.sum()),
+                entropy=float(entropy_BT.masked_fill(~trained_BT, 0.0).sum()),
+            )
+        )
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Clip; and where loss or gradient is not finite, leave the optimizer nothing to do."""
+        """Clip; and leave the optimizer nothing to do where natively it would not step.
+
+        That is where nothing is trained on, or where loss or gradient is not finite.
+        """
         norm, tally = super()._clip_grad_norm(model), self._tally
         whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         tally.grad_norm = 0.0 if whole is None else float(whole)
         tally.learning_rate = self.optimizer.param_groups[0]["lr"]
-        tally.last_loss, tally.loss = mean_loss(self.ranks.gather(tally.loss)), 0.0
+        trained = sum(part.trained_tokens for part in tally.parts)
+        losses, counts = zip(*self.ranks.gather((tally.loss, trained)), strict=True)
+        tally.last_loss, tally.loss = mean_loss(losses), 0.0
         if not (math.isfinite(tally.grad_norm) and math.isfinite(tally.last_loss)):
             if self.is_deepspeed_enabled:
                 raise RunFailure(
@@ -282,6 +295,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
                     "on from the last checkpoint with a lower optimizer.learning_rate."
                 )
             tally.skipped = True
+        if tally.skipped or not sum(counts):
             for parameter in model.parameters():
                 parameter.grad = None
         return norm
@@ -290,30 +304,23 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def finish_step(self) -> Step:
         """The step that has just ended, from all processes' figures."""
-        turn, tally, recipe = self._turn, self._tally, self.recipe
+        turn, tally = self._turn, self._tally
         step_s = time.perf_counter() - turn.started
-        parts = self.ranks.gather((tally.tokens, sorted(tally.sick_rows)))
+        told = self.ranks.gather((tally.parts, sorted(tally.sick_rows)))
         metrics = self._metrics["train"]
-        means = token_means(
-            metrics, [tokens for tokens, _ in parts], self.args.gradient_accumulation_steps
-        )
+        sums = summed(metrics, [parts for parts, _ in told], self.args.gradient_accumulation_steps)
         metrics.clear()
-        masked = [
-            recipe.grpo.mask_truncated_completions and completion.truncated
-            for group in turn.groups
-            for completion in group.completions
-        ]
         stats = UpdateStats(
             loss=tally.last_loss,
             grad_norm=tally.grad_norm,
-            kl=means.kl,
-            entropy=means.entropy,
-            clip_ratio=means.clip_ratio,
-            logprob_gap=means.logprob_gap,
-            trained_rows=turn.rows - sum(masked),
+            kl=sums.kl,
+            entropy=sums.entropy,
+            clip_ratio=sums.clip_ratio,
+            logprob_gap=sums.logprob_gap,
+            trained_rows=sums.trained_rows,
             tokens_per_microbatch=turn.tokens_per_microbatch,
             skipped=tally.skipped,
-            sick_rows=tuple(row for _, rows in parts for row in rows),
+            sick_rows=tuple(row for _, rows in told for row in rows),
         )
         times = {
             "time/rollout_s": turn.rollout_s,
