@@ -48,6 +48,8 @@ def doctor(
     """
     from aha.doctor.command import Request, run_doctor
 
+    if measure:
+        typer.echo("taking two steps in a process of their own ...", err=True)
     report = run_doctor(Request(recipe, set_ or (), memory, device, config, offline, measure))
     typer.echo(report.as_json() if json_ else report.as_text())
     if not report.fit:

@@ -57,6 +57,19 @@ def test_the_whole_command_with_a_planted_token(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+def test_text_holds_no_token_either(
+    laptop: Facts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "gather", lambda: laptop)
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    text = run_doctor(Request("countdown-tiny", offline=True)).as_text()
+    assert "there is one (token file)" in text
+    assert "PLANTED" not in text
+
+
 def test_a_recipe_that_fits(here: Facts) -> None:
     report = run_doctor(Request("countdown-tiny"))
     assert report.fit

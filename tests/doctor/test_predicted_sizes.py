@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import GPT2Config
 
 from aha.doctor.memory import Phase, Prediction, predict
 from aha.doctor.needs import Need, parts_of
-from aha.doctor.shapes import Shape, public_shape
+from aha.doctor.shapes import Shape, measured, public_shape
 from aha.doctor.sizes import Place, sizes_of
 from aha.grpo import logprobs
 from aha.recipe import Recipe, load_recipe
@@ -145,6 +146,19 @@ def test_a_chunk_of_logits_by_hand() -> None:
     training = parts(shape, CPU, "training", "train.tokens_per_microbatch=4000")
     # 8 x 30 tokens of 151,936 logits are more than 64 MiB; three such chunks exist at a time.
     assert training["logits"] == 3 * logprobs._LOGIT_BYTES == 3 * 2**26
+
+
+@pytest.mark.parametrize("changes", [(), ("lora={}",), ("grpo.beta=0.1",)])
+def test_a_model_without_fused_blocks_is_predicted_with_all_logits(
+    changes: tuple[str, ...],
+) -> None:
+    shape = measured(GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=5000), "gpt2", "a test")
+    training = parts(shape, CPU, "training", "train.tokens_per_microbatch=800", *changes)
+    # 8 rows of 100 tokens, four times in float32.
+    assert training["logits"] == 800 * 5000 * 4 * 4
+    # Rows of 100 positions, and a layer's cache again while it grows.
+    per_row = 100 * 2 * 2 * 32 * 4
+    assert parts(shape, CPU, "rollout", *changes)["KV cache"] == 8 * per_row * 2
 
 
 def test_the_peak_is_the_largest_phase(small_shape: Shape) -> None:

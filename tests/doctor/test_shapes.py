@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, LlamaConfig, MambaConfig, T5Config
 
 from aha.doctor.shapes import Shape, measured, public_shape, shape_of
 from aha.recipe import load_recipe, shipped_recipes
@@ -63,6 +64,12 @@ def test_a_model_without_fused_blocks() -> None:
     shape = measured(config, "gpt2", "a test")
     assert not shape.counts.fused
     assert (shape.widths.layers, shape.widths.inner) == (2, 128)
+
+
+@pytest.mark.parametrize("config", [MambaConfig(num_hidden_layers=1), T5Config(num_layers=1)])
+def test_what_is_no_causal_model_of_attention_blocks(config: Any) -> None:
+    with pytest.raises(UserError, match=r"model.name: 'other' is no causal language model"):
+        measured(config, "other", "a test")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def _folding(sizes: Sizes) -> list[tuple[int, int]]:
     layers = [
         item * x.inputs * x.outputs for x in adapted_layers(sizes.shape.counts, sizes.recipe.lora)
     ]
-    passing = max([2 * layer for layer in layers] + ones)
+    passing = max([2 * layer for layer in layers] + ones, default=0)
     holes = [
         (item * sum(x.parameters for x in stack), one)
         for stack, one in zip(stacks, ones, strict=True)

@@ -70,12 +70,24 @@ def public_shape(name: str) -> Shape | None:
 
 
 def measured(config: Any, name: str, known_from: str, trust_remote_code: bool = False) -> Shape:
-    """The shape of a configuration, counted on the meta device."""
+    """The shape of a configuration, counted on the meta device.
+
+    Errors: UserError where it is none of a causal language model of attention blocks.
+    """
     dtype = getattr(config, "dtype", None)
+    try:
+        widths = Widths.of(config.get_text_config())
+        counts = counts_of(config, trust_remote_code)
+    except (AttributeError, ValueError) as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"model.name: {name!r} is no causal language model of attention blocks, which alone "
+            f"are predicted: {first}"
+        ) from None
     return Shape(
         name=name,
-        widths=Widths.of(config.get_text_config()),
-        counts=counts_of(config, trust_remote_code),
+        widths=widths,
+        counts=counts,
         saved_item=dtype.itemsize if isinstance(dtype, torch.dtype) else None,
         known_from=known_from,
     )

@@ -94,7 +94,7 @@ def _cast_weights(sizes: Sizes) -> Need:
     quantised layer's as it is computed with, twice for a moment."""
     layers = sizes.shape.counts.linears
     if sizes.recipe.model.quantization != "none":
-        largest = 2 * sizes.item * max(x.inputs * x.outputs for x in layers)
+        largest = 2 * sizes.item * max((x.inputs * x.outputs for x in layers), default=0)
         return Need("copies", largest, largest)
     if sizes.product_item == sizes.item:
         return Need("copies", 0, 0)

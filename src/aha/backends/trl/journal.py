@@ -10,13 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from transformers.integrations.deepspeed import (
-    is_deepspeed_zero3_enabled,
-    set_hf_deepspeed_config,
-    unset_hf_deepspeed_config,
-)
 
-from aha.backends.trl.materials import Materials
+from aha.backends.trl.materials import Materials, loading_whole
 from aha.backends.trl.ranks import Ranks
 from aha.backends.trl.trainer import RecipeTrainer, Step
 from aha.blocks.adapters import can_fold_in, folded_copy
@@ -151,20 +146,6 @@ class Evaluator:
         recipe, tokenizer = self._materials.recipe, self._materials.tokenizer
         engine = build_engine(recipe, model, tokenizer, blocks_of(model))
         return evaluate_held_out(recipe, engine, tokenizer, self._materials.held_out)
-
-
-@contextmanager
-def loading_whole(arguments: Any) -> Iterator[None]:
-    """Models are loaded whole while inside; DeepSpeed's stage 3 would have all processes load."""
-    if not is_deepspeed_zero3_enabled():
-        yield
-        return
-    held = getattr(arguments, "hf_deepspeed_config", None) or arguments.deepspeed_plugin.dschf
-    unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        set_hf_deepspeed_config(held)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from aha.backends.trl.config import asked_for_fsdp, trl_section
 from aha.recipe import Recipe
@@ -112,8 +117,10 @@ def load_policy(recipe: Recipe, arguments: Any) -> Policy:
     model = _load(recipe, arguments)
     if recipe.lora is None:
         return Policy(model, None)
-    known = _empty_model(recipe) if isinstance(model, str) else model
-    return Policy(model, lora_config(known, recipe.lora))
+    if isinstance(model, str):
+        with loading_whole(arguments):
+            return Policy(model, lora_config(_empty_model(recipe), recipe.lora))
+    return Policy(model, lora_config(model, recipe.lora))
 
 
 def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
@@ -211,3 +218,17 @@ def _empty_model(recipe: Recipe) -> PreTrainedModel:
     with torch.device("meta"):
         dtype = choose_dtype(recipe.model, frozen=recipe.lora is not None)
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
+
+
+@contextmanager
+def loading_whole(arguments: Any) -> Iterator[None]:
+    """Models are loaded whole while inside; DeepSpeed's stage 3 would have all processes load."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    held = getattr(arguments, "hf_deepspeed_config", None) or arguments.deepspeed_plugin.dschf
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(held)
