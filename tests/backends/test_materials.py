@@ -12,6 +12,7 @@ from aha.backends.trl.stream import StepSampler
 from aha.recipe import Recipe, load_recipe
 from aha.tasks.load import load_problems
 from aha.train.data import ProblemStream
+from aha.train.memory import Widths
 from aha.types import UserError
 
 Make = Callable[..., Recipe]
@@ -51,12 +52,21 @@ def test_a_budget_of_tokens_is_rows_of_full_length(small: Make) -> None:
 def test_without_a_budget_memory_decides(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     import aha.backends.trl.materials as materials
 
+    asked = []
+
+    def budget(widths: Widths, per_token: float, free: float, trained: int, device: str) -> int:
+        asked.append((free, trained))
+        return 290
+
+    monkeypatch.setattr(materials, "token_budget", budget)
     monkeypatch.setattr(materials, "free_memory", lambda device: 2**30)
-    alone = rows_that_fit(small("trl"), 8, neighbours=1)
-    beside = rows_that_fit(small("trl"), 8, neighbours=4)
-    assert alone > 2 * beside > 100
-    monkeypatch.setattr(materials, "free_memory", lambda device: 0)
-    assert rows_that_fit(small("trl"), 8, neighbours=1) == 1
+    for neighbours, changes in [(1, ()), (4, ()), (1, ("grpo.beta=0.1",)), (1, ("lora={}",))]:
+        assert rows_that_fit(small("trl", *changes), 8, neighbours) == 290 // 28
+    (alone, weights), (beside, _), (with_reference, _), (adapted, nothing) = asked
+    assert alone == 2**30 - weights
+    assert beside == 2**28 - weights
+    assert with_reference == 2**30 - 2 * weights
+    assert (adapted, nothing) == (alone, 0)
 
 
 @pytest.mark.parametrize(

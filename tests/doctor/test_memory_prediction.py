@@ -111,7 +111,7 @@ def test_the_command_predicts_what_it_measures(
     ("shape", "changes"),
     [
         ("deep", ()),
-        ("wide", ("lora={}",)),
+        slow("wide", "lora={}"),
         slow("deep", "lora={}"),
         slow("deep", "train.tokens_per_microbatch=80", "grpo.beta=0.05"),
         slow("wide"),

@@ -148,6 +148,7 @@ def _node(rank: int, run: Path, port: str, folder: Path) -> list[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_all_processes_in_one_sentence(tmp_path: Path) -> None:
     """It is one that only the processes themselves can see."""
     done = subprocess.run(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from programs import program
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -107,7 +107,9 @@ def test_the_builder_sees_only_what_is_copied() -> None:
     assert {project()["readme"], *project()["license-files"]} <= allowed
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+@pytest.mark.skipif(program("hadolint") is None, reason="hadolint is not installed")
 def test_hadolint_finds_nothing() -> None:
-    done = subprocess.run(["hadolint", DOCKERFILE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(program("hadolint")), DOCKERFILE], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")

@@ -148,6 +148,7 @@ def test_an_interrupted_job_goes_on_and_exports(tmp_path: Path) -> None:
     assert (folder / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_runs_the_entry_point_itself(tmp_path: Path) -> None:
     started = time.time()
     done = subprocess.run(

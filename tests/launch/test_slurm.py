@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import program
 from typer.testing import CliRunner
 
 from aha.launch.slurm import FINISHED, Request, slurm_script
@@ -308,13 +308,16 @@ def test_every_form_is_bash(request_: Request, tmp_path: Path) -> None:
     assert all(line.startswith("#") for line in lines[: last + 1])
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(program("shellcheck") is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_every_form_passes_shellcheck(request_: Request, tmp_path: Path) -> None:
     path = tmp_path / "job.sh"
     path.write_text(slurm_script(request_))
     done = subprocess.run(
-        ["shellcheck", "--severity=warning", path], capture_output=True, text=True, check=False
+        [str(program("shellcheck")), "--severity=warning", path],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
 

@@ -24,7 +24,14 @@ from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.train.adapters import base_name, is_adapter, lora_config
 from aha.train.data import ProblemStream
-from aha.train.memory import Pass, Widths, free_memory, kept_per_token, logits_per_token
+from aha.train.memory import (
+    Pass,
+    Widths,
+    free_memory,
+    kept_per_token,
+    logits_per_token,
+    token_budget,
+)
 from aha.train.policy import (
     choose_autocast,
     choose_device,
@@ -34,9 +41,6 @@ from aha.train.policy import (
     load_tokenizer,
 )
 from aha.types import Problem, UserError
-
-# The share of what is left beside weights, gradients and optimizer that a micro-batch may take.
-_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -185,12 +189,12 @@ def _tokens_that_fit(recipe: Recipe, neighbours: int) -> int:
     elif section.vllm == "colocate":
         total = torch.cuda.mem_get_info(device)[1]
         free -= section.vllm_gpu_memory_utilization * total
-    model = _empty_model(recipe)
+    model, frozen = _empty_model(recipe), recipe.lora is not None
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    # Beside trained weights stand their gradients and AdamW's two moments; a reference is whole.
-    copies = (1 if recipe.lora else 4) + (1 if recipe.grpo.beta and not recipe.lora else 0)
-    room = max(0.0, _SHARE * (free - copies * weights))
-    return int(room / _bytes_per_token(recipe, model))
+    loaded = weights * (2 if recipe.grpo.beta and not frozen else 1)
+    trained = 0 if frozen else weights
+    per_token = _bytes_per_token(recipe, model)
+    return token_budget(Widths.of(model.config), per_token, free - loaded, trained, device.type)
 
 
 def _bytes_per_token(recipe: Recipe, model: PreTrainedModel) -> int:
