@@ -9,17 +9,7 @@ from pathlib import Path
 import pytest
 
 from aha.cli import _with_resume_value
-
-
-def aha(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "aha.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        timeout=120,
-    )
+from command_line import aha
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])

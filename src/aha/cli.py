@@ -15,14 +15,12 @@ from aha.cli_doctor import doctor
 from aha.cli_launch import launch_app
 from aha.cli_play import play
 from aha.cli_show import SetOption, data_app, recipes, rewards_app, tasks
+from aha.launch.layout import EXIT_CODE_FILE
 from aha.types import RunFailure, Stopped, UserError
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-
-# The file in which `aha launch accelerate` expects its processes' exit code.
-EXIT_CODE_FILE = "AHA_EXIT_CODE_FILE"
 
 # What `--resume` without a folder stands for, see `main`.
 _LATEST = "latest"

@@ -59,7 +59,8 @@ def accelerate(
         port = 29500
     on_cpu = cpu or visible_gpus() == 0
     layout = Layout(processes, strategy, nodes, node_rank, head, port, vllm, vllm_gpus, on_cpu)
-    request = Request(recipe, layout, set_ or (), output, resume, folder, dry_run)
+    target = recipe if recipe is not None else str(resume)
+    request = Request(target, layout, set_ or (), output, resume is not None, folder, dry_run)
     code = launch(request, typer.echo)
     if code:
         raise SystemExit(code)

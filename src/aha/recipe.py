@@ -145,6 +145,16 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def require_trainable(recipe: Recipe) -> None:
+    """Errors: UserError for quantised weights without adapters. To be asked they may be alone."""
+    kind = recipe.model.quantization
+    if kind != "none" and recipe.lora is None:
+        raise UserError(
+            f"model.quantization is {kind!r}; quantised weights are not trained, so it needs "
+            "adapters: --set lora={} (or --lora)."
+        )
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every key written out."""
     return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

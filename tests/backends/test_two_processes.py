@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from aha.recipe import load_recipe
 from aha.runs import RunDirectory
 from aha.tiny import weights_path
 from aha.train.start import start_run
+from ports import free_port
 
 pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
@@ -36,14 +36,11 @@ SETTINGS = (
 
 def start(*arguments: str | Path, program: str | Path = "-m") -> subprocess.Popen[str]:
     """`aha` in two processes, started by torchrun."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     what = ["-m", "aha.cli"] if program == "-m" else [str(program)]
     return subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-            "--master_port", str(port), *what, *map(str, arguments),
+            "--master_port", str(free_port()), *what, *map(str, arguments),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from aha.doctor.command import Request, run_doctor
 from aha.doctor.facts import Disk, Facts
 from aha.doctor.finding import problem
 from aha.types import RunFailure, UserError
+from command_line import aha
 
 TOKEN = "hf_" + "PLANTEDsecretPLANTEDsecretPLANTED"
 GIB = 2**30
@@ -28,18 +26,6 @@ def here(monkeypatch: pytest.MonkeyPatch, laptop: Facts) -> Facts:
     monkeypatch.setattr(command, "gather", lambda: laptop)
     monkeypatch.setattr(hub, "look", lambda offline: hub.Hub("a.hub", "", "", "timed out"))
     return laptop
-
-
-def aha(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "aha.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, **environment},
-        timeout=120,
-    )
 
 
 def test_the_whole_command_with_a_planted_token(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ports import free_ports
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
 _CONFIGURATION = """\
@@ -128,7 +130,7 @@ def start(folder: Path, nodes: int = 1) -> Cluster:
 
 
 def _configuration(folder: Path, host: str, names: list[str]) -> str:
-    controller, *ports = _free_ports(1 + len(names))
+    controller, *ports = free_ports(1 + len(names))
     cores = max(1, (os.cpu_count() or 1) // len(names))
     nodes = [
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores}"
@@ -175,13 +177,3 @@ def _spawn(cluster: Cluster, *command: str) -> None:
 
 def _idle(cluster: Cluster) -> bool:
     return set(_try(cluster, "sinfo", "--noheader", "--format=%T").split()) == {"idle"}
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from aha.runs import RunDirectory
 from aha.train.checkpoint import read_state
+from ports import free_port
 
 STEPS = 30
 # Half the prompts, and a rate at which few steps show that it learns.
@@ -112,12 +112,6 @@ def test_two_processes_learn_stop_and_go_on(strategy: str, tmp_path: Path) -> No
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(again.stdout)["accuracy"] == pytest.approx(after["accuracy"], abs=0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.slow

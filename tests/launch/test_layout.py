@@ -80,7 +80,7 @@ def test_the_files_and_the_command_are_shown(tmp_path: Path) -> None:
     layout = Layout(2, "zero2", port=0, on_cpu=True)
     hostile = "logging.project=a b; touch /tmp/never $(id)"
     request = Request(
-        "countdown-tiny", layout, [hostile], tmp_path / "my run", None, tmp_path / "f", True
+        "countdown-tiny", layout, [hostile], tmp_path / "my run", False, tmp_path / "f", True
     )
     if accelerate.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
@@ -118,9 +118,9 @@ def test_missing_packages_and_wrong_runs_are_said(
         launch(Request("countdown-tiny", Layout(2, "zero3", on_cpu=True)), print)
     (tmp_path / "recipe.yaml").write_text("name: x\n")
     with pytest.raises(UserError, match=r"is a run of engine 'native', which is one process"):
-        launch(Request(None, Layout(2, on_cpu=True), resume=tmp_path), print)
+        launch(Request(str(tmp_path), Layout(2, on_cpu=True), resume=True), print)
     with pytest.raises(UserError, match="is not a run directory"):
-        launch(Request(None, Layout(2, on_cpu=True), resume=tmp_path / "no"), print)
+        launch(Request(str(tmp_path / "no"), Layout(2, on_cpu=True), resume=True), print)
 
 
 def test_the_generating_gpu_is_not_a_training_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from aha.launch import vllm_server
 from aha.launch.vllm_server import health_address, server_command, serving
 from aha.recipe import load_recipe
 from aha.types import RunFailure
+from ports import free_port
 
 SERVER = """
 import http.server, os, sys, time
@@ -25,12 +25,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(os.environ["CUDA_VISIBLE_DEVICES"].encode())
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_it_is_up_inside_and_gone_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

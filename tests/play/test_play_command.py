@@ -13,13 +13,7 @@ from aha.cli import app, main
 from aha.play.command import Options, run
 from aha.play.session import Request
 from aha.types import UserError
-
-
-def aha(*arguments: str, cwd: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "aha.cli", "play", *arguments],
-        capture_output=True, text=True, check=False, cwd=cwd, timeout=120, input=typed,
-    )  # fmt: skip
+from command_line import aha
 
 
 def test_out_of_the_box_it_plays_the_embedded_model(
@@ -37,7 +31,7 @@ def test_out_of_the_box_it_plays_the_embedded_model(
 
 def test_the_latest_run_plays_beside_it(run_folder: Path) -> None:
     typed = "15 from 3 13 5\nnothing\n\xff\n\n:n 2\n:again\n"
-    done = aha(cwd=run_folder.parents[1], typed=typed)
+    done = aha("play", cwd=run_folder.parents[1], typed=typed)
     assert done.returncode == 2
     assert done.stdout.count("mine (step-000003), ") == 3
     assert done.stdout.count("aha-tiny, ") == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,14 +19,11 @@ from recited import GIVES_UP, GOES_ON, MakeSession
 from aha.play.problems import written
 from aha.play.session import Draw, Session
 from aha.types import UserError
+from chromium import headless_chromium
 
 pytest.importorskip("gradio", reason="gradio is not installed")
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-if CHROMIUM is None or DRIVER is None:
-    pytest.skip("chromium or chromedriver is not installed", allow_module_level=True)
 
-from aha.play.web import make_server  # noqa: E402
+from aha.play.web import make_server
 
 HOSTILE = (
     "<script>document.title='taken'</script> <img src=x onerror=\"document.title='taken'\"> "
@@ -42,14 +38,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio.*")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with headless_chromium(browser="ALL", performance="ALL") as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from aha.runs import RunDirectory
 from aha.train.dry_run import describe
 from aha.train.loop import score_groups
 from aha.train.start import resume_run, start_run
+from stopped_run import stopped_run
 
 RECORD_KEYS = {
     "step", "epoch", "loss", "learning_rate", "grad_norm", "reward", "reward_std",
@@ -174,7 +175,7 @@ def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 def test_an_interrupted_run_resumes_as_if_never_stopped(
-    beta: float, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beta: float, model_folder: str, tmp_path: Path
 ) -> None:
     recipe = small(
         "countdown-tiny",
@@ -185,19 +186,7 @@ def test_an_interrupted_run_resumes_as_if_never_stopped(
     )
     whole = start_run(recipe, tmp_path / "whole")
 
-    import aha.train.loop as loop
-
-    real = loop.train_step
-
-    def interrupted(trainer: Any, step: int) -> Any:
-        if step == 4:
-            raise KeyboardInterrupt
-        return real(trainer, step)
-
-    monkeypatch.setattr(loop, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        start_run(recipe, tmp_path / "parts")
-    monkeypatch.undo()
+    stopped_run(recipe, tmp_path / "parts", 3)
     # Step 3 was recorded, but the last checkpoint is of step 2.
     parts = resume_run(tmp_path / "parts")
     assert comparable(parts.metrics()) == comparable(whole.metrics())
@@ -231,9 +220,7 @@ def test_the_seed_decides_the_run(model_folder: str, tmp_path: Path) -> None:
     assert run("c", 1) != run("d", 0)
 
 
-def test_held_out_problems_are_evaluated_while_it_trains(
-    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_problems_are_evaluated_while_it_trains(model_folder: str, tmp_path: Path) -> None:
     recipe = small(
         "countdown-tiny", model_folder, "train.max_steps=5", "train.save_steps=2",
         "evaluation.every=2",
@@ -253,19 +240,7 @@ def test_held_out_problems_are_evaluated_while_it_trains(
     without = [{k: v for k, v in r.items() if "eval" not in k} for r in comparable(records)]
     assert without == comparable(plain.metrics())
 
-    import aha.train.loop as loop
-
-    real = loop.train_step
-
-    def interrupted(trainer: Any, step: int) -> Any:
-        if step == 5:
-            raise KeyboardInterrupt
-        return real(trainer, step)
-
-    monkeypatch.setattr(loop, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        start_run(recipe, tmp_path / "parts")
-    monkeypatch.undo()
+    stopped_run(recipe, tmp_path / "parts", 4)
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-000004")
     parts = resume_run(tmp_path / "parts")
     assert comparable(parts.metrics()) == comparable(records)

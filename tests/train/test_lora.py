@@ -14,7 +14,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import aha.train.loop as loop
 from aha.commands.evaluate import Request as EvalRequest
 from aha.commands.evaluate import run_eval
 from aha.commands.export import Request as ExportRequest
@@ -25,6 +24,7 @@ from aha.tiny import weights_path
 from aha.train.policy import load_model, load_policy
 from aha.train.start import resume_run, start_run
 from aha.types import UserError
+from stopped_run import stopped_run
 
 QUANTIZED = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
@@ -95,21 +95,11 @@ def test_the_kl_term_compares_with_the_adapters_switched_off(run: RunDirectory) 
 
 @pytest.mark.parametrize("quantization", ["none", pytest.param("nf4", marks=QUANTIZED)])
 def test_an_interrupted_run_resumes_to_the_bit(
-    quantization: str, run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quantization: str, run: RunDirectory, tmp_path: Path
 ) -> None:
     recipe = small("grpo.beta=0.05", f"model.quantization={quantization}")
     whole = run if quantization == "none" else start_run(recipe, tmp_path / "whole")
-    real = loop.train_step
-
-    def interrupted(trainer: Any, step: int) -> Any:
-        if step == 3:
-            raise KeyboardInterrupt
-        return real(trainer, step)
-
-    monkeypatch.setattr(loop, "train_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        start_run(recipe, tmp_path / "parts")
-    monkeypatch.undo()
+    stopped_run(recipe, tmp_path / "parts", 2)
     parts = resume_run(tmp_path / "parts")
     assert comparable(parts) == comparable(whole)
     assert parts.read_lines("samples.jsonl") == whole.read_lines("samples.jsonl")

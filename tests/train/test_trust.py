@@ -21,6 +21,7 @@ from aha.train import checkpoint
 from aha.train.start import resume_run, start_run
 from aha.train.stop import EXIT_TIME_IS_UP, StopRequest
 from aha.types import Completion, Problem, Prompt, RunFailure, Stopped, UserError
+from stopped_run import stopped_run
 
 
 def small(model_folder: str, *more: str) -> Recipe:
@@ -33,21 +34,6 @@ def small(model_folder: str, *more: str) -> Recipe:
             "rewards=[{name: length_penalty, options: {start: 0.0}}]", *more,
         ],
     )  # fmt: skip
-
-
-def stopped_run(recipe: Recipe, path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that ends after `step` as if the machine had gone."""
-    real = loop.train_step
-
-    def train_step(trainer: Any, number: int) -> Any:
-        if number > step:
-            raise KeyboardInterrupt
-        return real(trainer, number)
-
-    monkeypatch.setattr(loop, "train_step", train_step)
-    with pytest.raises(KeyboardInterrupt):
-        start_run(recipe, path)
-    monkeypatch.setattr(loop, "train_step", real)
 
 
 def test_changes_are_named_by_key() -> None:
@@ -63,9 +49,9 @@ def test_changes_are_named_by_key() -> None:
 
 
 def test_a_resumed_run_refuses_a_recipe_that_means_something_else(
-    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: str, tmp_path: Path
 ) -> None:
-    stopped_run(small(model_folder), tmp_path / "run", 2, monkeypatch)
+    stopped_run(small(model_folder), tmp_path / "run", 2)
     with pytest.raises(UserError, match=r"grpo.beta: 0.0 -> 0.1 .*--allow-change"):
         resume_run(tmp_path / "run", ["grpo.beta=0.1"])
     # Refused before anything was touched.
@@ -76,10 +62,8 @@ def test_a_resumed_run_refuses_a_recipe_that_means_something_else(
     assert [record["step"] for record in run.metrics()] == [1, 2, 3, 4]
 
 
-def test_what_changes_no_result_may_be_changed(
-    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopped_run(small(model_folder), tmp_path / "run", 2, monkeypatch)
+def test_what_changes_no_result_may_be_changed(model_folder: str, tmp_path: Path) -> None:
+    stopped_run(small(model_folder), tmp_path / "run", 2)
     run = resume_run(tmp_path / "run", ["train.save_total_limit=5"])
     assert len(checkpoint.list_checkpoints(run.checkpoints)) == 4
 
@@ -231,8 +215,8 @@ def test_or_its_row_gets_no_score_where_the_recipe_says_so(kind: str, tmp_path: 
 
 
 @pytest.fixture
-def checkpoints(model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    stopped_run(small(model_folder), tmp_path / "run", 3, monkeypatch)
+def checkpoints(model_folder: str, tmp_path: Path) -> Path:
+    stopped_run(small(model_folder), tmp_path / "run", 3)
     return tmp_path / "run" / "checkpoints"
 
 
@@ -310,9 +294,7 @@ def test_a_disk_that_fills_while_writing_leaves_the_last_checkpoint(
     assert [path.name for path in sorted(folder.iterdir())] == ["step-000001", "step-000002"]
 
 
-def test_global_random_streams_go_on_where_they_were(
-    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_global_random_streams_go_on_where_they_were(model_folder: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import random, numpy, torch\ndef dice(completions, **kwargs):\n"
         "    return [random.random() + numpy.random.rand() + torch.rand(1).item()\n"
@@ -320,7 +302,7 @@ def test_global_random_streams_go_on_where_they_were(
     )
     recipe = small(model_folder, f"rewards=[{{name: '{tmp_path}/mine.py:dice'}}]")
     whole = start_run(recipe, tmp_path / "whole")
-    stopped_run(recipe, tmp_path / "parts", 2, monkeypatch)
+    stopped_run(recipe, tmp_path / "parts", 2)
     parts = resume_run(tmp_path / "parts")
     assert [r["reward"] for r in parts.metrics()] == [r["reward"] for r in whole.metrics()]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def _check_trl(recipe: Recipe) -> BatchPlan:
 
 
 def _require_one_process() -> None:
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = processes()
     if count > 1:
         raise UserError(
             f"engine is 'native', which is one process, and WORLD_SIZE is {count}; add --engine "

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from aha.commands.subject import Subject, find_subject, load, recipe_for
+from aha.commands.subject import Subject, find_subject, load, own_recipe, recipe_for
 from aha.commands.table import comparison_lines, table
 from aha.evaluate.evaluate import Evaluation
 from aha.evaluate.paired import Comparison, compare
@@ -97,7 +97,7 @@ def run_eval(request: Request) -> Result:
         return Result(outcome, None, None, notes)
     other = find_subject(request.against)
     # The same problems, asked in the way of the model's own run where it has one.
-    how = request.recipe or _same_recipe(subject, other)
+    how = request.recipe or _recipe_of_other(subject, other)
     other_recipe = recipe_for(other, how, request.overrides)
     other_recipe = other_recipe.model_copy(
         update={"task": recipe.task, "evaluation": recipe.evaluation, "train": recipe.train}
@@ -120,17 +120,10 @@ def _recipe(subject: Subject, request: Request) -> Recipe:
     return recipe_for(subject, request.recipe, overrides)
 
 
-def _same_recipe(subject: Subject, other: Subject) -> str | None:
-    """A model without a run is asked as the one it is compared with."""
-    own = _own_recipe(subject)
-    return str(own) if other.run is None and own is not None else None
-
-
-def _own_recipe(subject: Subject) -> Path | None:
-    """The recipe that a model was trained by: its run's, or the one in its exported folder."""
-    folder = subject.run.path if subject.run is not None else Path(subject.source)
-    file = folder / "recipe.yaml"
-    return file if file.is_file() else None
+def _recipe_of_other(subject: Subject, other: Subject) -> str | None:
+    """A model of which nothing says how to ask it is asked as the one it is compared with."""
+    own = own_recipe(subject)
+    return str(own) if own_recipe(other) is None and own is not None else None
 
 
 def _problems(recipe: Recipe, request: Request) -> tuple[Problem, ...]:
@@ -206,7 +199,7 @@ def _notes(subject: Subject, problems: Sequence[Problem], request: Request) -> t
     if request.split == "train":
         notes.append("note: these are training problems; accuracy on them says little of others.")
     else:
-        notes += _overlap_notes(_own_recipe(subject), problems)
+        notes += _overlap_notes(own_recipe(subject), problems)
     return tuple(notes)
 
 

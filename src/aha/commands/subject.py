@@ -54,18 +54,25 @@ def find_subject(target: str) -> Subject:
     return Subject(target, target, None)
 
 
+def own_recipe(subject: Subject) -> Path | None:
+    """The recipe that a model was trained by: its run's, or the one in its exported folder."""
+    folder = subject.run.path if subject.run is not None else Path(subject.source)
+    file = folder / "recipe.yaml"
+    return file if file.is_file() else None
+
+
 def recipe_for(subject: Subject, recipe: str | None, overrides: Sequence[str]) -> Recipe:
     """How the model is asked: the given recipe, else its run's or the exported folder's own, else
     the embedded model's.
 
     Errors: UserError when nothing says it.
     """
-    if recipe is None and subject.run is not None:
-        recipe = str(subject.run.path / "recipe.yaml")
-    beside = Path(subject.source) / "recipe.yaml"
-    if recipe is None and subject.run is None and beside.is_file():
-        # What was exported is whole weights, whatever its base was quantised to in training.
-        recipe, overrides = str(beside), [*overrides, "model.quantization=none"]
+    own = own_recipe(subject)
+    if recipe is None and own is not None:
+        recipe = str(own)
+        if subject.run is None:
+            # What was exported is whole weights, whatever its base was quantised to in training.
+            overrides = [*overrides, "model.quantization=none"]
     if recipe is None and subject.source == TINY_NAME:
         recipe = DEFAULT_RECIPE
     if recipe is None:

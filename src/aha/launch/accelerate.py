@@ -24,6 +24,7 @@ import psutil
 import yaml
 
 from aha.launch.layout import (
+    EXIT_CODE_FILE,
     Layout,
     accelerate_config,
     check_layout,
@@ -35,24 +36,21 @@ from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.types import RunFailure, UserError
 
-# A rank writes its exit code there and ends well, so that accelerate does not end in a traceback
-# (`aha.cli.EXIT_CODE_FILE`).
-_EXIT_CODE_FILE = "AHA_EXIT_CODE_FILE"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked: a recipe to begin with, or a run to resume.
+    """What was asked: `target` is a recipe to begin with or, with `resume`, a run to go on with.
 
     `folder` is for the files; none: launch/NAME-STRATEGY.
     """
 
-    recipe: str | None
+    target: str
     layout: Layout
     overrides: Sequence[str] = ()
     output: Path | None = None
-    resume: Path | None = None
+    resume: bool = False
     folder: Path | None = None
     dry_run: bool = False
 
@@ -99,17 +97,18 @@ def _server(
 
 def _recipe(request: Request) -> Recipe:
     """The recipe as its processes will run it."""
-    if request.resume is not None:
-        RunDirectory.open(request.resume)
-        return load_recipe(str(request.resume / "recipe.yaml"), request.overrides)
-    return load_recipe(_named(request), [*_added(request.layout), *request.overrides])
+    if request.resume:
+        path = RunDirectory.open(Path(request.target)).path
+        return load_recipe(str(path / "recipe.yaml"), request.overrides)
+    return load_recipe(request.target, [*_added(request.layout), *request.overrides])
 
 
 def _folder(request: Request) -> Path:
     """Where the files go."""
     if request.folder is not None:
         return request.folder
-    name = request.resume.name if request.resume else Path(_named(request)).stem
+    target = Path(request.target)
+    name = target.name if request.resume else target.stem
     return Path("launch") / f"{name}-{request.layout.strategy}"
 
 
@@ -123,19 +122,13 @@ def _added(layout: Layout) -> list[str]:
     return overrides
 
 
-def _named(request: Request) -> str:
-    if request.recipe is None:
-        raise UserError("aha launch accelerate takes either a RECIPE or --resume DIR.")
-    return request.recipe
-
-
 def _check(recipe: Recipe, request: Request) -> str:
     """What each process will do, in words. Errors: UserError for what cannot be."""
     from aha.backends.trl.config import check, require_trl
 
     if recipe.engine != "trl":
         raise UserError(
-            f"{str(request.resume)!r} is a run of engine {recipe.engine!r}, which is one process; "
+            f"{request.target!r} is a run of engine {recipe.engine!r}, which is one process; "
             "resume it with aha train --resume."
         )
     require_trl()
@@ -178,11 +171,11 @@ def write_files(request: Request) -> Files:
 
 
 def _command(request: Request, folder: Path) -> list[str]:
-    if request.resume is not None:
-        train = ["--resume", str(request.resume)]
+    if request.resume:
+        train = ["--resume", request.target]
         overrides = list(request.overrides)
     else:
-        train = [_named(request)]
+        train = [request.target]
         overrides = _added(request.layout) + list(request.overrides)
     if request.output is not None:
         train += ["--output", str(request.output)]
@@ -221,7 +214,7 @@ def _gpu_names(count: int) -> list[str]:
 
 def _start(files: Files, layout: Layout) -> int:
     exit_file = files.folder / f".exit-{layout.node_rank}-{os.getpid()}"
-    environment = {**os.environ, **files.environment, _EXIT_CODE_FILE: str(exit_file.resolve())}
+    environment = {**os.environ, **files.environment, EXIT_CODE_FILE: str(exit_file.resolve())}
     # A session of its own: signals to this process's group reach the ranks through us, once.
     agent = subprocess.Popen(  # noqa: S603
         files.command, env=environment, start_new_session=True

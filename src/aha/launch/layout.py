@@ -14,6 +14,10 @@ from aha.types import UserError
 Strategy = Literal["ddp", "zero2", "zero3", "fsdp2"]
 VllmMode = Literal["off", "colocate", "server"]
 
+# Names a file: a rank writes its exit code there and ends well, because of a rank that ends
+# otherwise accelerate makes a traceback.
+EXIT_CODE_FILE = "AHA_EXIT_CODE_FILE"
+
 
 @dataclass(frozen=True)
 class Layout:

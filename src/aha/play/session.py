@@ -13,9 +13,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
-from aha.commands.subject import Loaded, Subject, find_subject, load, recipe_for
+from aha.commands.subject import Loaded, Subject, find_subject, load, own_recipe, recipe_for
 from aha.play.problems import notes, typed_problem, written
 from aha.play.scene import Lane, Row, Scene
 from aha.recipe import Recipe
@@ -127,8 +126,7 @@ def _began_from(run: RunDirectory) -> str:
 
 def _recipe_of_other(second: Subject, first_recipe: Recipe, request: Request) -> Recipe:
     """A model of which nothing says how to ask it is asked as the one it is played against."""
-    has_own = second.run is not None or (Path(second.source) / "recipe.yaml").is_file()
-    if has_own or request.recipe is not None:
+    if own_recipe(second) is not None or request.recipe is not None:
         return recipe_for(second, request.recipe, request.overrides)
     model = first_recipe.model.model_copy(update={"name": second.source})
     return first_recipe.model_copy(update={"model": model})

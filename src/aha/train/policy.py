@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from aha.recipe import Recipe
+from aha.recipe import Recipe, require_trainable
 from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.adapters import add_adapters, base_name, is_adapter, load_adapters, with_adapter
@@ -123,13 +123,9 @@ def load_policy(recipe: Recipe, checkpoint: Path | None) -> PreTrainedModel:
 
     Errors: UserError for a quantised model without adapters, whose weights cannot be trained.
     """
+    require_trainable(recipe)
     section, lora = recipe.model, recipe.lora
     if lora is None:
-        if section.quantization != "none":
-            raise UserError(
-                f"model.quantization is {section.quantization!r}; quantised weights are not "
-                "trained, so it needs adapters: --set lora={} (or --lora)."
-            )
         return load_model(section, str(checkpoint) if checkpoint else None)
     model = load_model(section, frozen=True)
     if checkpoint is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -64,10 +65,15 @@ def resume_run(
         for record in run.metrics():
             # What fitted then: other micro-batches would round differently.
             trainer.budget.tokens = record["tokens_per_microbatch"]
-        where = f"from the checkpoint of step {done}" if done else "no checkpoint yet: from step 1"
         notes = [*found.damaged, *(f"changed {change}" for change in changed)]
-        how = f" ({where}; {lost} later steps are done again)"
-        return _run(trainer, run, how, StopRequest(recipe.train.max_hours), notes)
+        stop = StopRequest(recipe.train.max_hours)
+        return _run(trainer, run, where_from(done, lost), stop, notes)
+
+
+def where_from(done: int, lost: int) -> str:
+    """For the message about the run directory: where a resumed run goes on."""
+    where = f"from the checkpoint of step {done}" if done else "no checkpoint yet: from step 1"
+    return f" ({where}; {lost} later steps are done again)"
 
 
 def refuse_changes(changed: Sequence[RecipeChange], allow: bool) -> None:
@@ -87,9 +93,21 @@ def _run(
     for note in (f"run directory: {run.path}{how}", *notes):
         tell(observers, note)
     started = time.monotonic()
+    with watched(run, observers, stop):
+        train(trainer, run, observers, stop)
+    finish(run, observers, (time.monotonic() - started) / 60)
+    return run
+
+
+@contextmanager
+def watched(run: RunDirectory, observers: Sequence[Observer], stop: StopRequest) -> Iterator[None]:
+    """While inside, signals reach `stop`; however it ends, the observers are closed.
+
+    Errors: Stopped and RunFailure, which say how to go on.
+    """
     try:
         with stop.listening():
-            train(trainer, run, observers, stop)
+            yield
     except Stopped as stopped:
         raise Stopped(f"{stopped}; go on with --resume {run.path}", stopped.code) from None
     except OSError as error:
@@ -99,11 +117,13 @@ def _run(
     finally:
         for observer in observers:
             observer.close()
-    minutes = (time.monotonic() - started) / 60
+
+
+def finish(run: RunDirectory, observers: Sequence[Observer], minutes: float) -> None:
+    """Write the report of a run that came to its end, and say where it is."""
     from aha.report.build import build_report
 
     tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
-    return run
 
 
 def observers_of(

@@ -16,7 +16,7 @@ from typing import Any
 
 from aha.backends.trl.mapping import refuse
 from aha.backends.trl.plan import BatchPlan, batch_plan
-from aha.recipe import Recipe
+from aha.recipe import Recipe, require_trainable
 from aha.sections import TrlSection
 from aha.types import UserError
 
@@ -75,11 +75,7 @@ def _refuse_together(recipe: Recipe) -> None:
             "grpo.mask_truncated_completions is true and generation.stop is set; with engine trl "
             "allowed is one of them: TRL takes a completion that a stop string ended for cut off."
         )
-    if model.quantization != "none" and recipe.lora is None:
-        raise UserError(
-            f"model.quantization is {model.quantization!r}; quantised weights are not trained, so "
-            "it needs adapters: --set lora={}."
-        )
+    require_trainable(recipe)
     if model.quantization == "int8" and trl_section(recipe).vllm == "colocate":
         raise UserError(
             "model.quantization is 'int8'; with trl.vllm colocate allowed are 'none' and 'nf4': "

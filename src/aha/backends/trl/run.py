@@ -44,9 +44,8 @@ from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.loop import tell
 from aha.train.policy import choose_device
-from aha.train.start import observers_of, refuse_changes
+from aha.train.start import finish, observers_of, refuse_changes, watched, where_from
 from aha.train.stop import StopRequest
-from aha.types import RunFailure, Stopped
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,8 @@ def resume_run(
         )
         if changed:
             ranks.on_main(lambda: run.change_recipe(recipe, done))
-        where = f"from the checkpoint of step {done}" if done else "no checkpoint yet: from step 1"
-        how = f" ({where}; {lost} later steps are done again)"
         notes = (*found.damaged, *(f"changed {change}" for change in changed))
-        return _run(built, run, _From(found.path, done, how, notes), stop)
+        return _run(built, run, _From(found.path, done, where_from(done, lost), notes), stop)
 
 
 @contextmanager
@@ -186,27 +183,11 @@ def _run(built: _Built, run: RunDirectory, origin: _From, stop: StopRequest) -> 
     for note in (f"run directory: {run.path}{origin.how}", *origin.notes, f"TRL: {built.plan}"):
         tell(observers, note)
     started = time.monotonic()
-    try:
-        with stop.listening():
-            _train(built, run, origin, observers, stop)
-    except Stopped as stopped:
-        raise Stopped(f"{stopped}; go on with --resume {run.path}", stopped.code) from None
-    except OSError as error:
-        raise RunFailure(
-            f"{run.path} could not be written: {error}. Mend that, then --resume {run.path}."
-        ) from error
-    finally:
-        for observer in observers:
-            observer.close()
+    with watched(run, observers, stop):
+        _train(built, run, origin, observers, stop)
     minutes = (time.monotonic() - started) / 60
-    ranks.on_main(lambda: _report(run, observers, minutes))
+    ranks.on_main(lambda: finish(run, observers, minutes))
     return run
-
-
-def _report(run: RunDirectory, observers: Sequence[Observer], minutes: float) -> None:
-    from aha.report.build import build_report
-
-    tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
 
 
 def _train(
