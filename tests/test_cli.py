@@ -155,6 +155,9 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
+    # By two ways at once: one request.
+    process.send_signal(signal.SIGTERM)
+    time.sleep(2.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 143

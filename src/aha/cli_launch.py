@@ -51,6 +51,10 @@ def slurm(
     signal_before: Annotated[
         int, typer.Option(help="Seconds before the limit at which to save and stop.")
     ] = 120,
+    strategy: Annotated[
+        Literal["ddp", "zero2", "zero3", "fsdp2"],
+        typer.Option(help="Of several processes, as for aha launch accelerate."),
+    ] = "ddp",
     file: Annotated[
         Path | None, typer.Option(metavar="JOB.SH", help="Write the script there.")
     ] = None,
@@ -62,6 +66,7 @@ def slurm(
     request = launch.Request(
         recipe, set_ or (), output, nodes, gpus_per_node, cpus_per_task, mem, partition, account,
         qos, time, module or (), container, setup or (), vllm_node, engine, signal_before,
+        strategy,
     )  # fmt: skip
     text = launch.slurm_script(request)
     sbatch = launch.require_sbatch() if submit else None

@@ -24,7 +24,10 @@ from filelock import FileLock, Timeout
 from aha.recipe import Recipe, dump_recipe, load_recipe
 from aha.types import RunFailure, UserError
 
-_PACKAGES = ("aha-zero", "torch", "transformers", "tokenizers", "numpy", "pydantic")
+_PACKAGES = (
+    "aha-zero", "torch", "transformers", "tokenizers", "numpy", "pydantic", "peft", "bitsandbytes",
+    "trl", "accelerate", "deepspeed", "vllm",
+)  # fmt: skip
 
 
 class RunDirectory:
@@ -132,14 +135,23 @@ class RunDirectory:
         files = (self.metrics_file, self.samples_file, self.alerts_file)
         return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
 
+    def shortened(self, record_bytes: Mapping[str, int]) -> Path | None:
+        """A record file that has lost what it held; samples and alerts may have been removed."""
+        now = self.record_bytes()
+        for name, length in record_bytes.items():
+            path = self.path / name
+            if now[name] < length and (path.exists() or path == self.metrics_file):
+                return path
+        return None
+
     def rewind(self, step: int, record_bytes: Mapping[str, int]) -> int:
         """Forget what was recorded after `step`; how many steps that were."""
         lost = len([record for record in self.metrics() if record["step"] > step])
+        short = self.shortened(record_bytes)
+        if short is not None:
+            raise RunFailure(f"{short} is shorter than at step {step}.")
         for name, length in record_bytes.items():
             if (self.path / name).exists():
-                # Longer only: a record that is shorter than it was has been tampered with.
-                if (self.path / name).stat().st_size < length:
-                    raise RunFailure(f"{self.path / name} is shorter than at step {step}.")
                 os.truncate(self.path / name, length)
         for path in self.samples.glob("step_*.txt"):
             if int(path.stem.removeprefix("step_")) > step:

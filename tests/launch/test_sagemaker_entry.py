@@ -77,11 +77,10 @@ def test_several_machines_meet_at_the_first(
     monkeypatch.setenv("SM_HPS", '{"engine": "trl"}')
     command = entry.train_command(entry.find_job())
     assert command[1:] == [
-        "-m", "accelerate.commands.launch", "--multi_gpu",
-        "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--num_processes", "16", "--num_machines", "2", "--machine_rank", "1",
-        "--main_process_ip", "algo-1", "--main_process_port", "29500",
-        "-m", "aha.cli", "train", "recipe.yaml", "--output", command[-3], "--set", "engine=trl",
+        "-m", "aha.cli", "launch", "accelerate", "recipe.yaml", "--output", command[7],
+        "--set", "engine=trl",
+        "--processes", "16", "--nodes", "2", "--node-rank", "1",
+        "--head", "algo-1", "--port", "29500", "--folder", command[-1],
     ]  # fmt: skip
 
 

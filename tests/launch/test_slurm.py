@@ -13,6 +13,7 @@ import pytest
 from programs import program
 from typer.testing import CliRunner
 
+from aha.cli import app
 from aha.launch.slurm import FINISHED, Request, slurm_script
 from aha.types import RunFailure, UserError
 
@@ -28,7 +29,6 @@ _STUBS = {
     "apptainer": 'shift; while [ "${1#-}" != "$1" ]; do [ "$1" = --bind ] && shift; shift; done\n'
     'shift; exec "$@"\n',
     "aha": 'exec python3 "$STUBS/training.py" "$@"\n',
-    "accelerate": 'python3 "$STUBS/training.py" "$@" & wait "$!" || exit 1\n',
     "trl": "exec python3 -m http.server --bind 127.0.0.1 \"$7\"\n",
 }  # fmt: skip
 # A run that saves a checkpoint, or on USR1 saves and stops with 138; a second USR1 ends it unsaved.
@@ -164,16 +164,25 @@ def test_a_stop_without_progress_does_not_requeue_for_ever(stubs: Path, tmp_path
     assert calls_of(stubs, "scontrol") == []
 
 
-def test_several_processes_start_through_accelerate(stubs: Path, tmp_path: Path) -> None:
-    request = Request("countdown-tiny", output=Path("run"), nodes=2, gpus_per_node=4, engine="trl")
+def test_several_processes_start_through_the_launcher(
+    stubs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(
+        "countdown-tiny", ["train.max_steps=3"], output=Path("run"), nodes=2, gpus_per_node=4,
+        engine="trl", strategy="fsdp2",
+    )  # fmt: skip
     assert finish(request, stubs, tmp_path / "run", NODES="n1 n2")[0] == 0
     # 20000 + 77 * 2: the port comes from the job's number.
-    assert calls_of(stubs, "accelerate") == [
-        "launch\n--machine_rank\n0\n--multi_gpu\n--mixed_precision\nno\n--dynamo_backend\nno\n"
-        "--num_processes\n8\n--num_machines\n2\n"
-        "--main_process_ip\nn1\n--main_process_port\n20154\n-m\naha.cli\n"
-        "train\ncountdown-tiny\n--output\nrun\n--engine\ntrl"
-    ]
+    started = calls_of(stubs, "aha")[0].split("\n")
+    assert started == [
+        "launch", "accelerate", "countdown-tiny", "--output", "run", "--set", "train.max_steps=3",
+        "--processes", "8", "--nodes", "2", "--strategy", "fsdp2", "--head", "n1",
+        "--port", "20154", "--folder", "run.launch", "--node-rank", "0",
+    ]  # fmt: skip
+    # What the command itself takes.
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [*started, "--dry-run", "--cpu"])
+    assert done.exit_code == 0, done.output
     srun = calls_of(stubs, "srun")
     assert len(srun) == 1
     assert "--nodelist=n1,n2" in srun[0]
@@ -183,8 +192,7 @@ def test_a_warning_reaches_the_processes_behind_the_launcher(stubs: Path, tmp_pa
     request = Request("countdown-tiny", output=Path("run"), gpus_per_node=2, engine="trl")
     process = start(request, stubs, tmp_path / "run", "wait")
     code, output = warn_when_ready(process, stubs)
-    # The launcher answers 1, as accelerate's does.
-    assert code == 1, output
+    assert code == 138, output
     assert calls_of(stubs, "scontrol")[-1] == "requeue\n77"
 
 
@@ -266,6 +274,7 @@ def test_setup_modules_and_resources_stand_in_the_script() -> None:
         ({"signal_before": 65_535, "time": "99:00:00"}, "--signal-before is 65535"),
         ({"nodes": 2}, "the native engine is one process on one GPU"),
         ({"gpus_per_node": 8}, "makes 8 processes; the native engine"),
+        ({"strategy": "zero3"}, "--strategy zero3 shares a model over processes"),
         ({"vllm_node": True}, "--vllm-node goes with --engine trl"),
         ({"vllm_node": True, "engine": "trl", "gpus_per_node": 0}, "a vLLM server needs a GPU"),
         ({"mem": "much"}, "--mem is 'much'"),
@@ -330,8 +339,6 @@ echo "Submitted batch job 7"
 
 
 def invoke(*options: str) -> Any:
-    from aha.cli import app
-
     return CliRunner().invoke(app, ["launch", "slurm", "countdown-tiny", *options])
 
 

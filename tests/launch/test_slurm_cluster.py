@@ -144,4 +144,5 @@ def test_two_nodes_are_warned_and_go_on_together(tmp_path: Path) -> None:
         state = cluster.job(job)
         assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), log_of(work, job)
         assert state["NumNodes"] == "2"
+        assert "Traceback" not in log_of(work, job)
     assert steps_of(work) == list(range(1, 7))

@@ -30,12 +30,12 @@ def test_a_line_by_hand() -> None:
     # Without noise: all ten pairs of five values agree, so tau is 1 and p = 2 / 5!.
     trend = line([1.0, 2.0, 3.0, 4.0, 5.0])
     assert trend is not None
-    assert (trend.start, trend.end) == (1.0, 5.0)
+    assert trend.slope == 1.0
     assert trend.p == pytest.approx(2 / 120)
     # One value far out does not move the Theil-Sen line: its slope is the median of ten, 1.
     bent = line([1.0, 2.0, 3.0, 4.0, 100.0])
     assert bent is not None
-    assert bent.end - bent.start == pytest.approx(4.0)
+    assert bent.slope == pytest.approx(1.0)
     assert line([0.5] * 40) is None
 
 
@@ -84,8 +84,20 @@ def test_the_message_has_figures() -> None:
     trend = Trend(ACCURACY, 40)
     alerts = [a for step in range(1, 41) for a in trend.check(step, 0.2 + step / 200)]
     assert [alert.step for alert in alerts] == [40]
-    expected = "improvement: accuracy rises from 20.5% to 40.0% over steps 1 to 40 (Mann-Kendall"
+    # Steps 1 to 10 have their median between 5 and 6, steps 31 to 40 between 35 and 36.
+    expected = (
+        "improvement: accuracy rises from 22.8% to 37.8% over steps 1 to 40 (medians of 10 steps; "
+        "Mann-Kendall p = "
+    )
     assert alerts[0].message.startswith(expected)
+
+
+def test_the_message_names_no_value_that_never_was() -> None:
+    # The Theil-Sen line of this curve begins above 1.
+    values = [1.0] * 12 + [1.0 - 0.01 * step for step in range(28)]
+    trend = Trend(Watched("rewards/format/mean", "reward format", True), 40)
+    alerts = [a for step, value in enumerate(values, 1) for a in trend.check(step, value)]
+    assert alerts[0].message.startswith("degradation: reward format falls from 1 to 0.775 over")
 
 
 def record(step: int, **changed: Any) -> dict[str, Any]:

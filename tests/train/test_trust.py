@@ -250,6 +250,33 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_a_checkpoint_that_the_record_does_not_reach_is_passed_over(
+    checkpoints: Path, model_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a copy of a run that was cut short: the checkpoint came, the record's end did not."""
+    whole = start_run(small(model_folder), checkpoints.parents[1] / "whole")
+    metrics = checkpoints.parent / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    run = resume_run(checkpoints.parent)
+    output = capsys.readouterr().out
+    assert "step-000003 is passed over: metrics.jsonl ends before it." in output
+    assert "from the checkpoint of step 2" in output
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3, 4]
+    assert run.read_lines("samples.jsonl") == whole.read_lines("samples.jsonl")
+
+
+def test_a_run_without_its_record_does_not_go_on(checkpoints: Path) -> None:
+    (checkpoints.parent / "metrics.jsonl").unlink()
+    with pytest.raises(RunFailure, match=r"no checkpoint is whole: .*metrics.jsonl ends before"):
+        resume_run(checkpoints.parent)
+
+
+def test_removed_samples_stay_removed(checkpoints: Path) -> None:
+    (checkpoints.parent / "samples.jsonl").unlink()
+    run = resume_run(checkpoints.parent)
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3, 4]
+
+
 def test_when_all_are_damaged_nothing_begins_again_in_silence(checkpoints: Path) -> None:
     for path in checkpoints.iterdir():
         flip(path / "model.safetensors")
@@ -273,7 +300,7 @@ def test_a_full_disk_is_seen_before_writing(
     with pytest.raises(RunFailure, match=r"needs \d+ MiB .* 1 MiB left.*step-000002"):
         start_run(small(model_folder), tmp_path / "run")
     monkeypatch.undo()
-    assert checkpoint.newest_valid(tmp_path / "run" / "checkpoints").path is not None
+    assert checkpoint.newest_valid(RunDirectory(tmp_path / "run")).path is not None
     assert len(resume_run(tmp_path / "run").metrics()) == 4
 
 

@@ -43,7 +43,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class Request:
     """What was asked: `target` is a recipe to begin with or, with `resume`, a run to go on with.
 
-    `folder` is for the files; none: launch/NAME-STRATEGY.
+    `folder` is for the files, with one in it for each of several nodes; none: launch/NAME-STRATEGY.
     """
 
     target: str
@@ -104,12 +104,11 @@ def _recipe(request: Request) -> Recipe:
 
 
 def _folder(request: Request) -> Path:
-    """Where the files go."""
-    if request.folder is not None:
-        return request.folder
-    target = Path(request.target)
+    """Where the files go; nodes may share a file system, and each one's files differ."""
+    layout, target = request.layout, Path(request.target)
     name = target.name if request.resume else target.stem
-    return Path("launch") / f"{name}-{request.layout.strategy}"
+    folder = request.folder or Path("launch") / f"{name}-{layout.strategy}"
+    return folder / f"node-{layout.node_rank}" if layout.nodes > 1 else folder
 
 
 def _added(layout: Layout) -> list[str]:
@@ -195,10 +194,12 @@ def server_gpus(layout: Layout) -> list[str]:
 
 def environment_of(layout: Layout) -> dict[str, str]:
     """What the processes need to know beside the files."""
-    found: dict[str, str] = {}
+    # torch's launcher ends its processes so long after a SIGTERM of its own; they save first.
+    found = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
     if layout.on_cpu:
         found["DS_ACCELERATOR"] = "cpu"
-        found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // layout.processes_here))
+        cores = len(os.sched_getaffinity(0)) // layout.processes_here
+        found["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores)))
     elif layout.serves_here:
         gpus = _gpu_names(layout.gpus_here)
         found["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[: layout.processes_here])

@@ -25,8 +25,6 @@ _BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 _PORT = 29500
 # aha's exit code when SIGTERM stopped it after saving; the job starts again or was meant to stop.
 _STOPPED = 143
-# SageMaker ends a container 120 s after SIGTERM; the launcher of several processes waits so long.
-_GRACE_S = "110"
 # What is worth having beside the model, in output.tar.gz.
 _RECORDS = ("recipe.yaml", "environment.json", "metrics.jsonl", "eval.json", "report.html")
 
@@ -97,21 +95,20 @@ def install_command() -> list[str]:
 def train_command(job: Job) -> list[str]:
     """Begin the run, or go on with the one that is there."""
     if (job.run / "recipe.yaml").exists():
-        train = ["train", "--resume", str(job.run)]
+        train = ["--resume", str(job.run)]
     else:
-        train = ["train", "recipe.yaml", "--output", str(job.run)]
+        train = ["recipe.yaml", "--output", str(job.run)]
     # S3 and SageMaker keep no order; a section must come before its keys.
     for key, value in sorted(job.settings.items()):
         train += ["--set", f"{key}={value}"]
     if job.processes == 1:
-        return [sys.executable, "-m", "aha.cli", *train]
+        return [sys.executable, "-m", "aha.cli", "train", *train]
     return [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
-        "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--num_processes", str(job.processes), "--num_machines", str(len(job.hosts)),
-        "--machine_rank", str(job.hosts.index(job.host)),
-        "--main_process_ip", job.hosts[0], "--main_process_port", str(_PORT),
-        "-m", "aha.cli", *train,
+        sys.executable, "-m", "aha.cli", "launch", "accelerate", *train,
+        "--processes", str(job.processes), "--nodes", str(len(job.hosts)),
+        "--node-rank", str(job.hosts.index(job.host)),
+        "--head", job.hosts[0], "--port", str(_PORT),
+        "--folder", str(job.output / "launch"),
     ]  # fmt: skip
 
 
@@ -135,8 +132,7 @@ def export(job: Job) -> int:
 
 def run(command: list[str], folder: Path) -> int:
     """The exit code of a command; SIGTERM, SageMaker's request to stop, is handed on to it."""
-    environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _GRACE_S}
-    process = subprocess.Popen(command, cwd=folder, env=environment)  # noqa: S603
+    process = subprocess.Popen(command, cwd=folder)  # noqa: S603
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from aha.launch.layout import Strategy
 from aha.recipe import Recipe, load_recipe
 from aha.types import RunFailure, UserError
 
@@ -55,6 +56,7 @@ class Request:
     vllm_node: bool = False
     engine: str | None = None
     signal_before: int = 120
+    strategy: Strategy = "ddp"
 
     @property
     def processes(self) -> int:
@@ -87,6 +89,7 @@ def slurm_script(request: Request) -> str:
         output=None if request.output is None else _not_an_option(str(request.output)),
         engine=_engine_option(request, recipe),
         finished=FINISHED,
+        command="launch accelerate" if request.processes > 1 else "train",
     )
 
 
@@ -195,6 +198,11 @@ def _check_processes(request: Request, recipe: Recipe) -> None:
             f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes "
             f"{request.processes} processes; the native engine is one process on one GPU, so add "
             "--engine trl, or ask for one node and one GPU."
+        )
+    if request.strategy != "ddp" and request.processes == 1:
+        raise UserError(
+            f"--strategy {request.strategy} shares a model over processes, and --nodes 1 with "
+            f"--gpus-per-node {request.gpus_per_node} is one; allowed there is ddp."
         )
     if request.vllm_node and not request.gpus_per_node:
         raise UserError("--vllm-node with --gpus-per-node 0: a vLLM server needs a GPU.")

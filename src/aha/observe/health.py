@@ -35,7 +35,7 @@ TROUBLES = (
         lambda last, _: _mean(last, "frac_reward_zero_std") >= 0.95,
         "all completions of a group get the same reward, so there is nothing to learn from; try "
         "easier or harder problems, more generation.num_generations, a reward with partial credit, "
-        "or grpo.dynamic_sampling=true",
+        "or, with engine native, grpo.dynamic_sampling=true",
     ),
     Trouble(
         "everything is cut off",

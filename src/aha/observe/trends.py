@@ -2,14 +2,16 @@
 
 A window of the last steps is tested with the Mann-Kendall test (Kendall's tau against the step;
 Mann 1945, Kendall 1975), which asks for no shape of curve and takes steps as independent draws
-around the trend; the size of the change is the Theil-Sen line's. Left out: change points to the
-step. A window of forty steps cannot place them better than by ten.
+around the trend; its direction is the Theil-Sen line's, and its figures are the medians of the
+window's first and last quarter. Left out: change points to the step. A window of forty steps cannot
+place them better than by ten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 Kind = Literal["improvement", "degradation", "stagnation", "collapse", "rise", "fall", "warning"]
@@ -48,10 +50,9 @@ class Watched:
 
 @dataclass(frozen=True)
 class Line:
-    """A window's trend: its ends on the Theil-Sen line, and the Mann-Kendall test's p."""
+    """A window's trend: the Theil-Sen line's slope a step, and the Mann-Kendall test's p."""
 
-    start: float
-    end: float
+    slope: float
     p: float
 
 
@@ -75,9 +76,8 @@ def line(values: Sequence[float]) -> Line | None:
     if len(set(values)) < 2:
         return None
     places = range(len(values))
-    slope, intercept, _, _ = theilslopes(values, places)
     p = float(kendalltau(places, values).pvalue)
-    return Line(float(intercept), float(intercept + slope * (len(values) - 1)), p)
+    return Line(float(theilslopes(values, places).slope), p)
 
 
 class Trend:
@@ -105,13 +105,13 @@ class Trend:
         window = self._values[-self._window :]
         trend = line([value for _, value in window])
         # Mostly equal values can have a trend whose median slope is none: nothing to speak of.
-        if trend is not None and trend.p < LEVEL and trend.end != trend.start:
-            state = "up" if trend.end > trend.start else "down"
+        if trend is not None and trend.p < LEVEL and trend.slope:
+            state = "up" if trend.slope > 0 else "down"
             if state == self._state:
                 return None
             self._state = state
             return self._alert(self._kind(state), self._moved(trend, window))
-        if trend is not None and trend.p < OVER and trend.end != trend.start:
+        if trend is not None and trend.p < OVER and trend.slope:
             return None
         return self._over(window)
 
@@ -159,10 +159,13 @@ class Trend:
         return "improvement" if (state == "up") == self._metric.more_is_better else "degradation"
 
     def _moved(self, trend: Line, window: Sequence[tuple[int, float]]) -> str:
-        verb = "rises" if trend.end > trend.start else "falls"
+        verb = "rises" if trend.slope > 0 else "falls"
+        values, span = [value for _, value in window], max(1, len(window) // 4)
+        first, last = median(values[:span]), median(values[-span:])
         return (
-            f"{self._metric.name} {verb} from {self._say(trend.start)} to {self._say(trend.end)} "
-            f"over steps {window[0][0]} to {window[-1][0]} (Mann-Kendall p = {trend.p:.1g})"
+            f"{self._metric.name} {verb} from {self._say(first)} to {self._say(last)} over steps "
+            f"{window[0][0]} to {window[-1][0]} (medians of {span} steps; Mann-Kendall "
+            f"p = {trend.p:.1g})"
         )
 
     def _say(self, value: float) -> str:

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aha.blocks.adapters import has_adapters
+from aha.runs import RunDirectory
 from aha.train.adapters import save_adapters, trained_state
 from aha.types import RunFailure
 
@@ -46,10 +47,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that is whole, if any, and a sentence on each that is not."""
+    """The newest checkpoint that can be used, if any, and a sentence on each that cannot."""
 
     path: Path | None
-    damaged: tuple[str, ...]
+    faults: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,14 @@ def _place(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What stands in a checkpoint beside the weights: tensors and plain values, no code."""
-    state: dict[str, Any] = torch.load(checkpoint / _STATE, weights_only=True, map_location="cpu")
+def read_state(checkpoint: Path, mapped: bool = False) -> dict[str, Any]:
+    """What stands in a checkpoint beside the weights: tensors and plain values, no code.
+
+    `mapped`: tensors stay in the file until they are looked at.
+    """
+    state: dict[str, Any] = torch.load(
+        checkpoint / _STATE, weights_only=True, map_location="cpu", mmap=mapped
+    )
     return state
 
 
@@ -176,22 +182,30 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def newest_valid(folder: Path) -> Found:
-    """The newest checkpoint whose files are what they were; every damaged one is named.
+def newest_valid(run: RunDirectory) -> Found:
+    """The newest checkpoint that a run can go on from: its files are what they were, and the record
+    reaches as far. Every other one is named.
 
-    Errors: RunFailure when there are checkpoints and all are damaged.
+    Errors: RunFailure when there are checkpoints and none can be used.
     """
     faults: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        fault = damage(path)
+    for path in sorted(run.checkpoints.glob("step-*"), reverse=True):
+        fault = damage(path) or _ahead(path, run)
         if fault is None:
             return Found(path, tuple(faults))
         faults.append(fault)
     if faults:
         raise RunFailure(
-            f"no checkpoint is whole: {' '.join(faults)} Remove {folder} to begin again."
+            f"no checkpoint is whole: {' '.join(faults)} Remove {run.checkpoints} to begin again."
         )
     return Found(None, ())
+
+
+def _ahead(checkpoint: Path, run: RunDirectory) -> str | None:
+    """A sentence where the record does not reach to the checkpoint: a copy of a run that was cut
+    short can have the one and not the other."""
+    short = run.shortened(read_state(checkpoint, mapped=True)["record_bytes"])
+    return None if short is None else f"{checkpoint} is passed over: {short.name} ends before it."
 
 
 def damage(checkpoint: Path) -> str | None:

@@ -54,7 +54,7 @@ def resume_run(
         changed = changes(before, recipe)
         refuse_changes(changed, allow_change)
         require_services(recipe.logging)
-        found = newest_valid(run.checkpoints)
+        found = newest_valid(run)
         trainer = build_trainer(recipe, found.path)
         done = trainer.progress.step
         lost = run.rewind(
@@ -65,7 +65,7 @@ def resume_run(
         for record in run.metrics():
             # What fitted then: other micro-batches would round differently.
             trainer.budget.tokens = record["tokens_per_microbatch"]
-        notes = [*found.damaged, *(f"changed {change}" for change in changed)]
+        notes = [*found.faults, *(f"changed {change}" for change in changed)]
         stop = StopRequest(recipe.train.max_hours)
         return _run(trainer, run, where_from(done, lost), stop, notes)
 

@@ -7,7 +7,8 @@
 | SIGUSR1 (SLURM's warning) | 138 |
 | `train.max_hours` | 3 |
 
-Each saves a checkpoint first. A second signal ends the process at once, without saving.
+Each saves a checkpoint first. A second signal ends the process at once, without saving; but for
+one that a program sent, and that came once more at once by another way.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from types import FrameType
 from aha.types import Stopped
 
 EXIT_TIME_IS_UP = 3
+# A scheduler and the launcher under it may both pass on the same request.
+_SAME_REQUEST_S = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGUSR1", None)]))
 
 
@@ -31,6 +34,7 @@ class StopRequest:
 
     def __init__(self, max_hours: float | None = None) -> None:
         self._signal: int | None = None
+        self._came = 0.0
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
         self._max_hours = max_hours
 
@@ -59,6 +63,11 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        now = time.monotonic()
+        if self._signal is None:
+            self._signal, self._came = number, now
+            return
+        echo = number == self._signal and now - self._came < _SAME_REQUEST_S
+        # Ctrl-C comes from a person, who means it twice.
+        if not echo or number == signal.SIGINT:
             os._exit(128 + number)
-        self._signal = number

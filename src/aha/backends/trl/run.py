@@ -113,7 +113,7 @@ def resume_run(
     stop = StopRequest(recipe.train.max_hours)
     ranks = _join(recipe)
     with _held(run, ranks):
-        found = ranks.on_main(lambda: newest_valid(run.checkpoints))
+        found = ranks.on_main(lambda: newest_valid(run))
         resumed = None if found.path is None else read_resumed(found.path)
         built = _build(recipe, ranks)
         if resumed is not None:
@@ -125,7 +125,7 @@ def resume_run(
         )
         if changed:
             ranks.on_main(lambda: run.change_recipe(recipe, done))
-        notes = (*found.damaged, *(f"changed {change}" for change in changed))
+        notes = (*found.faults, *(f"changed {change}" for change in changed))
         return _run(built, run, _From(found.path, done, where_from(done, lost), notes), stop)
 
 
