@@ -10,6 +10,10 @@ import typer
 from aha.cli_accelerate import accelerate
 from aha.cli_show import RecipeArgument, SetOption
 
+StrategyOption = Annotated[
+    Literal["ddp", "zero2", "zero3", "fsdp2"],
+    typer.Option(help="How several processes share a model, as in aha launch accelerate."),
+]
 launch_app = typer.Typer(help="Run on a SLURM cluster, on Amazon SageMaker, on several GPUs.")
 launch_app.command("accelerate")(accelerate)
 
@@ -51,10 +55,7 @@ def slurm(
     signal_before: Annotated[
         int, typer.Option(help="Seconds before the limit at which to save and stop.")
     ] = 120,
-    strategy: Annotated[
-        Literal["ddp", "zero2", "zero3", "fsdp2"],
-        typer.Option(help="Of several processes, as for aha launch accelerate."),
-    ] = "ddp",
+    strategy: StrategyOption = "ddp",
     file: Annotated[
         Path | None, typer.Option(metavar="JOB.SH", help="Write the script there.")
     ] = None,
@@ -115,6 +116,7 @@ def sagemaker(
     wheel: Annotated[
         Path | None, typer.Option(help="An aha_zero wheel to install, not the index's.")
     ] = None,
+    strategy: StrategyOption = "ddp",
     submit: Annotated[bool, typer.Option("--submit", help="Upload and create the job.")] = False,
     local: Annotated[
         bool,
@@ -138,7 +140,7 @@ def sagemaker(
 
     request = launch.Request(
         recipe, set_ or (), role, instance_type, instance_count, image, region, bucket, spot,
-        max_hours, max_wait_hours, volume_gb, name, wheel,
+        max_hours, max_wait_hours, volume_gb, name, wheel, strategy,
     )  # fmt: skip
     if local and submit:
         raise UserError("--local runs the job here and --submit in SageMaker; choose one.")

@@ -63,6 +63,7 @@ def test_the_request_says_what_was_asked() -> None:
             "train.max_steps": "3",
             "model.dtype": "float32",
         },
+        "Environment": {"AHA_STRATEGY": "ddp"},
         "InputDataConfig": [
             {
                 "ChannelName": "code",
@@ -141,6 +142,8 @@ def test_the_source_has_recipe_pins_and_entry_point(
     trl = make_source(ask(recipe="mine.yaml", overrides=["engine=trl"]))
     assert trl.files["requirements.txt"] == b"aha-zero[wandb,trl]==1.2.3\n"
     assert trl.settings == {"engine": "trl"}
+    zero = make_source(ask(recipe="mine.yaml", overrides=["engine=trl"], strategy="zero3"))
+    assert zero.files["requirements.txt"] == b"aha-zero[wandb,trl,deepspeed]==1.2.3\n"
 
 
 def test_files_elsewhere_cannot_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +175,7 @@ def test_settings_whose_order_matters_are_refused() -> None:
         ({"instance_type": "ml.g5.3xlarge"}, "--instance-type is 'ml.g5.3xlarge'.* ml.g5.2xlarge"),
         ({"instance_count": 0}, "--instance-count is 0"),
         ({"instance_count": 2}, "--instance-count is 2; the native engine is one process"),
+        ({"strategy": "fsdp2"}, "--strategy is fsdp2; the native engine is one process"),
         ({"region": None}, "--region is missing"),
         ({"region": "Ireland"}, "--region is 'Ireland'"),
         ({"image": None}, "--image or --wheel is missing"),

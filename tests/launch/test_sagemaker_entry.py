@@ -75,12 +75,13 @@ def test_several_machines_meet_at_the_first(
 ) -> None:
     monkeypatch.setenv("SM_NUM_GPUS", "8")
     monkeypatch.setenv("SM_HPS", '{"engine": "trl"}')
+    monkeypatch.setenv("AHA_STRATEGY", "zero3")
     command = entry.train_command(entry.find_job())
     assert command[1:] == [
         "-m", "aha.cli", "launch", "accelerate", "recipe.yaml", "--output", command[7],
         "--set", "engine=trl",
         "--processes", "16", "--nodes", "2", "--node-rank", "1",
-        "--head", "algo-1", "--port", "29500", "--folder", command[-1],
+        "--head", "algo-1", "--port", "29500", "--strategy", "zero3", "--folder", command[-1],
     ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from importlib import metadata, resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from aha.launch.layout import Strategy
 from aha.launch.sagemaker_api import region_of, require_boto3, validate
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.types import UserError
@@ -61,15 +62,17 @@ class Request:
     volume_gb: int = 100
     name: str | None = None
     wheel: Path | None = None
+    strategy: Strategy = "ddp"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the container gets: files by name, and recipe keys with values."""
+    """What the container gets: files by name, recipe keys with values, and how processes share."""
 
     files: Mapping[str, bytes]
     settings: Mapping[str, str]
     engine: str
+    strategy: Strategy
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def training_job(request: Request) -> Job:
             "ContainerEntrypoint": ["python3", f"{_CODE}/{_ENTRY}"],
         },
         "HyperParameters": dict(source.settings),
+        "Environment": _environment(source),
         "InputDataConfig": [_channel("code", source_address)],
         "OutputDataConfig": {"S3OutputPath": f"{bucket}/{run_name}/output"},
         "CheckpointConfig": {
@@ -136,6 +140,11 @@ def make_source(request: Request) -> Source:
         from aha.backends.trl.mapping import refuse
 
         refuse(recipe)
+    elif request.strategy != "ddp":
+        raise UserError(
+            f"--strategy is {request.strategy}; the native engine is one process, so add --set "
+            "engine=trl."
+        )
     settings = _settings(request, recipe)
     files = {
         "recipe.yaml": _recipe_text(request.recipe).encode(),
@@ -146,7 +155,7 @@ def make_source(request: Request) -> Source:
         files[request.wheel.name] = _read("--wheel", request.wheel)
     for key, path in _own_files(recipe):
         files[PurePosixPath(path).as_posix()] = _read(key, Path(path))
-    return Source(files, settings, recipe.engine)
+    return Source(files, settings, recipe.engine, request.strategy)
 
 
 def local_command(source: Source, folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -177,10 +186,16 @@ def local_command(source: Source, folder: Path) -> tuple[list[str], dict[str, st
         "SM_RESOURCE_CONFIG": json.dumps(resource_config),
         "SM_CURRENT_HOST": "algo-1",
         "SM_HOSTS": '["algo-1"]',
+        **_environment(source),
         # This very environment has aha already.
         "AHA_SAGEMAKER_INSTALL": "0",
     }
     return [sys.executable, str(code / _ENTRY)], environment
+
+
+def _environment(source: Source) -> dict[str, str]:
+    """What the entry point is told beside the recipe's keys."""
+    return {"AHA_STRATEGY": source.strategy}
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -284,6 +299,7 @@ def _recipe_text(name_or_path: str) -> str:
 def _requirement(request: Request, recipe: Recipe) -> str:
     extras: list[str] = [name for name in recipe.logging.report_to if name != "tensorboard"]
     extras += ["trl"] if recipe.engine == "trl" else []
+    extras += ["deepspeed"] if request.strategy.startswith("zero") else []
     extras += ["quantized"] if recipe.model.quantization != "none" else []
     bracket = f"[{','.join(extras)}]" if extras else ""
     if request.wheel is not None:

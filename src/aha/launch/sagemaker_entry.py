@@ -108,6 +108,7 @@ def train_command(job: Job) -> list[str]:
         "--processes", str(job.processes), "--nodes", str(len(job.hosts)),
         "--node-rank", str(job.hosts.index(job.host)),
         "--head", job.hosts[0], "--port", str(_PORT),
+        "--strategy", os.environ.get("AHA_STRATEGY", "ddp"),
         "--folder", str(job.output / "launch"),
     ]  # fmt: skip
 
