@@ -165,6 +165,29 @@ def test_vllm_writes_and_its_difference_is_recorded(
     assert [c["tokens"] for c in first] == [3] * 4
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_vllm_in_the_trainer_s_process_has_the_trainer_s_type(
+    dtype: str, small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import aha.backends.trl.config as config
+
+    class Started(Exception):
+        """What vLLM was started with."""
+
+    def start_vllm(**settings: Any) -> None:
+        raise Started(settings)
+
+    monkeypatch.setattr(config, "find_spec", lambda name: object())
+    generation = "trl.generation.vllm_generation"
+    monkeypatch.setattr(f"{generation}.is_vllm_available", lambda: True)
+    monkeypatch.setattr(f"{generation}.LLM", start_vllm, raising=False)
+    with pytest.raises(Started) as started:
+        start_run(small("trl", "trl.vllm=colocate", f"model.dtype={dtype}"), tmp_path / "run")
+    settings = started.value.args[0]
+    assert settings["dtype"] == dtype
+    assert settings["max_model_len"] == 8 + 20
+
+
 def test_a_server_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aha.backends.trl.config import vllm_server_dtype
 from aha.launch import vllm_server
 from aha.launch.vllm_server import health_address, server_command, serving
 from aha.recipe import load_recipe
@@ -68,6 +69,22 @@ def test_one_that_never_answers_is_given_up(
         pass
 
 
+@pytest.mark.parametrize(
+    ("changes", "dtype"),
+    [
+        ([], "auto"),
+        (["model.autocast=none"], "float32"),
+        (["model.autocast=none", "lora={}"], "auto"),
+        (["model.autocast=none", "model.dtype=float32", "lora={}"], "float32"),
+        (["model.autocast=bfloat16"], "bfloat16"),
+        (["model.dtype=bfloat16"], "bfloat16"),
+        (["model.dtype=float32"], "auto"),
+    ],
+)
+def test_the_server_samples_in_the_type_that_is_trained(changes: list[str], dtype: str) -> None:
+    assert vllm_server_dtype(load_recipe("countdown-tiny", changes)) == dtype
+
+
 def test_trl_takes_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its options are read by TRL's own parser."""
     from trl import TrlParser
@@ -80,4 +97,5 @@ def test_trl_takes_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert command[:4] == [sys.executable, "-m", "trl.cli.main", "vllm-serve"]
     (read,) = TrlParser(ScriptArguments).parse_args_into_dataclasses(command[4:])
     assert (read.model, read.port, read.tensor_parallel_size) == ("some/model", 8123, 2)
+    assert read.dtype == "auto"
     assert health_address(recipe) == "http://127.0.0.1:8123/health"

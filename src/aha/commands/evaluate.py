@@ -22,7 +22,7 @@ from aha.tasks.load import load_problems
 from aha.tasks.overlap import overlap
 from aha.train.adapters import is_adapter
 from aha.train.loop import evaluate_held_out
-from aha.train.policy import choose_autocast, choose_dtype, find_model, load_tokenizer
+from aha.train.policy import find_model, load_tokenizer, product_dtype
 from aha.types import Problem, UserError
 
 EngineName = Literal["native", "vllm"]
@@ -156,7 +156,7 @@ def _ask(recipe: Recipe, problems: Sequence[Problem], request: Request) -> Evalu
 
 def _vllm_engine(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> VllmEngine:
     """vLLM with the weights' type in which the native engine would draw."""
-    section, frozen = recipe.model, recipe.lora is not None
+    section = recipe.model
     source = find_model(section.name)
     if is_adapter(Path(source)):
         raise UserError(
@@ -168,8 +168,7 @@ def _vllm_engine(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> VllmEngi
             f"model.quantization is {section.quantization!r}; with --engine vllm it must be "
             "'none' (--set model.quantization=none)."
         )
-    dtype = choose_autocast(section, frozen) or choose_dtype(section, frozen)
-    name = str(dtype).removeprefix("torch.")
+    name = str(product_dtype(recipe)).removeprefix("torch.")
     return VllmEngine(source, tokenizer, name, section.trust_remote_code)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from aha.backends.trl.config import vllm_server_dtype
 from aha.launch.layout import Strategy
 from aha.recipe import Recipe, load_recipe
 from aha.types import RunFailure, UserError
@@ -89,6 +90,7 @@ def slurm_script(request: Request) -> str:
         output=None if request.output is None else _not_an_option(str(request.output)),
         engine=_engine_option(request, recipe),
         finished=FINISHED,
+        vllm_dtype=vllm_server_dtype(recipe),
         command="launch accelerate" if request.processes > 1 else "train",
     )
 

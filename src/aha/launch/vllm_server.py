@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from aha.backends.trl.config import vllm_server_dtype
 from aha.recipe import Recipe
 from aha.sections import TrlSection
 from aha.types import RunFailure
@@ -33,6 +34,7 @@ def server_command(recipe: Recipe, model: str, gpus: int) -> list[str]:
         "--host", section.vllm_server_host,
         "--port", str(section.vllm_server_port),
         "--tensor_parallel_size", str(gpus),
+        "--dtype", vllm_server_dtype(recipe),
     ]  # fmt: skip
 
 

@@ -103,6 +103,12 @@ def choose_autocast(section: ModelSection, frozen: bool = False) -> torch.dtype 
     return torch.bfloat16 if _on_bfloat16_gpu(section) else None
 
 
+def product_dtype(recipe: Recipe) -> torch.dtype:
+    """The type of large products in training: what another sampler of the policy must use too."""
+    section, frozen = recipe.model, recipe.lora is not None
+    return choose_autocast(section, frozen) or choose_dtype(section, frozen)
+
+
 def _on_bfloat16_gpu(section: ModelSection) -> bool:
     return choose_device(section).type == "cuda" and torch.cuda.is_bf16_supported()
 

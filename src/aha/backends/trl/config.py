@@ -93,6 +93,20 @@ def _require_packages(section: TrlSection) -> None:
             raise UserError(f"{why}, which needs the package {package.replace('_', '-')}.")
 
 
+def vllm_server_dtype(recipe: Recipe) -> str:
+    """`--dtype` of a vLLM server for this recipe, on whatever GPU it will stand.
+
+    What the recipe says of its own type; else `auto`, which is half precision there, as the
+    policy's products are.
+    """
+    model = recipe.model
+    if "bfloat16" in (model.dtype, model.autocast):
+        return "bfloat16"
+    # Frozen weights without a type of their own are in half precision on a GPU.
+    says = model.autocast == "none" and (model.dtype != "auto" or recipe.lora is None)
+    return "float32" if says else "auto"
+
+
 def require_vllm_server(section: TrlSection, seconds: float = 240.0) -> None:
     """Wait for the vLLM server to listen. Errors: UserError when it does not in that time."""
     if section.vllm != "server":

@@ -33,12 +33,12 @@ from aha.train.memory import (
     token_budget,
 )
 from aha.train.policy import (
-    choose_autocast,
     choose_device,
     choose_dtype,
     find_model,
     load_model,
     load_tokenizer,
+    product_dtype,
 )
 from aha.types import Problem, UserError
 
@@ -165,9 +165,7 @@ def _sharded_place(recipe: Recipe) -> str:
 
 def uses_bfloat16(recipe: Recipe) -> bool:
     """Whether TRL's mixed precision is on: for products in bfloat16, or weights that are."""
-    frozen = recipe.lora is not None
-    in_bfloat16 = choose_dtype(recipe.model, frozen) == torch.bfloat16
-    return in_bfloat16 or choose_autocast(recipe.model, frozen) == torch.bfloat16
+    return product_dtype(recipe) == torch.bfloat16
 
 
 def rows_that_fit(recipe: Recipe, longest_prompt: int, neighbours: int) -> int:

@@ -29,9 +29,11 @@ from aha.backends.trl.ranks import Ranks
 from aha.backends.trl.rows import Endings, Row, groups_of, with_advantages
 from aha.backends.trl.stream import StepSampler
 from aha.backends.trl.tally import MicroBatch, Tally, mean_loss, summed
+from aha.backends.trl.vllm_type import vllm_in
 from aha.grpo.advantages import without_signal
 from aha.tasks.ask import ask
 from aha.train.loop import score_groups
+from aha.train.policy import product_dtype
 from aha.train.schedule import learning_rate_at
 from aha.train.update import UpdateStats
 from aha.types import Completion, Group, Problem, Prompt, RunFailure
@@ -76,14 +78,15 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         self._problems = {problem.key: problem for problem in materials.problems}
         self._turn, self._tally = Turn(), Tally()
         self._scored_BT = (torch.empty(0), torch.empty(0))
-        super().__init__(
-            model=policy.model,
-            reward_funcs=[item.reward for item in materials.rewards],
-            args=arguments,
-            train_dataset=Dataset.from_dict({"prompt": list(self._problems)}),
-            processing_class=materials.tokenizer,
-            peft_config=policy.adapters,
-        )
+        with vllm_in(product_dtype(recipe)):
+            super().__init__(
+                model=policy.model,
+                reward_funcs=[item.reward for item in materials.rewards],
+                args=arguments,
+                train_dataset=Dataset.from_dict({"prompt": list(self._problems)}),
+                processing_class=materials.tokenizer,
+                peft_config=policy.adapters,
+            )
         self.remove_callback(PrinterCallback)
         self._endings = Endings(materials.tokenizer, self.eos_token_ids, recipe.generation.stop)
         if recipe.generation.stop:
