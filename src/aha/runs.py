@@ -222,6 +222,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+def usable_cores() -> int:
+    """The CPU cores that this process may use; not every system tells them from all there are."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -6,7 +6,6 @@ here changes anything but that a GPU gets its context.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ import torch
 from huggingface_hub import constants
 
 from aha.kernels.build import kernels
-from aha.runs import processor
+from aha.runs import processor, usable_cores
 from aha.train.memory import container_limit, free_memory
 
 # Instructions that compute in bfloat16, as Linux names them.
@@ -84,7 +83,7 @@ def gather() -> Facts:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         processor=processor(),
-        cores=_cores(),
+        cores=usable_cores(),
         threads=torch.get_num_threads(),
         cpu_bfloat16=_cpu_bfloat16(),
         memory_total=total if limit is None else min(total, limit),
@@ -98,12 +97,6 @@ def gather() -> Facts:
         kernels_missing=kernels().missing,
         disks=_disks(),
     )
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _cpu_bfloat16() -> bool:

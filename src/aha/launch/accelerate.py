@@ -33,7 +33,7 @@ from aha.launch.layout import (
 )
 from aha.launch.vllm_server import health_address, server_command, serving
 from aha.recipe import Recipe, load_recipe
-from aha.runs import RunDirectory
+from aha.runs import RunDirectory, usable_cores
 from aha.types import RunFailure, UserError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -198,7 +198,7 @@ def environment_of(layout: Layout) -> dict[str, str]:
     found = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
     if layout.on_cpu:
         found["DS_ACCELERATOR"] = "cpu"
-        cores = len(os.sched_getaffinity(0)) // layout.processes_here
+        cores = usable_cores() // layout.processes_here
         found["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores)))
     elif layout.serves_here:
         gpus = _gpu_names(layout.gpus_here)
