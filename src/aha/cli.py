@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import typer
@@ -16,14 +18,12 @@ from aha.cli_launch import launch_app
 from aha.cli_play import play
 from aha.cli_show import SetOption, data_app, recipes, rewards_app, tasks
 from aha.launch.layout import EXIT_CODE_FILE
+from aha.runs import LATEST, found_run
 from aha.types import RunFailure, Stopped, UserError
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-
-# What `--resume` without a folder stands for, see `main`.
-_LATEST = "latest"
 
 app = typer.Typer(
     help="Train a small language model to reason with GRPO, and see it learn to check itself.",
@@ -126,9 +126,8 @@ def _resume(
             "recipe, no --output and no --dry-run."
         )
     from aha.backends.choose import resume as go_on
-    from aha.runs import latest_run
 
-    go_on(latest_run() if resume == _LATEST else Path(resume), overrides, allow_change)
+    go_on(found_run(resume), overrides, allow_change)
 
 
 @app.command("eval")
@@ -293,6 +292,10 @@ def _options(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     given = sys.argv[1:] if arguments is None else arguments
+    if EXIT_CODE_FILE in os.environ:
+        # The launcher hands signals on from the start; a run that is there takes them itself.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, _too_early)
     try:
         code = app(args=_with_resume_value(given), prog_name="aha", standalone_mode=False)
     except TyperException as error:
@@ -300,9 +303,11 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         _stop(f"error: {error}", EXIT_USER_ERROR)
     except RunFailure as error:
-        _stop(f"failed: {error}", EXIT_FAILED)
+        _stop(f"failed: {error}", EXIT_FAILED, error.of_one_process)
     except Stopped as stopped:
         _stop(str(stopped), stopped.code)
+    except _TooEarly as early:
+        _stop(str(early), early.code)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     # typer turns an interrupt into this code and hands it back.
@@ -319,22 +324,34 @@ def _with_resume_value(arguments: list[str]) -> list[str]:
         result.append(argument)
         following = arguments[index + 1 : index + 2]
         if argument == "--resume" and (not following or following[0].startswith("-")):
-            result.append(_LATEST)
+            result.append(LATEST)
     return result
 
 
-def _stop(message: str, code: int) -> None:
-    # Of the processes that a launcher started, one speaks for all.
-    main_process = os.environ.get("RANK", "0") == "0"
-    if main_process:
+class _TooEarly(BaseException):
+    """A signal before there was a run; loading code that goes on after any Exception does not."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} while nothing was training")
+        self.code = 128 + number
+
+
+def _too_early(number: int, frame: FrameType | None) -> None:
+    raise _TooEarly(number)
+
+
+def _stop(message: str, code: int, alone: bool = False) -> None:
+    # Of the processes that a launcher started, one speaks for all; of what it meets `alone`, each.
+    if alone or os.environ.get("RANK", "0") == "0":
         typer.echo(message, err=True)
     file = os.environ.get(EXIT_CODE_FILE)
     if file is None:
         raise SystemExit(code)
-    # Told to `aha launch`; the launcher between would make a traceback of any other end.
-    if main_process:
+    # Told to `aha launch` on this node; the launcher between would make a traceback of any other
+    # end, but must end the others where one fails alone.
+    if alone or os.environ.get("LOCAL_RANK", "0") == "0":
         Path(file).write_text(str(code), encoding="utf-8")
-    raise SystemExit(0)
+    raise SystemExit(code if alone else 0)
 
 
 if __name__ == "__main__":

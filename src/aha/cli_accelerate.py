@@ -26,13 +26,21 @@ def accelerate(
         Path | None, typer.Option(help="Run directory; on several nodes, one that all see.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on with this run instead.")
+        str | None,
+        typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
     ] = None,
+    allow_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-change", help="With --resume and --set: also what changes the run's meaning."
+        ),
+    ] = False,
     nodes: Annotated[int, typer.Option(help="Machines; run this on each of them.", min=1)] = 1,
     node_rank: Annotated[int, typer.Option(help="Which of them this is: 0 is the head.")] = 0,
     head: Annotated[str, typer.Option(help="The head's address.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="The head's port; 0: any that is free, for one node.", max=65535)
+        int,
+        typer.Option(help="The head's port; 0: any that is free, for one node.", min=0, max=65535),
     ] = 0,
     vllm: Annotated[
         Literal["off", "colocate", "server"],
@@ -51,6 +59,7 @@ def accelerate(
     """Train RECIPE on TRL over several processes, GPUs or machines."""
     from aha.launch.accelerate import Request, launch
     from aha.launch.layout import Layout, visible_gpus
+    from aha.runs import found_run
     from aha.types import UserError
 
     if (recipe is None) == (resume is None):
@@ -59,8 +68,10 @@ def accelerate(
         port = 29500
     on_cpu = cpu or visible_gpus() == 0
     layout = Layout(processes, strategy, nodes, node_rank, head, port, vllm, vllm_gpus, on_cpu)
-    target = recipe if recipe is not None else str(resume)
-    request = Request(target, layout, set_ or (), output, resume is not None, folder, dry_run)
+    target = recipe if recipe is not None else str(found_run(str(resume)))
+    request = Request(
+        target, layout, set_ or (), output, resume is not None, folder, dry_run, allow_change
+    )
     code = launch(request, typer.echo)
     if code:
         raise SystemExit(code)

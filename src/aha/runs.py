@@ -85,8 +85,12 @@ class RunDirectory:
 
     @staticmethod
     def require_new(path: Path) -> None:
-        """Errors: UserError when `path` already holds a run."""
-        if (path / "recipe.yaml").exists():
+        """Errors: UserError when `path` already holds a run, or cannot be looked at."""
+        try:
+            exists = (path / "recipe.yaml").exists()
+        except OSError as error:
+            raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
+        if exists:
             raise UserError(
                 f"--output: {str(path)!r} already holds a run; resume it with --resume {path}, or "
                 "choose another folder."
@@ -95,7 +99,11 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """An existing run. Errors: UserError when there is none."""
-        if not (path / "recipe.yaml").is_file():
+        try:
+            is_run = (path / "recipe.yaml").is_file()
+        except OSError as error:
+            raise UserError(f"{str(path)!r} cannot be read: {error}.") from None
+        if not is_run:
             raise UserError(f"{str(path)!r} is not a run directory: it has no recipe.yaml.")
         return cls(path)
 
@@ -112,7 +120,7 @@ class RunDirectory:
         _append(self.alerts_file, records)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All steps' records, in order."""
+        """All steps' records, in order. Errors: RunFailure naming a line that is damaged."""
         return _read_lines(self.metrics_file)
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
@@ -123,8 +131,11 @@ class RunDirectory:
         write_lines(self.path / name, records)
 
     def evaluation(self) -> dict[str, Any]:
-        """eval.json, or nothing yet."""
-        return json.loads(self.eval_file.read_text("utf-8")) if self.eval_file.exists() else {}
+        """eval.json, or nothing yet. Errors: RunFailure when it is damaged."""
+        if not self.eval_file.exists():
+            return {}
+        found: dict[str, Any] = _parsed(self.eval_file.read_bytes(), str(self.eval_file))
+        return found
 
     def write_json(self, name: str, value: Any) -> None:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -175,6 +186,15 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     text = "".join(_line(record) for record in records)
     path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, text)
+
+
+# What `--resume` without a folder stands for.
+LATEST = "latest"
+
+
+def found_run(name: str) -> Path:
+    """The folder of that name, or the latest run's. Errors: UserError when there is none."""
+    return latest_run() if name == LATEST else Path(name)
 
 
 def latest_run(parent: Path = Path("runs")) -> Path:
@@ -259,9 +279,18 @@ def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     # An interrupted write leaves a last line without its end; it was never recorded.
-    return [json.loads(line) for line in lines[:-1]]
+    return [
+        _parsed(line, f"{path}, line {number},") for number, line in enumerate(lines[:-1], start=1)
+    ]
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RunFailure(f"{where} is damaged: {error}.") from None
 
 
 def _replace(path: Path, text: str) -> None:

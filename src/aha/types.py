@@ -25,7 +25,14 @@ class Stopped(Exception):
 
 
 class RunFailure(Exception):
-    """A run that cannot go on for a reason worth one sentence: exit code 1."""
+    """A run that cannot go on for a reason worth one sentence: exit code 1.
+
+    `of_one_process`: of several, only this one has met it, so the others say nothing.
+    """
+
+    def __init__(self, message: str, of_one_process: bool = False) -> None:
+        super().__init__(message)
+        self.of_one_process = of_one_process
 
 
 @dataclass(frozen=True)

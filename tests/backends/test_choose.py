@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from aha.backends import choose
 from aha.backends.choose import describe, resume, start
 from aha.cli import main
+from aha.launch.layout import EXIT_CODE_FILE
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
-from aha.types import UserError
+from aha.types import RunFailure, UserError
 
 Make = Callable[..., Recipe]
 
@@ -59,6 +62,35 @@ def test_one_process_speaks(
         main(["train", "--engine", "trl", "--set", "grpo.prompts_per_step=4"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("5 processes cannot share evenly") == said
+
+
+def test_each_node_has_its_code_and_one_that_fails_alone_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(alone: bool, local_rank: str) -> tuple[object, str | None, str]:
+        file = tmp_path / f"code-{alone}-{local_rank}"
+        monkeypatch.setenv("RANK", "4")
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        monkeypatch.setenv(EXIT_CODE_FILE, str(file))
+        failure = RunFailure("disk full", of_one_process=alone)
+
+        def start_and_fail(recipe: Recipe, output: Path | None) -> None:
+            raise failure
+
+        monkeypatch.setattr(choose, "start", start_and_fail)
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main(["train"])
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        code = file.read_text() if file.exists() else None
+        return ended.value.code, code, capsys.readouterr().err
+
+    assert fail(False, "0") == (0, "1", "")
+    assert fail(False, "1") == (0, None, "")
+    assert fail(True, "1") == (1, "1", "failed: disk full\n")
 
 
 def test_an_engine_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aha.backends.trl import ranks as module
 from aha.backends.trl.ranks import Ranks
+from aha.backends.trl.shared import require_shared
 from aha.types import RunFailure, UserError
 
 
@@ -55,6 +57,30 @@ def test_the_main_process_works_for_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert second.collect(5) == []
     with pytest.raises(RunFailure, match="its own"):
         pair(1, RunFailure("its own"), monkeypatch).on_main(lambda: 4)
+
+
+def test_what_one_meets_by_itself_it_tells_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise FileNotFoundError("no such file")
+
+    ranks = pair(1, OSError("disk full"), monkeypatch)
+    with pytest.raises(RunFailure, match="process 1 of 2: no such file") as failure, ranks.apart():
+        gone()
+    assert failure.value.of_one_process
+    # What all raise is said by one.
+    with pytest.raises(OSError, match="disk full"), ranks.apart():
+        ranks.on_main(gone)
+    with pytest.raises(FileNotFoundError), Ranks(0, 1).apart():
+        gone()
+
+
+def test_a_folder_that_all_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_shared(tmp_path, Ranks(0, 1))
+    (tmp_path / "token").touch()
+    require_shared(tmp_path, pair(1, "token", monkeypatch), patience_s=0)
+    with pytest.raises(UserError, match=r"is not the same folder for process 1"):
+        require_shared(tmp_path, pair(1, "another", monkeypatch), patience_s=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
 
 
 def test_what_one_meets_all_raise(monkeypatch: pytest.MonkeyPatch) -> None:

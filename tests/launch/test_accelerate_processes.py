@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,31 +116,64 @@ def test_two_processes_learn_stop_and_go_on(strategy: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_nodes_with_launchers_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_two_nodes_stop_and_go_on_with_launchers_of_their_own(
+    strategy: str, tmp_path: Path
+) -> None:
     """Few steps: what is learned does not depend on who started the processes."""
-    run, port = tmp_path / "run", str(free_port())
-    with (
-        started(_node(0, run, port, tmp_path), tmp_path / "head.log") as head,
-        started(_node(1, run, port, tmp_path), tmp_path / "other.log") as other,
-    ):
-        head.wait(PATIENCE_S)
-        other.wait(120)
-    logs = [(tmp_path / name).read_text() for name in ("head.log", "other.log")]
-    assert (head.returncode, other.returncode) == (0, 0), logs
+    if strategy.startswith("zero") and find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    run = tmp_path / "run"
+    few = settings("train.max_steps=5", "grpo.prompts_per_step=4", "evaluation.n=20",
+                   "train.max_hours=1e-9")  # fmt: skip
+    begin = ["countdown-tiny", "--output", str(run), *few]
+    ended = _two_nodes(["--strategy", strategy, *begin], tmp_path)
+    # The time limit's own code, on each node.
+    assert ended.codes == (3, 3), ended.logs
+    done = len(RunDirectory.open(run).metrics())
+    assert 0 < done < 5
+    go_on = ["--resume", str(run), "--set", "train.max_hours=null"]
+    ended = _two_nodes(["--strategy", strategy, *go_on], tmp_path)
+    assert ended.codes == (0, 0), ended.logs
     # One speaks for all.
-    assert "step 5/5" in logs[0]
-    assert "step 5/5" not in logs[1]
+    assert "step 5/5" in ended.logs[0]
+    assert "step 5/5" not in ended.logs[1]
     assert [r["step"] for r in RunDirectory.open(run).metrics()] == [1, 2, 3, 4, 5]
     AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "step-000005")
 
 
-def _node(rank: int, run: Path, port: str, folder: Path) -> list[str]:
-    return command(
-        "countdown-tiny", "--processes", "2", "--nodes", "2", "--node-rank", str(rank),
-        "--head", "127.0.0.1", "--port", port, "--cpu", "--output", str(run),
-        "--folder", str(folder / f"node-{rank}"),
-        *settings("train.max_steps=5", "grpo.prompts_per_step=4", "evaluation.n=20"),
-    )  # fmt: skip
+@pytest.mark.slow
+def test_under_deepspeed_nodes_without_a_common_folder_do_not_begin(tmp_path: Path) -> None:
+    if find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    few = settings("train.max_steps=5", "grpo.prompts_per_step=4", "evaluation.n=0")
+    begin = ["countdown-tiny", "--strategy", "zero2", "--output", "run", *few]
+    ended = _two_nodes(begin, tmp_path, apart=True)
+    assert ended.codes == (2, 2), ended.logs
+    assert "'run' is not the same folder for process 1" in ended.logs[0]
+    assert "Traceback" not in "".join(ended.logs)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    codes: tuple[int, int]
+    logs: tuple[str, str]
+
+
+def _two_nodes(arguments: list[str], folder: Path, apart: bool = False) -> _Ended:
+    """`apart`: each works in a folder of its own."""
+    port, places = str(free_port()), [folder / "head", folder / "other"]
+    logs = [(place if apart else folder) / f"{place.name}.log" for place in places]
+    nodes = [
+        command(*arguments, "--processes", "2", "--nodes", "2", "--node-rank", str(rank), "--head",
+                "127.0.0.1", "--port", port, "--cpu", "--folder", str(folder / "files"))
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for place in places:
+        place.mkdir(exist_ok=True)
+    with started(nodes[0], logs[0]) as head, started(nodes[1], logs[1]) as other:
+        codes = (head.wait(PATIENCE_S), other.wait(120))
+    return _Ended(codes, (logs[0].read_text(), logs[1].read_text()))
 
 
 @pytest.mark.slow

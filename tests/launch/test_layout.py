@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,20 +14,30 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from aha.launch import accelerate
 from aha.launch.accelerate import Request, launch
-from aha.launch.layout import Layout, accelerate_config, check_layout, deepspeed_config
+from aha.launch.layout import (
+    Layout,
+    accelerate_config,
+    check_layout,
+    check_together,
+    deepspeed_config,
+)
+from aha.recipe import dump_recipe, load_recipe
 from aha.types import UserError
+
+DEEPSPEED = pytest.mark.skipif(
+    accelerate.find_spec("deepspeed") is None, reason="deepspeed is not installed"
+)
 
 
 @pytest.mark.parametrize(
     ("layout", "gpus", "words"),
     [
         (Layout(3, nodes=2), 8, r"--processes is 3 in all; on 2 nodes it must be a multiple of 2"),
-        (Layout(2, nodes=2, node_rank=2), 8, r"--node-rank is 2; with 2 nodes allowed are 0 to 1"),
+        (Layout(2, nodes=2, node_rank=2), 8, r"--node-rank is 2 of 2 nodes; allowed are 0 to 1"),
         (Layout(2, nodes=2, port=0), 8, r"--port is 0; several nodes need one"),
         (Layout(2), 1, r"--processes 2 needs 2 GPUs on this node, which sees 1"),
         (Layout(2, vllm="server"), 2, r"needs 2 GPUs and 1 for vLLM on this node, which sees 2"),
         (Layout(2, vllm="colocate", on_cpu=True), 0, r"--vllm is 'colocate'; without a GPU"),
-        (Layout(2, "fsdp2", vllm="colocate"), 2, r"'colocate' with --strategy fsdp2; allowed are"),
     ],
 )
 def test_the_impossible_is_one_sentence(layout: Layout, gpus: int, words: str) -> None:
@@ -110,6 +121,107 @@ def test_batches_that_do_not_divide_are_said_before_anything_is_written(tmp_path
     assert not (tmp_path / "f").exists()
 
 
+def run_of(tmp_path: Path, deepspeed: str | None) -> Path:
+    """A run that was begun on TRL, with a DeepSpeed file or without."""
+    run = tmp_path / "run"
+    run.mkdir()
+    trl = {} if deepspeed is None else {"deepspeed": deepspeed}
+    recipe = load_recipe("countdown-tiny", ["engine=trl", f"trl={json.dumps(trl)}"])
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    return run
+
+
+def resumed(run: Path, strategy: str, *overrides: str, **more: Any) -> Request:
+    layout = Layout(2, strategy, on_cpu=True)  # type: ignore[arg-type]
+    return Request(
+        str(run), layout, overrides, resume=True, folder=run.parent / "f", dry_run=True, **more
+    )
+
+
+@DEEPSPEED
+def test_a_run_whose_deepspeed_file_is_gone_gets_a_new_one(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "/another/machine/deepspeed.json")
+    said = dry_run(tmp_path, resumed(run, "zero2"))
+    assert f"trl.deepspeed={tmp_path / 'f' / 'deepspeed.json'}" in said[-1]
+    assert json.loads((tmp_path / "f" / "deepspeed.json").read_text())["zero_optimization"]
+
+
+@DEEPSPEED
+def test_a_run_s_own_deepspeed_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    own = tmp_path / "f" / "deepspeed.json"
+    edited = '{"zero_optimization": {"stage": 2}, "edited": true}'
+    own.write_text(edited)
+    said = dry_run(tmp_path, resumed(run_of(tmp_path, str(own)), "zero2"))
+    assert "trl.deepspeed=" not in said[-1]
+    assert own.read_text() == edited
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ("ddp", r"--strategy is ddp; with a DeepSpeed file allowed are zero2 and zero3"),
+        ("fsdp2", r"--strategy is fsdp2; with a DeepSpeed file"),
+        ("zero3", r"has stage 2 and --strategy is zero3; they must agree"),
+    ],
+)
+@DEEPSPEED
+def test_strategy_and_deepspeed_file_agree(strategy: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text('{"zero_optimization": {"stage": 2}}')
+    own = f"trl={{deepspeed: {tmp_path / 'own.json'}}}"
+    layout = Layout(2, strategy, on_cpu=True)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=words):
+        launch(Request("countdown-tiny", layout, [own], folder=tmp_path / "f"), print)
+    with pytest.raises(UserError, match=words):
+        launch(resumed(run_of(tmp_path, str(tmp_path / "own.json")), strategy), print)
+
+
+def test_vllm_beside_shards_is_refused() -> None:
+    recipe = load_recipe("countdown-tiny", ["engine=trl", "trl={vllm: colocate}"])
+    check_together("zero3", recipe)
+    with pytest.raises(UserError, match=r"'colocate' with --strategy fsdp2; allowed are off and"):
+        check_together("fsdp2", recipe)
+
+
+def test_a_run_goes_on_with_what_the_layout_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, None)
+    monkeypatch.setattr(accelerate, "visible_gpus", lambda: 0)
+    assert dry_run(tmp_path, resumed(run, "ddp"))[-1].endswith(f"train --resume {run}")
+    monkeypatch.setattr(accelerate, "visible_gpus", lambda: 2)
+    with pytest.raises(UserError, match=r"model.device: 'auto' -> 'cpu' .*--allow-change"):
+        launch(resumed(run, "ddp"), print)
+    said = dry_run(tmp_path, resumed(run, "ddp", allow_change=True))
+    assert said[-1].endswith(f"train --resume {run} --allow-change --set model.device=cpu")
+    with pytest.raises(UserError, match=r"grpo.beta: 0.0 -> 0.1"):
+        launch(resumed(run, "ddp", "grpo.beta=0.1"), print)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"resume": True, "output": Path("x")}, "--output is for a new run"),
+        ({"allow_change": True}, "--allow-change goes with --resume"),
+    ],
+)
+def test_options_of_the_other_kind(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Request("countdown-tiny", Layout(2), **changes)
+
+
+def test_a_folder_that_holds_a_run_is_not_begun_in(tmp_path: Path) -> None:
+    run = run_of(tmp_path, None)
+    with pytest.raises(UserError, match="already holds a run"):
+        launch(Request("countdown-tiny", Layout(2, on_cpu=True), output=run), print)
+
+
+def test_another_engine_is_said(tmp_path: Path) -> None:
+    request = Request("countdown-tiny", Layout(2, on_cpu=True), ["engine=native"])
+    with pytest.raises(UserError, match=r"the recipe is to have engine 'native', which is one"):
+        launch(request, print)
+
+
 def test_missing_packages_and_wrong_runs_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,8 +229,8 @@ def test_missing_packages_and_wrong_runs_are_said(
     with pytest.raises(UserError, match=r"--strategy zero3 needs DeepSpeed"):
         launch(Request("countdown-tiny", Layout(2, "zero3", on_cpu=True)), print)
     (tmp_path / "recipe.yaml").write_text("name: x\n")
-    with pytest.raises(UserError, match=r"is a run of engine 'native', which is one process"):
-        launch(Request(str(tmp_path), Layout(2, on_cpu=True), resume=True), print)
+    with pytest.raises(UserError, match=r"has engine 'native', which is one process"):
+        launch(Request(str(tmp_path), Layout(2), resume=True), print)
     with pytest.raises(UserError, match="is not a run directory"):
         launch(Request(str(tmp_path / "no"), Layout(2, on_cpu=True), resume=True), print)
 

@@ -176,6 +176,10 @@ def test_settings_whose_order_matters_are_refused() -> None:
         ({"instance_count": 0}, "--instance-count is 0"),
         ({"instance_count": 2}, "--instance-count is 2; the native engine is one process"),
         ({"strategy": "fsdp2"}, "--strategy is fsdp2; the native engine is one process"),
+        (
+            {"strategy": "zero2", "instance_count": 2, "overrides": ["engine=trl"]},
+            "--strategy is zero2 with --instance-count 2; SageMaker's machines share no folder",
+        ),
         ({"region": None}, "--region is missing"),
         ({"region": "Ireland"}, "--region is 'Ireland'"),
         ({"image": None}, "--image or --wheel is missing"),

@@ -180,7 +180,7 @@ def test_several_processes_start_through_the_launcher(
         "--port", "20154", "--folder", "run.launch", "--node-rank", "0",
     ]  # fmt: skip
     # What the command itself takes.
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(stubs)
     done = CliRunner().invoke(app, [*started, "--dry-run", "--cpu"])
     assert done.exit_code == 0, done.output
     srun = calls_of(stubs, "srun")
@@ -274,6 +274,17 @@ def test_setup_modules_and_resources_stand_in_the_script() -> None:
         ({"signal_before": 65_535, "time": "99:00:00"}, "--signal-before is 65535"),
         ({"nodes": 2}, "the native engine is one process on one GPU"),
         ({"gpus_per_node": 8}, "makes 8 processes; the native engine"),
+        (
+            {
+                "strategy": "fsdp2",
+                "gpus_per_node": 2,
+                "engine": "trl",
+                "overrides": ["trl={vllm: colocate}"],
+            },
+            "'colocate' with --strategy fsdp2",
+        ),
+        ({"gpus_per_node": 0, "overrides": ["model.device=cuda"]}, "model.device is 'cuda'"),
+        ({"container": ""}, "--container is ''"),
         ({"strategy": "zero3"}, "--strategy zero3 shares a model over processes"),
         ({"vllm_node": True}, "--vllm-node goes with --engine trl"),
         ({"vllm_node": True, "engine": "trl", "gpus_per_node": 0}, "a vLLM server needs a GPU"),

@@ -9,39 +9,37 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import psutil
 import yaml
 
+from aha.launch.agent import run_agent
 from aha.launch.layout import (
-    EXIT_CODE_FILE,
     Layout,
     accelerate_config,
     check_layout,
+    check_together,
     deepspeed_config,
     visible_gpus,
 )
 from aha.launch.vllm_server import health_address, server_command, serving
-from aha.recipe import Recipe, load_recipe
+from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory, usable_cores
-from aha.types import RunFailure, UserError
+from aha.types import UserError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_NO_FILE = {"deepspeed": None}
 
 
 @dataclass(frozen=True)
 class Request:
     """What was asked: `target` is a recipe to begin with or, with `resume`, a run to go on with.
+
+    Errors: UserError for options of the other of the two.
 
     `folder` is for the files, with one in it for each of several nodes; none: launch/NAME-STRATEGY.
     """
@@ -53,6 +51,13 @@ class Request:
     resume: bool = False
     folder: Path | None = None
     dry_run: bool = False
+    allow_change: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.output is not None:
+            raise UserError("--output is for a new run; --resume goes on in the run's own folder.")
+        if self.allow_change and not self.resume:
+            raise UserError("--allow-change goes with --resume.")
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     """
     recipe = _recipe(request)
     plan = _check(recipe, request)
-    files = write_files(request)
+    files = write_files(request, recipe)
     say(f"{plan}; {request.layout.strategy}")
     for name in files.names:
         say(f"wrote {files.folder / name}")
@@ -82,7 +87,14 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     with ExitStack() as stack:
         if request.layout.serves_here:
             stack.enter_context(_server(recipe, request.layout, files.folder, say))
-        return _start(files, request.layout)
+        if request.layout.nodes > 1:
+            say(f"waiting for {request.layout.nodes - 1} more nodes to meet at {_meeting(request)}")
+        exit_file = files.folder / f".exit-{os.getpid()}"
+        return run_agent(files.command, {**os.environ, **files.environment}, exit_file)
+
+
+def _meeting(request: Request) -> str:
+    return f"{request.layout.head}:{request.layout.port}"
 
 
 def _server(
@@ -96,11 +108,20 @@ def _server(
 
 
 def _recipe(request: Request) -> Recipe:
-    """The recipe as its processes will run it."""
-    if request.resume:
-        path = RunDirectory.open(Path(request.target)).path
-        return load_recipe(str(path / "recipe.yaml"), request.overrides)
-    return load_recipe(request.target, [*_added(request.layout), *request.overrides])
+    """The recipe as its processes will run it, but for a DeepSpeed file of ours.
+
+    Errors: UserError for a run that cannot go on so, or a folder that holds one already.
+    """
+    overrides = [*_added(request), *request.overrides]
+    if not request.resume:
+        # On other nodes the run may be there already: the head has begun it.
+        if request.output is not None and request.layout.node_rank == 0:
+            RunDirectory.require_new(request.output)
+        return load_recipe(request.target, overrides)
+    run = RunDirectory.open(Path(request.target))
+    recipe = load_recipe(str(run.path / "recipe.yaml"), overrides)
+    refuse_changes(changes(run.recipe(), recipe), request.allow_change)
+    return recipe
 
 
 def _folder(request: Request) -> Path:
@@ -111,12 +132,15 @@ def _folder(request: Request) -> Path:
     return folder / f"node-{layout.node_rank}" if layout.nodes > 1 else folder
 
 
-def _added(layout: Layout) -> list[str]:
-    """What the layout says about the recipe."""
-    overrides = ["engine=trl"]
+def _added(request: Request) -> list[str]:
+    """What the layout says about the recipe. A run keeps its engine."""
+    layout, overrides = request.layout, list[str]()
+    if not request.resume:
+        overrides.append("engine=trl")
     if layout.vllm != "off":
         overrides.append(f"trl.vllm={layout.vllm}")
-    if layout.on_cpu:
+    # Without a GPU `auto` is the CPU, and a run that was begun so need not change.
+    if layout.on_cpu and (not request.resume or visible_gpus()):
         overrides.append("model.device=cpu")
     return overrides
 
@@ -125,16 +149,47 @@ def _check(recipe: Recipe, request: Request) -> str:
     """What each process will do, in words. Errors: UserError for what cannot be."""
     from aha.backends.trl.config import check, require_trl
 
+    layout = request.layout
     if recipe.engine != "trl":
+        whose = f"the run {request.target!r} has" if request.resume else "the recipe is to have"
         raise UserError(
-            f"{request.target!r} is a run of engine {recipe.engine!r}, which is one process; "
-            "resume it with aha train --resume."
+            f"{whose} engine {recipe.engine!r}, which is one process; aha train runs it, and here "
+            "allowed is trl."
         )
     require_trl()
-    if request.layout.strategy.startswith("zero"):
-        _require_deepspeed(request.layout.strategy)
-    check_layout(request.layout, visible_gpus())
-    return str(check(recipe, request.layout.processes))
+    if layout.strategy.startswith("zero"):
+        _require_deepspeed(layout.strategy)
+    check_layout(layout, visible_gpus())
+    check_together(layout.strategy, recipe)
+    checked = recipe
+    if recipe.trl is not None and own_deepspeed(request, recipe) is None:
+        # A file of ours takes its place.
+        checked = recipe.model_copy(update={"trl": recipe.trl.model_copy(update=_NO_FILE)})
+    return f"{check(checked, layout.processes)}, where memory allows"
+
+
+def own_deepspeed(request: Request, recipe: Recipe) -> str | None:
+    """The recipe's own DeepSpeed file; none where ours is to be written.
+
+    A run that was begun with a file goes on with it as it is now. One that is gone was on another
+    machine, and is written anew. Errors: UserError for a file that is not of the strategy.
+    """
+    from aha.backends.trl.config import read_deepspeed
+
+    path = None if recipe.trl is None else recipe.trl.deepspeed
+    strategy = request.layout.strategy
+    if path is None:
+        return None
+    asked = any(o.partition("=")[0].strip() in ("trl", "trl.deepspeed") for o in request.overrides)
+    if request.resume and not asked and not Path(path).expanduser().exists():
+        return None
+    stage = (read_deepspeed(path).get("zero_optimization") or {}).get("stage")
+    if f"zero{stage}" != strategy:
+        raise UserError(
+            f"trl.deepspeed {path!r} has stage {stage} and --strategy is {strategy}; they must "
+            "agree."
+        )
+    return path
 
 
 def _require_deepspeed(strategy: str) -> None:
@@ -144,47 +199,45 @@ def _require_deepspeed(strategy: str) -> None:
         )
 
 
-def write_files(request: Request) -> Files:
+def write_files(request: Request, recipe: Recipe) -> Files:
     """accelerate.yaml, deepspeed.json under ZeRO, and launch.sh that starts them.
 
     Errors: UserError when the folder cannot be written.
     """
     layout = request.layout
     folder = _folder(request)
-    deepspeed = deepspeed_config(layout)
-    command = _command(request, folder)
-    environment = environment_of(layout)
-    script = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
-    config = yaml.safe_dump(accelerate_config(layout), sort_keys=False)
-    texts = {"accelerate.yaml": str(config)}
+    texts = {"accelerate.yaml": str(yaml.safe_dump(accelerate_config(layout), sort_keys=False))}
+    deepspeed = deepspeed_config(layout) if own_deepspeed(request, recipe) is None else None
     if deepspeed is not None:
         texts["deepspeed.json"] = json.dumps(deepspeed, indent=2) + "\n"
+    command = _command(request, folder, with_deepspeed=deepspeed is not None)
+    environment = environment_of(layout)
+    script = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
     texts["launch.sh"] = f"#!/bin/sh\n{script}exec {shlex.join(command)}\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
+        (folder / "launch.sh").chmod(0o755)
     except OSError as error:
         raise UserError(f"--folder: {str(folder)!r} cannot be written: {error}.") from None
     return Files(folder, tuple(texts), tuple(command), environment)
 
 
-def _command(request: Request, folder: Path) -> list[str]:
-    if request.resume:
-        train = ["--resume", request.target]
-        overrides = list(request.overrides)
-    else:
-        train = [request.target]
-        overrides = _added(request.layout) + list(request.overrides)
+def _command(request: Request, folder: Path, with_deepspeed: bool) -> list[str]:
+    train = ["--resume", request.target] if request.resume else [request.target]
     if request.output is not None:
         train += ["--output", str(request.output)]
-    if request.layout.strategy.startswith("zero"):
+    if request.allow_change:
+        train.append("--allow-change")
+    overrides = [*_added(request), *request.overrides]
+    if with_deepspeed:
         overrides.append(f"trl.deepspeed={(folder / 'deepspeed.json').resolve()}")
     for override in overrides:
         train += ["--set", override]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    return [*launcher, "--config_file", str(folder / "accelerate.yaml"), "-m", "aha.cli", "train",
-            *train]  # fmt: skip
+    config = str((folder / "accelerate.yaml").resolve())
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config,
+            "-m", "aha.cli", "train", *train]  # fmt: skip
 
 
 def server_gpus(layout: Layout) -> list[str]:
@@ -211,61 +264,3 @@ def _gpu_names(count: int) -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name for name in given.split(",") if name] or [str(i) for i in range(count)]
     return names[:count]
-
-
-def _start(files: Files, layout: Layout) -> int:
-    exit_file = files.folder / f".exit-{layout.node_rank}-{os.getpid()}"
-    environment = {**os.environ, **files.environment, EXIT_CODE_FILE: str(exit_file.resolve())}
-    # A session of its own: signals to this process's group reach the ranks through us, once.
-    agent = subprocess.Popen(  # noqa: S603
-        files.command, env=environment, start_new_session=True
-    )
-    try:
-        with _forwarding(agent.pid):
-            code = agent.wait()
-        if exit_file.exists():
-            return int(exit_file.read_text(encoding="utf-8"))
-    finally:
-        exit_file.unlink(missing_ok=True)
-        _end(agent)
-    if code:
-        raise RunFailure(f"a training process failed (exit code {code}); see its messages above.")
-    return 0
-
-
-@contextmanager
-def _forwarding(agent: int) -> Iterator[None]:
-    """Signals to this process go to the training processes, while inside."""
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        for rank in ranks_of(agent):
-            rank.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def ranks_of(agent: int) -> list[psutil.Process]:
-    """The training processes under accelerate's, not their own children."""
-    found = []
-    for process in psutil.Process(agent).children():
-        try:
-            if "LOCAL_RANK" in process.environ():
-                found.append(process)
-        except psutil.NoSuchProcess:  # it has just ended
-            continue
-    return found
-
-
-def _end(agent: subprocess.Popen[Any]) -> None:
-    """Leave nothing running behind, however this ends."""
-    if agent.poll() is None:
-        agent.terminate()
-        try:
-            agent.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(agent.pid, signal.SIGKILL)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from aha.recipe import Recipe
+from aha.sections import TrlSection
 from aha.types import UserError
 
 Strategy = Literal["ddp", "zero2", "zero3", "fsdp2"]
@@ -53,6 +55,21 @@ class Layout:
         return self.processes_here + (self.vllm_gpus if self.serves_here else 0)
 
 
+def check_together(strategy: Strategy, recipe: Recipe) -> None:
+    """Errors: UserError for a recipe's `trl` section that does not go with the strategy."""
+    section = recipe.trl or TrlSection()
+    if section.vllm == "colocate" and strategy == "fsdp2":
+        raise UserError(
+            "trl.vllm is 'colocate' with --strategy fsdp2; allowed are off and server: sharded "
+            "weights would have to be gathered on every GPU beside vLLM's own copy."
+        )
+    if section.deepspeed is not None and not strategy.startswith("zero"):
+        raise UserError(
+            f"trl.deepspeed is {section.deepspeed!r} and --strategy is {strategy}; with a "
+            "DeepSpeed file allowed are zero2 and zero3."
+        )
+
+
 def check_layout(layout: Layout, gpus: int) -> None:
     """What is impossible, before anything loads; `gpus` are those that this node sees.
 
@@ -64,19 +81,14 @@ def check_layout(layout: Layout, gpus: int) -> None:
             f"multiple of {layout.nodes}."
         )
     if not 0 <= layout.node_rank < layout.nodes:
-        raise UserError(
-            f"--node-rank is {layout.node_rank}; with {layout.nodes} nodes allowed are 0 to "
-            f"{layout.nodes - 1}."
+        allowed = (
+            "it is for --nodes" if layout.nodes == 1 else f"allowed are 0 to {layout.nodes - 1}"
         )
+        raise UserError(f"--node-rank is {layout.node_rank} of {layout.nodes} nodes; {allowed}.")
     if layout.nodes > 1 and layout.port == 0:
         raise UserError("--port is 0; several nodes need one that they all know, such as 29500.")
     if layout.vllm != "off" and layout.on_cpu:
         raise UserError(f"--vllm is {layout.vllm!r}; without a GPU allowed is off.")
-    if layout.vllm == "colocate" and layout.strategy == "fsdp2":
-        raise UserError(
-            "--vllm is 'colocate' with --strategy fsdp2; allowed are off and server: sharded "
-            "weights would have to be gathered on every GPU beside vLLM's own copy."
-        )
     if layout.gpus_here > gpus:
         server = f" and {layout.vllm_gpus} for vLLM" if layout.serves_here else ""
         raise UserError(

@@ -213,6 +213,12 @@ def _check(request: Request, engine: str) -> None:
             f"--instance-count is {request.instance_count}; the native engine is one process, so "
             "add --set engine=trl, or ask for one machine."
         )
+    if request.instance_count > 1 and request.strategy.startswith("zero"):
+        raise UserError(
+            f"--strategy is {request.strategy} with --instance-count {request.instance_count}; "
+            "SageMaker's machines share no folder for DeepSpeed's checkpoints, so allowed are ddp "
+            "and fsdp2, or one machine."
+        )
     if request.volume_gb < 1:
         raise UserError(f"--volume-gb is {request.volume_gb}; it must be at least 1.")
     if not 0 < request.max_hours <= _LONGEST_H:

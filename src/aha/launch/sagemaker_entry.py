@@ -109,7 +109,7 @@ def train_command(job: Job) -> list[str]:
         "--node-rank", str(job.hosts.index(job.host)),
         "--head", job.hosts[0], "--port", str(_PORT),
         "--strategy", os.environ.get("AHA_STRATEGY", "ddp"),
-        "--folder", str(job.output / "launch"),
+        "--folder", str(job.run.with_name("launch")),
     ]  # fmt: skip
 
 

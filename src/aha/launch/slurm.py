@@ -18,7 +18,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from aha.backends.trl.config import vllm_server_dtype
-from aha.launch.layout import Strategy
+from aha.launch.layout import Strategy, check_together
 from aha.recipe import Recipe, load_recipe
 from aha.types import RunFailure, UserError
 
@@ -153,7 +153,7 @@ def _check_values(request: Request) -> None:
     for line in request.setup:
         if "\n" in line or "\r" in line:
             raise UserError(f"--setup is {line!r}; it must be one line, and may be given again.")
-    if request.container is not None and request.container.startswith(("-", " ")):
+    if request.container is not None and request.container[:1] in ("", "-", " "):
         raise UserError(f"--container is {request.container!r}; it must be an image.")
     if request.engine not in (None, "native", "trl"):
         raise UserError(f"--engine is {request.engine!r}; allowed are native and trl.")
@@ -206,6 +206,12 @@ def _check_processes(request: Request, recipe: Recipe) -> None:
             f"--strategy {request.strategy} shares a model over processes, and --nodes 1 with "
             f"--gpus-per-node {request.gpus_per_node} is one; allowed there is ddp."
         )
+    if recipe.model.device == "cuda" and not request.gpus_per_node:
+        raise UserError(
+            "--gpus-per-node is 0 and model.device is 'cuda'; allowed are auto and cpu."
+        )
+    if request.processes > 1:
+        check_together(request.strategy, recipe)
     if request.vllm_node and not request.gpus_per_node:
         raise UserError("--vllm-node with --gpus-per-node 0: a vLLM server needs a GPU.")
     if recipe.engine == "trl":

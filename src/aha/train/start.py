@@ -14,14 +14,14 @@ from aha.observe.observer import Observer
 from aha.observe.samples import SamplesObserver
 from aha.observe.services import TrackioObserver, WandbObserver, require_services
 from aha.observe.tensorboard import TensorBoardObserver
-from aha.recipe import Recipe, RecipeChange, changes, load_recipe
+from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.loop import tell, train
 from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
 from aha.train.stop import StopRequest
-from aha.types import RunFailure, Stopped, UserError
+from aha.types import RunFailure, Stopped
 
 
 def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
@@ -74,16 +74,6 @@ def where_from(done: int, lost: int) -> str:
     """For the message about the run directory: where a resumed run goes on."""
     where = f"from the checkpoint of step {done}" if done else "no checkpoint yet: from step 1"
     return f" ({where}; {lost} later steps are done again)"
-
-
-def refuse_changes(changed: Sequence[RecipeChange], allow: bool) -> None:
-    """Errors: UserError naming changes that would give the steps so far another meaning."""
-    meaningful = [str(change) for change in changed if not change.free]
-    if meaningful and not allow:
-        raise UserError(
-            f"--resume with another recipe: {'; '.join(meaningful)} would change what the steps so "
-            "far mean; add --allow-change to do so all the same."
-        )
 
 
 def _run(

@@ -37,8 +37,14 @@ def trl_section(recipe: Recipe) -> TrlSection:
 
 
 def processes() -> int:
-    """How many processes a launcher started for this run: WORLD_SIZE, 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes a launcher started for this run: WORLD_SIZE, 1 without one.
+
+    Errors: UserError when that is no number.
+    """
+    found = os.environ.get("WORLD_SIZE", "1")
+    if not found.isdecimal() or int(found) < 1:
+        raise UserError(f"WORLD_SIZE is {found!r}; a launcher sets it to a count of processes.")
+    return int(found)
 
 
 def asked_for_fsdp() -> bool:

@@ -7,7 +7,8 @@ meets is raised by all, and none waits for another for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ class Ranks:
     def __init__(self, index: int, count: int) -> None:
         self.index = index
         self.count = count
+        self._shared: BaseException | None = None
 
     @classmethod
     def join(cls, on_cpu: bool) -> Ranks:
@@ -72,6 +74,21 @@ class Ranks:
         dist.gather_object(value, values, dst=0)
         return values or []
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """While inside, what the system refuses to this process alone is told as its own.
+
+        Errors: RunFailure of one process.
+        """
+        try:
+            yield
+        except OSError as error:
+            if self.count == 1 or error is self._shared:
+                raise
+            raise RunFailure(
+                f"process {self.index} of {self.count}: {error}.", of_one_process=True
+            ) from error
+
     def on_main(self, action: Callable[[], _T]) -> _T:
         """What `action` returns on the main process, on all; it runs there only.
 
@@ -80,7 +97,7 @@ class Ranks:
         result = [_outcome(action) if self.is_main else None]
         if self.count > 1:
             dist.broadcast_object_list(result, src=0)
-        return _opened(result)
+        return self._opened(result)
 
     def together(self, action: Callable[[], _T]) -> _T:
         """What `action` returns here, once it has returned everywhere.
@@ -89,7 +106,13 @@ class Ranks:
         """
         mine = _outcome(action)
         faults = self.gather(mine if isinstance(mine, _Fault) else None)
-        return _opened([fault for fault in faults if fault is not None] or [mine])
+        return self._opened([fault for fault in faults if fault is not None] or [mine])
+
+    def _opened(self, outcomes: list[Any]) -> Any:
+        if isinstance(outcomes[0], _Fault):
+            self._shared = outcomes[0]
+            raise outcomes[0]
+        return outcomes[0]
 
 
 def _outcome(action: Callable[[], _T]) -> _T | _Fault:
@@ -97,9 +120,3 @@ def _outcome(action: Callable[[], _T]) -> _T | _Fault:
         return action()
     except _FAULTS as error:
         return error
-
-
-def _opened(outcomes: list[Any]) -> Any:
-    if isinstance(outcomes[0], _Fault):
-        raise outcomes[0]
-    return outcomes[0]

@@ -36,15 +36,16 @@ from aha.backends.trl.materials import (
 )
 from aha.backends.trl.plan import BatchPlan, batch_plan
 from aha.backends.trl.ranks import Ranks
+from aha.backends.trl.shared import require_shared
 from aha.backends.trl.trainer import RecipeTrainer
 from aha.observe.observer import Observer
 from aha.observe.services import require_services
-from aha.recipe import Recipe, changes, load_recipe
+from aha.recipe import Recipe, RecipeChange, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.loop import tell
 from aha.train.policy import choose_device
-from aha.train.start import finish, observers_of, refuse_changes, watched, where_from
+from aha.train.start import finish, observers_of, watched, where_from
 from aha.train.stop import StopRequest
 
 
@@ -107,11 +108,11 @@ def resume_run(
     """
     run = RunDirectory.open(path)
     recipe = load_recipe(str(path / "recipe.yaml"), overrides)
-    changed = changes(run.recipe(), recipe)
-    refuse_changes(changed, allow_change)
     check(recipe, processes())
     stop = StopRequest(recipe.train.max_hours)
     ranks = _join(recipe)
+    # Files named in it may lie elsewhere on every node; the main process's word is all of theirs.
+    changed = ranks.on_main(lambda: _allowed_changes(run, recipe, allow_change))
     with _held(run, ranks):
         found = ranks.on_main(lambda: newest_valid(run))
         resumed = None if found.path is None else read_resumed(found.path)
@@ -127,6 +128,12 @@ def resume_run(
             ranks.on_main(lambda: run.change_recipe(recipe, done))
         notes = (*found.faults, *(f"changed {change}" for change in changed))
         return _run(built, run, _From(found.path, done, where_from(done, lost), notes), stop)
+
+
+def _allowed_changes(run: RunDirectory, recipe: Recipe, allow: bool) -> list[RecipeChange]:
+    changed = changes(run.recipe(), recipe)
+    refuse_changes(changed, allow)
+    return changed
 
 
 @contextmanager
@@ -183,7 +190,7 @@ def _run(built: _Built, run: RunDirectory, origin: _From, stop: StopRequest) -> 
     for note in (f"run directory: {run.path}{origin.how}", *origin.notes, f"TRL: {built.plan}"):
         tell(observers, note)
     started = time.monotonic()
-    with watched(run, observers, stop):
+    with watched(run, observers, stop), ranks.apart():
         _train(built, run, origin, observers, stop)
     minutes = (time.monotonic() - started) / 60
     ranks.on_main(lambda: finish(run, observers, minutes))
@@ -199,6 +206,8 @@ def _train(
 ) -> None:
     materials, ranks = built.materials, built.ranks
     recipe = materials.recipe
+    if built.arguments.deepspeed_plugin is not None and ranks.count > 1:
+        require_shared(run.path, ranks)
     keeper = Keeper(run, recipe.train.save_total_limit, recipe.grpo.num_iterations)
     ranks.on_main(keeper.clear)
     built.arguments.output_dir = str(keeper.staging)
