@@ -164,6 +164,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    done = aha("eval", "x" * 300, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: 'xxx")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_mistake_in_the_data_leaves_no_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"target": 1}\n')
     done = aha("train", "--set", "task.source=rows.jsonl", cwd=tmp_path)

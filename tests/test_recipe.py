@@ -100,3 +100,8 @@ def test_an_infinite_option_survives_being_written_out(tmp_path: Path) -> None:
     path.write_text(dump_recipe(recipe))
     assert load_recipe(str(path)) == recipe
     assert load_recipe(str(path)).rewards[0].options == {"x": float("inf")}
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(UserError, match=r"recipe 'x+' cannot be read: .*too long"):
+        load_recipe("x" * 300)

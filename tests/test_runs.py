@@ -93,3 +93,27 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
 
 def test_the_recipe_reads_back(run: RunDirectory) -> None:
     assert run.recipe() == load_recipe("countdown-tiny")
+
+
+def test_names_that_no_folder_can_have(tmp_path: Path) -> None:
+    for way in (RunDirectory.open, RunDirectory.require_new):
+        with pytest.raises(UserError, match="too long"):
+            way(tmp_path / ("x" * 300))
+
+
+def test_damage_is_named_with_its_line(run: RunDirectory) -> None:
+    run.append_metrics({"step": 1})
+    with run.metrics_file.open("a") as file:
+        file.write("{\n")
+    with pytest.raises(RunFailure, match=r"metrics.jsonl, line 2, is damaged"):
+        run.metrics()
+    run.eval_file.write_text("{")
+    with pytest.raises(RunFailure, match=r"eval.json is damaged"):
+        run.evaluation()
+
+
+def test_a_last_line_that_ends_inside_a_character_is_not_a_record(run: RunDirectory) -> None:
+    run.append_samples([{"text": "\u00e9"}])
+    with run.samples_file.open("ab") as file:
+        file.write(b'{"text": "\xc3')
+    assert run.read_lines("samples.jsonl") == [{"text": "\u00e9"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -304,6 +305,11 @@ def main(arguments: list[str] | None = None) -> None:
         _stop(f"error: {error}", EXIT_USER_ERROR)
     except RunFailure as error:
         _stop(f"failed: {error}", EXIT_FAILED, error.of_one_process)
+    except OSError as error:
+        # Only a name that was given can be too long; other errors of the system are not a mistake.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _stop(f"error: {error.filename!r} is too long for a file's name.", EXIT_USER_ERROR)
     except Stopped as stopped:
         _stop(str(stopped), stopped.code)
     except _TooEarly as early:

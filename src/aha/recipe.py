@@ -171,19 +171,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _read(name_or_path: str) -> dict[str, Any]:
-    shipped = shipped_recipes()
-    path = Path(name_or_path).expanduser()
-    if name_or_path in shipped:
-        text = shipped[name_or_path]
-    elif path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"recipe {name_or_path!r} cannot be read: {error}.") from None
-    else:
-        raise UserError(
-            f"recipe {name_or_path!r} is neither a file nor one of {', '.join(shipped)}."
-        )
+    text = shipped_recipes().get(name_or_path) or _file_text(name_or_path)
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -191,6 +179,16 @@ def _read(name_or_path: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{name_or_path}: a recipe is a mapping of sections, not {data!r}.")
     return data
+
+
+def _file_text(name: str) -> str:
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {name!r} cannot be read: {error}.") from None
+    raise UserError(f"recipe {name!r} is neither a file nor one of {', '.join(shipped_recipes())}.")
 
 
 def _override(data: dict[str, Any], override: str) -> None:

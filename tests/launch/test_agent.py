@@ -77,7 +77,7 @@ def test_a_signal_reaches_the_ranks_and_their_code_comes_back(
 
 def test_before_there_are_ranks_a_signal_ends_it_all(tmp_path: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(Stopped, match="stopped by SIGTERM before there was anything") as stopped:
+    with pytest.raises(Stopped, match="ended by SIGTERM; nothing more was saved") as stopped:
         run(SLEEPS, tmp_path, signal.SIGTERM)
     assert stopped.value.code == 143
     assert time.monotonic() - began < 30

@@ -44,7 +44,7 @@ def run_agent(command: Sequence[str], environment: Mapping[str, str], exit_file:
             _end(agent)
     if signals.last is not None:
         name = signal.Signals(signals.last).name
-        raise Stopped(f"stopped by {name} before there was anything to save", 128 + signals.last)
+        raise Stopped(f"ended by {name}; nothing more was saved", 128 + signals.last)
     if code:
         raise RunFailure(f"a training process failed (exit code {code}); see its messages above.")
     return 0
