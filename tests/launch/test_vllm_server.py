@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aha.backends.trl.config import vllm_server_dtype
 from aha.launch import vllm_server
+from aha.launch.processes import stopped_by_signals
 from aha.launch.vllm_server import health_address, server_command, serving
 from aha.recipe import load_recipe
-from aha.types import RunFailure
+from aha.types import RunFailure, Stopped
 from ports import free_port
 
 SERVER = """
@@ -67,6 +73,37 @@ def test_one_that_never_answers_is_given_up(
         serving(command, ["0"], health, tmp_path / "log", print),
     ):
         pass
+
+
+def test_a_signal_while_it_starts_leaves_nothing_running(tmp_path: Path) -> None:
+    # With a child of its own, as vLLM's workers are.
+    started = tmp_path / "started"
+    program = f"""
+import pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path({str(started)!r}).write_text(str(child.pid))
+time.sleep(60)
+"""
+
+    def end_it() -> None:
+        while not started.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    killer = threading.Thread(target=end_it)
+    killer.start()
+    health = f"http://127.0.0.1:{free_port()}/health"
+    with (
+        pytest.raises(Stopped, match="ended by SIGTERM; nothing more was saved"),
+        stopped_by_signals(),
+        serving([sys.executable, "-c", program], ["0"], health, tmp_path / "log", print),
+    ):
+        pass
+    killer.join()
+    assert psutil.Process().children(recursive=True) == []
+    pid = int(started.read_text())
+    # What is left of it until the system looks for it.
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from aha.launch.layout import (
     deepspeed_config,
     visible_gpus,
 )
+from aha.launch.processes import stopped_by_signals
 from aha.launch.vllm_server import health_address, server_command, serving
 from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory, usable_cores
@@ -86,6 +87,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
         return 0
     with ExitStack() as stack:
         if request.layout.serves_here:
+            stack.enter_context(stopped_by_signals())
             stack.enter_context(_server(recipe, request.layout, files.folder, say))
         if request.layout.nodes > 1:
             say(f"waiting for {request.layout.nodes - 1} more nodes to meet at {_meeting(request)}")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aha.backends.trl.config import vllm_server_dtype
+from aha.launch.processes import begin, end
 from aha.recipe import Recipe
 from aha.sections import TrlSection
 from aha.types import RunFailure
@@ -54,19 +55,13 @@ def serving(
     """
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     say(f"vLLM server on GPU {', '.join(gpus)}; its log is {log}")
-    with log.open("wb") as file:
-        server = subprocess.Popen(  # noqa: S603
-            command, env=environment, stdout=file, stderr=subprocess.STDOUT
-        )
-        try:
-            _wait_until_up(server, health, log)
-            yield
-        finally:
-            server.terminate()
-            try:
-                server.wait(60)
-            except subprocess.TimeoutExpired:
-                server.kill()
+    # A signal ends training first, which needs the server until it has saved.
+    server = begin(command, environment, log)
+    try:
+        _wait_until_up(server, health, log)
+        yield
+    finally:
+        end(server)
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
