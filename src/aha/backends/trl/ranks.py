@@ -86,7 +86,8 @@ class Ranks:
             if self.count == 1 or error is self._shared:
                 raise
             raise RunFailure(
-                f"process {self.index} of {self.count}: {error}.", of_one_process=True
+                f"process {self.index} of {self.count}: {error}. Mend that, then --resume.",
+                of_one_process=True,
             ) from error
 
     def on_main(self, action: Callable[[], _T]) -> _T:
