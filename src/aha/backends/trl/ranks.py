@@ -17,7 +17,7 @@ import torch.distributed as dist
 from accelerate import DistributedType, PartialState
 
 from aha.backends.trl.config import COLLECTIVE_TIMEOUT_S
-from aha.types import RunFailure, UserError
+from aha.types import RunFailure, Stopped, UserError
 
 _T = TypeVar("_T")
 # What a run can end with in a sentence; anything else is a fault of ours, and shows as one.
@@ -73,6 +73,25 @@ class Ranks:
         values: list[Any] | None = [None] * self.count if self.is_main else None
         dist.gather_object(value, values, dst=0)
         return values or []
+
+    @contextmanager
+    def parting(self) -> Iterator[None]:
+        """While inside, a run; when it ends in all processes together, they part in order.
+
+        Left to the interpreter's end, the threads that connect them can abort a process that is
+        done, which its launcher takes for a failure.
+        """
+        try:
+            yield
+        except Stopped:
+            self._part()
+            raise
+        self._part()
+
+    def _part(self) -> None:
+        if self.count > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
     @contextmanager
     def apart(self) -> Iterator[None]:

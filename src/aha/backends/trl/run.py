@@ -92,7 +92,7 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
     built = _build(recipe, ranks)
     run = RunDirectory(ranks.on_main(lambda: RunDirectory.create(recipe, output).path))
-    with _held(run, ranks):
+    with ranks.parting(), _held(run, ranks):
         return _run(built, run, _From(), stop)
 
 
@@ -113,7 +113,7 @@ def resume_run(
     ranks = _join(recipe)
     # Files named in it may lie elsewhere on every node; the main process's word is all of theirs.
     changed = ranks.on_main(lambda: _allowed_changes(run, recipe, allow_change))
-    with _held(run, ranks):
+    with ranks.parting(), _held(run, ranks):
         found = ranks.on_main(lambda: newest_valid(run))
         resumed = None if found.path is None else read_resumed(found.path)
         built = _build(recipe, ranks)
