@@ -9,12 +9,12 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from aha.launch.agent import run_agent
 from aha.launch.layout import EXIT_CODE_FILE
 from aha.types import RunFailure, Stopped
+from left_running import nothing_left_running
 
 # A rank that leaves its exit code, as `aha.cli` does, and ends well; it says when it listens.
 RANK = f"""
@@ -51,12 +51,12 @@ def run(program: str, tmp_path: Path, *signals: signal.Signals) -> int:
         sender.start()
     try:
         command = [sys.executable, "-c", program, str(ready)]
-        return run_agent(command, dict(os.environ), tmp_path / "code")
+        with nothing_left_running():
+            return run_agent(command, dict(os.environ), tmp_path / "code")
     finally:
         if signals:
             sender.join()
         assert not (tmp_path / "code").exists()
-        assert psutil.Process().children(recursive=True) == []
 
 
 @pytest.mark.parametrize(
