@@ -98,8 +98,11 @@ def test_resume_may_stand_without_a_folder(given: list[str], expected: list[str]
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)],
-    ids=["ctrl-c", "term", "usr1"],
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 143, id="term"),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow, id="usr1"),
+    ],
 )
 def test_a_signal_saves_and_has_its_own_code(
     number: signal.Signals, code: int, tmp_path: Path

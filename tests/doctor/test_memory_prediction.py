@@ -83,6 +83,7 @@ def assert_near(predicted: int, peak: int, before: int) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the peak is not the process's")
+@pytest.mark.slow
 def test_the_command_predicts_what_it_measures(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

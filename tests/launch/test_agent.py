@@ -35,7 +35,12 @@ sys.exit(subprocess.run(rank, env={{**os.environ, "LOCAL_RANK": "0"}}).returncod
 SLEEPS = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
 
 
-def run(program: str, tmp_path: Path, *signals: signal.Signals) -> int:
+def run(
+    program: str,
+    tmp_path: Path,
+    *signals: signal.Signals,
+    default: signal.Handlers = signal.SIG_DFL,
+) -> int:
     """The agent, with signals to this process once it is ready."""
     ready = tmp_path / "ready"
 
@@ -49,6 +54,8 @@ def run(program: str, tmp_path: Path, *signals: signal.Signals) -> int:
     sender = threading.Thread(target=send)
     if signals:
         sender.start()
+    # In the background of a shell, or under nohup, tests begin with signals ignored.
+    before = {number: signal.signal(number, default) for number in signals}
     try:
         command = [sys.executable, "-c", program, str(ready)]
         with nothing_left_running():
@@ -56,6 +63,8 @@ def run(program: str, tmp_path: Path, *signals: signal.Signals) -> int:
     finally:
         if signals:
             sender.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
         assert not (tmp_path / "code").exists()
 
 
@@ -86,11 +95,7 @@ def test_before_there_are_ranks_a_signal_ends_it_all(tmp_path: Path) -> None:
 def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """As under nohup."""
     program = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(2)"
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert run(program, tmp_path, signal.SIGHUP) == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    assert run(program, tmp_path, signal.SIGHUP, default=signal.SIG_IGN) == 0
 
 
 def test_a_failure_without_a_word_is_one(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import psutil
 from aha.types import Stopped
 
 _PATIENCE_S = 60.0
+_LAST_S = 5.0
 
 
 def begin(
@@ -69,6 +70,8 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
             one.kill()
         except psutil.NoSuchProcess:
             continue
+    # What they held, GPUs and ports, is free when they are gone.
+    psutil.wait_procs(processes, timeout=_LAST_S)
 
 
 @contextmanager
