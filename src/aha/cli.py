@@ -17,7 +17,15 @@ from aha import __version__
 from aha.cli_doctor import doctor
 from aha.cli_launch import launch_app
 from aha.cli_play import play
-from aha.cli_show import SetOption, data_app, recipes, rewards_app, tasks
+from aha.cli_show import (
+    AllowChangeOption,
+    ResumeOption,
+    SetOption,
+    data_app,
+    recipes,
+    rewards_app,
+    tasks,
+)
 from aha.launch.layout import EXIT_CODE_FILE
 from aha.runs import LATEST, found_run
 from aha.types import RunFailure, Stopped, UserError
@@ -61,16 +69,8 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="Run directory; default runs/RECIPE-DATE.")
     ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
-    ] = None,
-    allow_change: Annotated[
-        bool,
-        typer.Option(
-            "--allow-change", help="With --resume and --set: also what changes the run's meaning."
-        ),
-    ] = False,
+    resume: ResumeOption = None,
+    allow_change: AllowChangeOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved recipe and the first prompt; stop.")
     ] = False,

@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from aha.cli_show import SetOption
+from aha.cli_show import AllowChangeOption, ResumeOption, SetOption
+from aha.launch.layout import Strategy
+
+StrategyOption = Annotated[
+    Strategy,
+    typer.Option(help="ddp: a copy each; the others share gradients, optimizer, weights."),
+]
 
 
 def accelerate(
@@ -17,24 +23,13 @@ def accelerate(
     processes: Annotated[
         int, typer.Option(help="Processes that train, in all: one a GPU.", min=1)
     ] = 1,
-    strategy: Annotated[
-        Literal["ddp", "zero2", "zero3", "fsdp2"],
-        typer.Option(help="ddp: a copy each; the others share gradients, optimizer, weights."),
-    ] = "ddp",
+    strategy: StrategyOption = "ddp",
     set_: SetOption = None,
     output: Annotated[
         Path | None, typer.Option(help="Run directory; on several nodes, one that all see.")
     ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
-    ] = None,
-    allow_change: Annotated[
-        bool,
-        typer.Option(
-            "--allow-change", help="With --resume and --set: also what changes the run's meaning."
-        ),
-    ] = False,
+    resume: ResumeOption = None,
+    allow_change: AllowChangeOption = False,
     nodes: Annotated[int, typer.Option(help="Machines; run this on each of them.", min=1)] = 1,
     node_rank: Annotated[int, typer.Option(help="Which of them this is: 0 is the head.")] = 0,
     head: Annotated[str, typer.Option(help="The head's address.")] = "127.0.0.1",

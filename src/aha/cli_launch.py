@@ -7,13 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from aha.cli_accelerate import accelerate
+from aha.cli_accelerate import StrategyOption, accelerate
 from aha.cli_show import RecipeArgument, SetOption
 
-StrategyOption = Annotated[
-    Literal["ddp", "zero2", "zero3", "fsdp2"],
-    typer.Option(help="How several processes share a model, as in aha launch accelerate."),
-]
 launch_app = typer.Typer(help="Run on a SLURM cluster, on Amazon SageMaker, on several GPUs.")
 launch_app.command("accelerate")(accelerate)
 

@@ -17,6 +17,16 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
 ]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
+]
+AllowChangeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-change", help="With --resume and --set: also what changes the run's meaning."
+    ),
+]
 
 
 @data_app.command("show")

@@ -33,8 +33,6 @@ from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory, usable_cores
 from aha.types import UserError
 
-_NO_FILE = {"deepspeed": None}
-
 
 @dataclass(frozen=True)
 class Request:
@@ -90,13 +88,10 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
             stack.enter_context(stopped_by_signals())
             stack.enter_context(_server(recipe, request.layout, files.folder, say))
         if request.layout.nodes > 1:
-            say(f"waiting for {request.layout.nodes - 1} more nodes to meet at {_meeting(request)}")
+            meeting = f"{request.layout.head}:{request.layout.port}"
+            say(f"waiting for {request.layout.nodes - 1} more nodes to meet at {meeting}")
         exit_file = files.folder / f".exit-{os.getpid()}"
         return run_agent(files.command, {**os.environ, **files.environment}, exit_file)
-
-
-def _meeting(request: Request) -> str:
-    return f"{request.layout.head}:{request.layout.port}"
 
 
 def _server(
@@ -110,7 +105,7 @@ def _server(
 
 
 def _recipe(request: Request) -> Recipe:
-    """The recipe as its processes will run it, but for a DeepSpeed file of ours.
+    """The recipe as its processes will run it, but for a DeepSpeed file that is to be written.
 
     Errors: UserError for a run that cannot go on so, or a folder that holds one already.
     """
@@ -123,7 +118,20 @@ def _recipe(request: Request) -> Recipe:
     run = RunDirectory.open(Path(request.target))
     recipe = load_recipe(str(run.path / "recipe.yaml"), overrides)
     refuse_changes(changes(run.recipe(), recipe), request.allow_change)
-    return recipe
+    return _without_lost_file(recipe, request.overrides)
+
+
+def _without_lost_file(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A run goes on with the DeepSpeed file that it was begun with, as that is now.
+
+    One that is gone was on another machine, and is written anew; not one that is asked for now.
+    """
+    asked = any(o.partition("=")[0].strip() in ("trl", "trl.deepspeed") for o in overrides)
+    if recipe.trl is None or recipe.trl.deepspeed is None or asked:
+        return recipe
+    if Path(recipe.trl.deepspeed).expanduser().exists():
+        return recipe
+    return recipe.model_copy(update={"trl": recipe.trl.model_copy(update={"deepspeed": None})})
 
 
 def _folder(request: Request) -> Path:
@@ -163,35 +171,23 @@ def _check(recipe: Recipe, request: Request) -> str:
         _require_deepspeed(layout.strategy)
     check_layout(layout, visible_gpus())
     check_together(layout.strategy, recipe)
-    checked = recipe
-    if recipe.trl is not None and own_deepspeed(request, recipe) is None:
-        # A file of ours takes its place.
-        checked = recipe.model_copy(update={"trl": recipe.trl.model_copy(update=_NO_FILE)})
-    return f"{check(checked, layout.processes)}, where memory allows"
+    _check_stage(recipe, layout)
+    return f"{check(recipe, layout.processes)}, where memory allows"
 
 
-def own_deepspeed(request: Request, recipe: Recipe) -> str | None:
-    """The recipe's own DeepSpeed file; none where ours is to be written.
+def _check_stage(recipe: Recipe, layout: Layout) -> None:
+    """Errors: UserError for a DeepSpeed file that is not of the strategy."""
+    from aha.backends.trl.config import read_deepspeed, trl_section
 
-    A run that was begun with a file goes on with it as it is now. One that is gone was on another
-    machine, and is written anew. Errors: UserError for a file that is not of the strategy.
-    """
-    from aha.backends.trl.config import read_deepspeed
-
-    path = None if recipe.trl is None else recipe.trl.deepspeed
-    strategy = request.layout.strategy
+    path = trl_section(recipe).deepspeed
     if path is None:
-        return None
-    asked = any(o.partition("=")[0].strip() in ("trl", "trl.deepspeed") for o in request.overrides)
-    if request.resume and not asked and not Path(path).expanduser().exists():
-        return None
+        return
     stage = (read_deepspeed(path).get("zero_optimization") or {}).get("stage")
-    if f"zero{stage}" != strategy:
+    if f"zero{stage}" != layout.strategy:
         raise UserError(
-            f"trl.deepspeed {path!r} has stage {stage} and --strategy is {strategy}; they must "
-            "agree."
+            f"trl.deepspeed {path!r} has stage {stage} and --strategy is {layout.strategy}; they "
+            "must agree."
         )
-    return path
 
 
 def _require_deepspeed(strategy: str) -> None:
@@ -209,7 +205,8 @@ def write_files(request: Request, recipe: Recipe) -> Files:
     layout = request.layout
     folder = _folder(request)
     texts = {"accelerate.yaml": str(yaml.safe_dump(accelerate_config(layout), sort_keys=False))}
-    deepspeed = deepspeed_config(layout) if own_deepspeed(request, recipe) is None else None
+    has_own = recipe.trl is not None and recipe.trl.deepspeed is not None
+    deepspeed = None if has_own else deepspeed_config(layout)
     if deepspeed is not None:
         texts["deepspeed.json"] = json.dumps(deepspeed, indent=2) + "\n"
     command = _command(request, folder, with_deepspeed=deepspeed is not None)
