@@ -41,7 +41,8 @@ def laptop() -> Facts:
         gpus=(),
         sdpa=("flash", "math"),
         flash_attn=None,
-        kernels_missing="",
+        kernels="avx2",
+        kernels_why="the best this processor has",
         disks=(Disk("runs", "/runs", 100 * GIB), Disk("hub cache", "/cache", 100 * GIB)),
     )
 

@@ -13,7 +13,7 @@ from aha.doctor.shapes import Shape, measured, public_shape
 from aha.doctor.sizes import Place, sizes_of
 from aha.grpo import logprobs
 from aha.recipe import Recipe, load_recipe
-from aha.rollout import paged, static
+from aha.rollout import cpu, static
 from aha.train.memory import (
     HEAP_STEP_BYTES,
     Pass,
@@ -87,9 +87,9 @@ def test_the_cache_of_other_decoders_by_hand(small_shape: Shape) -> None:
     # On a GPU every row has a place for 100 + 16 positions, rounded up to 256, in bfloat16.
     on_gpu = parts(small_shape, GPU, "rollout")
     assert on_gpu["KV cache"] == 8 * 256 * 2 * 2 * 2 * 16 * 2
-    # Without kernels: 128 positions cover prompt and completion from the start.
+    # Without kernels every row has a place for 100 + 1 positions.
     plain = parts(small_shape, Place("cpu", 2**33, 1000, kernels=False), "rollout")
-    assert plain["KV cache"] == 8 * 128 * 512
+    assert plain["KV cache"] == 8 * 101 * 512
 
 
 def test_a_gpu_has_copies_in_bfloat16_and_no_heap(small_shape: Shape) -> None:
@@ -190,7 +190,7 @@ def test_sizes_of_a_configuration_that_says_little() -> None:
 
 
 def test_constants_that_the_predictions_by_hand_stand_on() -> None:
-    assert (static.StaticDecoder.stride, static._POSITIONS, paged._SLAB_BLOCKS) == (16, 256, 64)
+    assert (static.STRIDE, static.POSITIONS, cpu.SLAB_BLOCKS) == (16, 256, 64)
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,12 @@ from transformers import (
 
 from aha.blocks.llama import blocks_of, supports
 from aha.kernels import calls
+from aha.kernels.build import kernels
+from aha.kernels.decode import Sizes
 from aha.rollout.base import SamplingSettings
+from aha.rollout.cpu import CPUDecoder, choose
 from aha.rollout.decoder import HFDecoder
 from aha.rollout.native import NativeEngine, _Rollout
-from aha.rollout.paged import PagedDecoder
 from aha.rollout.sampler import _draw
 from aha.rollout.static import StaticDecoder
 from aha.types import Completion, Prompt, RunFailure
@@ -87,41 +90,40 @@ def scored(
     return logprobs[first - 1 : -1].gather(1, ids[0, first:, None]).squeeze(1)
 
 
-PATHS = ["whole", "paged", "cohorts", "static", "model"]
+PATHS = ["packed", "in-place", "step", "torch", "fixed-shapes", "model"]
 
 
 def engine_of(
     path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: Any
 ) -> NativeEngine:
-    """Decoding wholly in C, with its kernels, in PyTorch, as on a GPU, or as the model does."""
+    """The engine of one of PATHS, see `on_path`."""
     blocks = None if path == "model" else blocks_of(model)
-    engine = NativeEngine(model, tokenizer, blocks, **options)
-    if path in ("paged", "whole") and blocks is not None:
-        assert PagedDecoder.usable(blocks)
-    if path == "whole" and blocks is not None:
-        assert blocks.packed() is not None
-    return engine
+    if path in ("packed", "in-place", "step") and blocks is not None:
+        assert CPUDecoder.of(blocks, 8) is not None
+    return NativeEngine(model, tokenizer, blocks, use_kernels=path != "torch", **options)
 
 
 @pytest.fixture
 def on_path(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    if path == "static":
+    """In C with packed weights, with weights in place, without bursts; in PyTorch, there as on a
+    GPU; or through the model's own forward."""
+    if path in ("packed", "in-place", "step") and not calls.usable():
+        pytest.skip("no compiled kernels here")
+    if path == "in-place":
+        monkeypatch.setattr(Sizes, "packs", False)
+    elif path == "step":
+        monkeypatch.setattr(CPUDecoder, "burst_tokens", 0)
+    elif path == "fixed-shapes":
         # What runs on a GPU, without its graphs.
         monkeypatch.setattr(
             NativeEngine,
             "_new_decoder",
             lambda self, rows, longest: (
-                StaticDecoder(self._blocks, rows, longest)
+                StaticDecoder(self._blocks, rows, longest, fixed_shapes=True)
                 if self._blocks
                 else HFDecoder(self._model)
             ),
         )
-    elif path == "cohorts":
-        monkeypatch.setattr(calls, "usable", lambda *tensors: False)
-    elif path in ("paged", "whole") and not calls.usable():
-        pytest.skip("no compiled kernels here")
-    elif path == "paged":
-        monkeypatch.setattr(PagedDecoder, "can_burst", False)
     return path
 
 
@@ -158,7 +160,7 @@ def test_sampled_logprobs_are_the_models(
 ) -> None:
     model = build(kind, random_model)
     engine = engine_of(on_path, model, tokenizer)
-    if kind == "gpt2" and on_path == "static":
+    if kind == "gpt2" and on_path == "fixed-shapes":
         pytest.skip("gpt2 has no fused blocks")
     prompts = make_prompts(tokenizer)
     settings = SamplingSettings(70, temperature=0.8)
@@ -189,7 +191,7 @@ def test_a_completion_does_not_depend_on_its_batch(
     assert ids(whole.generate(prompts[:1], 4, settings, seed=9)) == ids(together[:1])
 
 
-@pytest.mark.parametrize("path", PATHS[:4])
+@pytest.mark.parametrize("path", PATHS[:5])
 def test_all_paths_write_the_same(
     on_path: str,
     random_model: Callable[..., PreTrainedModel],
@@ -294,6 +296,43 @@ def test_graphs_on_a_gpu_write_what_the_model_says(
             expected = scored(model.to("cpu"), prompt, completion, 0.9)
             model.to("cuda")
             assert torch.allclose(torch.tensor(completion.logprobs), expected, atol=1e-2)
+
+
+def test_the_kernels_serve_only_if_right_and_not_slower(
+    random_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not calls.usable():
+        pytest.skip("no compiled kernels here")
+    blocks = blocks_of(random_model(hidden_size=64))
+    assert blocks is not None
+    assert choose(blocks).path == kernels().path
+    step = CPUDecoder.step
+
+    def wrong(self: CPUDecoder, tokens_R: torch.Tensor) -> torch.Tensor:
+        return step(self, tokens_R) * 1.01
+
+    def slow(self: CPUDecoder, tokens_R: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.1)
+        return step(self, tokens_R)
+
+    monkeypatch.delenv("AHA_KERNELS", raising=False)
+    kernels.cache_clear()
+    monkeypatch.setattr(CPUDecoder, "step", slow)
+    assert choose(blocks).path == "off"
+    assert "of PyTorch's speed" in choose(blocks).why
+    monkeypatch.setattr(CPUDecoder, "step", wrong)
+    assert choose(blocks).path == "off"
+    assert "differ from PyTorch" in choose(blocks).why
+    kernels.cache_clear()
+
+
+def test_models_that_the_kernels_do_not_know_are_decoded_by_pytorch(
+    random_model: Callable[..., PreTrainedModel],
+) -> None:
+    blocks = blocks_of(random_model(hidden_size=64, head_dim=24))
+    assert blocks is not None
+    assert CPUDecoder.of(blocks, 8) is None
+    assert choose(blocks).path == "off"
 
 
 def test_groups_differ_and_seeds_differ(

@@ -12,9 +12,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from aha.blocks.llama import blocks_of
 from aha.kernels import calls
 from aha.rollout.base import SamplingSettings
+from aha.rollout.cpu import CPUDecoder
 from aha.rollout.decoder import HFDecoder
 from aha.rollout.native import NativeEngine
-from aha.rollout.paged import PagedDecoder
 from aha.rollout.partial import Partial, in_groups, unfinished_text
 from aha.types import Prompt
 
@@ -33,12 +33,13 @@ def prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
 
 
 def engine_of(kind: str, model: LlamaForCausalLM, tokenizer: Any, rows: int) -> NativeEngine:
-    return NativeEngine(model, tokenizer, None if kind == "model" else blocks_of(model), rows)
+    blocks = None if kind == "model" else blocks_of(model)
+    return NativeEngine(model, tokenizer, blocks, rows, use_kernels=kind != "torch")
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["hot", "greedy", "narrow"])
 @pytest.mark.parametrize("rows", [512, 4], ids=["together", "waiting"])
-@pytest.mark.parametrize("kind", ["whole", "paged", "cohorts", "model"])
+@pytest.mark.parametrize("kind", ["kernels", "step", "torch", "model"])
 def test_a_stream_ends_as_what_generate_returns(
     kind: str,
     rows: int,
@@ -47,12 +48,10 @@ def test_a_stream_ends_as_what_generate_returns(
     tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if kind == "cohorts":
-        monkeypatch.setattr(calls, "usable", lambda *tensors: False)
-    elif kind in ("whole", "paged") and not calls.usable():
+    if kind in ("kernels", "step") and not calls.usable():
         pytest.skip("no compiled kernels here")
-    elif kind == "paged":
-        monkeypatch.setattr(PagedDecoder, "can_burst", False)
+    if kind == "step":
+        monkeypatch.setattr(CPUDecoder, "burst_tokens", 0)
     engine = engine_of(kind, random_model(hidden_size=64), tokenizer, rows)
     asked = prompts(tokenizer)
     expected = engine.generate(asked, 3, settings, seed=6)
@@ -76,7 +75,7 @@ def test_a_stream_that_is_left_leaves_the_model_as_it_was(
     random_model: MakeModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = random_model(hidden_size=64).train()
-    engine = engine_of("whole", model, tokenizer, 512)
+    engine = engine_of("kernels", model, tokenizer, 512)
     stream = engine.stream(prompts(tokenizer), 2, SETTINGS[0], seed=1)
     next(stream)
     assert not model.training

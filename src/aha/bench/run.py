@@ -43,7 +43,9 @@ def machine(threads: int) -> dict[str, Any]:
         "processor": processor(),
         "threads": threads,
         "torch": torch.__version__,
-        "kernels": kernels().missing or "compiled",
+        "features": torch.backends.cpu.get_cpu_capability(),
+        "kernels": kernels().path,
+        "kernels_why": kernels().why,
         "matmul_gflops": matmul_peak() / 1e9,
         "read_gb_per_s": read_bandwidth() / 1e9,
     }

@@ -25,6 +25,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2, "intermediate_size": 11_008, "vocab_size": 151_936,
         "tie_word_embeddings": True,
     },
+    "smollm2-135m": {
+        "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49_152,
+        "tie_word_embeddings": True,
+    },
     # Four of the 24 layers of 0.5B and a small vocabulary: what one layer costs at each length.
     "qwen2.5-0.5b-4-layers": {
         "hidden_size": 896, "num_hidden_layers": 4, "num_attention_heads": 14,

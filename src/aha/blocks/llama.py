@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from aha.blocks.ops import linear, rms_norm, rotate, swiglu
+from aha.blocks.ops import rms_norm, rotate, swiglu
 from aha.kernels import calls
-from aha.kernels.decode import Layer, PackedModel, Sizes, worthwhile
+from aha.kernels.decode import DecodedModel, Layer, Sizes
 
 _MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 # Rotary embeddings whose angles do not depend on the length of the text.
@@ -60,7 +61,7 @@ class Stack:
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)
 
     def share_gradients(self) -> None:
         """Make each layer's gradient a view of the stack's, or none where there is none."""
@@ -134,21 +135,27 @@ class LlamaBlocks:
     def stacks(self) -> list[Stack]:
         return [s for s in (*self._qkv, *self._gate_up) if s is not None]
 
-    def packed(self) -> PackedModel | None:
-        """The model for `aha.kernels.decode`, none where that does not pay or is not possible."""
+    def decoded(self, cos_TD: Tensor, sin_TD: Tensor) -> DecodedModel | None:
+        """The model for the C kernels, with the angles of `angles`; none where they cannot run it.
+
+        They compute float32 on a CPU, plain linear layers, head widths of a multiple of 16.
+        """
         config: Any = self._base.config
-        sizes = Sizes(
-            len(self.layers), config.hidden_size, self.heads, self.kv_heads, self.head_dim,
-            config.intermediate_size, self.head.weight.shape[0],
-        )  # fmt: skip
         plain = type(self.head) is nn.Linear and self.head.bias is None
-        if not (calls.usable(self.embedding) and plain and worthwhile(sizes)):
+        narrow = self.head_dim % calls.HEAD_MULTIPLE != 0
+        if narrow or not (plain and calls.usable(self.embedding, self.head.weight)):
             return None
         layers = [self._weights(index) for index in range(len(self.layers))]
         if any(layer is None for layer in layers):
             return None
-        norm, head = self._base.norm.weight, self.head.weight
-        return PackedModel(sizes, [x for x in layers if x], self.embedding, norm, head, self._eps)
+        sizes = Sizes(
+            len(self.layers), config.hidden_size, self.heads, self.kv_heads, self.head_dim,
+            config.intermediate_size, self.head.weight.shape[0],
+        )  # fmt: skip
+        return DecodedModel(
+            sizes, [x for x in layers if x], self.embedding, self._base.norm.weight,
+            self.head.weight, cos_TD, sin_TD, self._eps,
+        )  # fmt: skip
 
     def _weights(self, index: int) -> Layer | None:
         """One block's weights, none when a projection is not plain or the unit has biases."""
@@ -199,7 +206,7 @@ class LlamaBlocks:
         """The head's logits (M, V) of hidden states (M, C), the last norm included."""
         normed = self.last_norm(hidden)
         if type(self.head) is nn.Linear:
-            return linear(normed, self.head.weight, self.head.bias)
+            return functional.linear(normed, self.head.weight, self.head.bias)
         return self.head(normed)
 
     def last_norm(self, hidden: Tensor) -> Tensor:
@@ -246,6 +253,6 @@ def _add_linear(residual_MC: Tensor, x: Tensor, layer: Any) -> Tensor:
         return residual_MC + layer(x)
     same = residual_MC.dtype == x.dtype == layer.weight.dtype
     if not torch.is_grad_enabled() or not same or torch.is_autocast_enabled(x.device.type):
-        return residual_MC + linear(x, layer.weight, layer.bias)
+        return residual_MC + functional.linear(x, layer.weight, layer.bias)
     total = torch.addmm(residual_MC, x, layer.weight.t())
     return total if layer.bias is None else total.add_(layer.bias)

@@ -15,9 +15,6 @@ from torch.nn import functional
 
 from aha.kernels import calls
 
-# Measured: beyond these PyTorch's product is as fast.
-_FEW_ROWS, _LARGE = 16, 2**18
-
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32."""
@@ -34,19 +31,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return _Rotate.apply(x, cos, sin)
     return _rotated(x, cos, sin)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (M, inputs) @ weight^T + bias.
-
-    For a few rows and a weight that no cache holds, as in decoding, PyTorch on a CPU reads
-    memory at a quarter to a half of its speed; the kernel reads it once at full speed.
-    """
-    if not torch.is_grad_enabled() and len(x) <= _FEW_ROWS and weight.numel() >= _LARGE:
-        dense = x.is_contiguous() and weight.is_contiguous()
-        if dense and not torch.is_autocast_enabled("cpu") and calls.usable(x, weight):
-            return calls.narrow_product(x, weight, bias)
-    return functional.linear(x, weight, bias)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def place_of(
     if device == "cpu":
         before = process_bytes(recipe)
         limit = facts.memory_free + before if asked_bytes is None else asked_bytes
-        return Place("cpu", limit, before, kernels=not facts.kernels_missing)
+        return Place("cpu", limit, before, kernels=facts.kernels != "off")
     if asked_bytes is not None:
         return Place("cuda", asked_bytes, GPU_BEFORE, bfloat16=gpu is None or gpu.bfloat16)
     if gpu is None:

@@ -53,8 +53,8 @@ class Facts:
     """This machine. Memory is in bytes and a container's where there is one.
 
     `cuda_build`: the CUDA that PyTorch was built for, none for a build without. `driver`: the
-    NVIDIA driver's version, and `driver_gpus` what it sees. `kernels_missing`: why there are no
-    compiled kernels, empty where there are. `sdpa`: attention kernels that are switched on.
+    NVIDIA driver's version, and `driver_gpus` what it sees. `kernels`: the path of the
+    compiled kernels, off where there are none, and why. `sdpa`: attention kernels that are switched on.
     """
 
     system: str
@@ -71,12 +71,13 @@ class Facts:
     gpus: tuple[Gpu, ...]
     sdpa: tuple[str, ...]
     flash_attn: str | None
-    kernels_missing: str
+    kernels: str
+    kernels_why: str
     disks: tuple[Disk, ...]
 
 
 def gather() -> Facts:
-    """This machine's facts; builds the compiled kernels where there are none yet."""
+    """This machine's facts; compiles the kernels where there are none yet."""
     driver, seen = _driver()
     total, limit = psutil.virtual_memory().total, container_limit()
     return Facts(
@@ -94,7 +95,8 @@ def gather() -> Facts:
         gpus=_gpus(),
         sdpa=_sdpa(),
         flash_attn=_flash_attn(),
-        kernels_missing=kernels().missing,
+        kernels=kernels().path,
+        kernels_why=kernels().why,
         disks=_disks(),
     )
 

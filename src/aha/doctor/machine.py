@@ -103,12 +103,12 @@ def _attention(facts: Facts) -> Finding:
 
 
 def _kernels(facts: Facts) -> Finding:
-    if not facts.kernels_missing:
-        return ok("compiled kernels", "built for this processor")
+    if facts.kernels != "off":
+        return ok("compiled kernels", f"{facts.kernels}: {facts.kernels_why}")
     if facts.gpus:
-        return ok("compiled kernels", f"none ({facts.kernels_missing}); a GPU does not use them")
-    advice = "Rollouts of small models take several times as long; install a C compiler (cc)."
-    return note("compiled kernels", facts.kernels_missing, advice)
+        return ok("compiled kernels", f"off ({facts.kernels_why}); a GPU does not use them")
+    advice = "Rollouts take several times as long without them."
+    return note("compiled kernels", f"off: {facts.kernels_why}", advice)
 
 
 def _disk(disk: Disk) -> Finding:

@@ -7,8 +7,7 @@ from aha.doctor.shapes import Shape
 from aha.doctor.sizes import STACKS, Sizes, tensors
 from aha.kernels import calls
 from aha.kernels.decode import Sizes as KernelSizes
-from aha.kernels.decode import worthwhile
-from aha.rollout import fused, paged, static
+from aha.rollout import cpu, static
 from aha.sections import GenerationSection
 from aha.train.memory import LARGE_TENSOR_BYTES, Linear, adapted_layers
 
@@ -71,20 +70,20 @@ def _whole_stacks(shape: Shape) -> list[list[Linear]]:
 
 
 def _packed_bytes(sizes: Sizes) -> int:
-    """The weights in the order of decode.c, for small models."""
+    """The weights in panels, as the kernels want them for small models."""
     w = sizes.widths
     kernel = KernelSizes(w.layers, w.hidden, w.heads, w.kv_heads, w.head_dim, w.inner, w.vocabulary)
-    if not (_paged(sizes) and worthwhile(kernel)):
+    if not (_in_c(sizes) and kernel.packs):
         return 0
     return 4 * (
         sum(layer.weights for layer in sizes.shape.counts.linears) + w.hidden * w.vocabulary
     )
 
 
-def _paged(sizes: Sizes) -> bool:
+def _in_c(sizes: Sizes) -> bool:
     place, width = sizes.place, sizes.widths.head_dim
     runs = place.device == "cpu" and place.kernels and sizes.item == 4
-    return sizes.shape.counts.fused and runs and width % calls.LANES == 0
+    return sizes.shape.counts.fused and runs and width % calls.HEAD_MULTIPLE == 0
 
 
 def _cache(sizes: Sizes) -> Need:
@@ -93,28 +92,17 @@ def _cache(sizes: Sizes) -> Need:
         # Every layer's cache is copied when it grows, one after the other.
         grown = sizes.rows * sizes.longest * per_position
         return Need("KV cache", grown + 2 * grown // sizes.widths.layers, grown)
-    if _paged(sizes):
+    if _in_c(sizes):
         block = calls.BLOCK * per_position
         shared = sizes.prompt // calls.BLOCK
         own = -(-sizes.longest // calls.BLOCK) - shared
         blocks = sizes.groups * shared + sizes.rows * own
-        return Need("KV cache", blocks * block, paged._SLAB_BLOCKS * block)
+        return Need("KV cache", blocks * block, cpu.SLAB_BLOCKS * block)
+    capacity = sizes.longest + 1
     if sizes.place.device == "cuda":
-        capacity = _rounded(sizes.longest + static.StaticDecoder.stride, static._POSITIONS)
-        total = sizes.rows * capacity * per_position
-        return Need("KV cache", total, total)
-    grown, before = _cohort_capacities(sizes.prompt, sizes.longest)
-    # Keys first, then values: for a while one of them is there in both sizes.
-    total = sizes.rows * (grown * per_position + before * per_position // 2)
+        capacity = -(-(sizes.longest + static.STRIDE) // static.POSITIONS) * static.POSITIONS
+    total = sizes.rows * capacity * per_position
     return Need("KV cache", total, total)
-
-
-def _cohort_capacities(prompt: int, longest: int) -> tuple[int, int]:
-    """Positions of a cohort's last cache and of the one before it (`aha.rollout.fused`)."""
-    before, capacity = 0, _rounded(prompt + 1, fused._BLOCK)
-    while capacity < longest:
-        before, capacity = capacity, _rounded(capacity + capacity // 4 + 1, fused._BLOCK)
-    return capacity, before
 
 
 def _logits(sizes: Sizes) -> Need:
@@ -123,7 +111,7 @@ def _logits(sizes: Sizes) -> Need:
     total = one * _tensors(sizes.recipe.generation, sizes.widths.vocabulary)
     if sizes.place.device == "cuda" and sizes.shape.counts.fused:
         # Each graph keeps its own: one for every further 256 positions.
-        graphs = -(-sizes.completion // static._POSITIONS) + 1
+        graphs = -(-sizes.completion // static.POSITIONS) + 1
         total += graphs * sizes.rows * sizes.widths.vocabulary * sizes.rollout_item
     return Need("logits", total, one)
 
@@ -139,7 +127,7 @@ def _tensors(generation: GenerationSection, vocabulary: int) -> int:
 
 def _prompts(sizes: Sizes) -> Need:
     """One block's values for the prompts that are read at a time, nothing kept of them."""
-    most = static._PREFILL_TOKENS if sizes.place.device == "cuda" else paged._PREFILL_TOKENS
+    most = cpu.PREFILL_TOKENS if _in_c(sizes) else static.PREFILL_TOKENS
     tokens = sizes.groups * sizes.prompt
     if sizes.shape.counts.fused:
         tokens = max(min(tokens, most), sizes.rows)
@@ -147,7 +135,3 @@ def _prompts(sizes: Sizes) -> Need:
     attention = 2 * w.hidden + (3 * w.heads + 3 * w.kv_heads) * w.head_dim
     widest = max(attention, 2 * w.hidden + 3 * w.inner)
     return Need("activations", tokens * widest * sizes.rollout_item, tokens * w.inner * 4)
-
-
-def _rounded(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple

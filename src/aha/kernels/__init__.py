@@ -1,1 +1,1 @@
-"""Compiled versions of a block's small operations, for rollouts and training on a CPU."""
+"""C kernels for a CPU: decoding whole models, and the small operations of training."""

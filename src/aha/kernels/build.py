@@ -1,8 +1,8 @@
-"""Compile decode.c, which includes kernels.c, once for this machine.
+"""Find the compiled kernels for this processor, or compile them once.
 
-The C is small and has no dependency, so the build takes a second or two and needs nothing but a
-compiler; the result lies in the user's cache, named by the hash of everything that went into it.
-Threads are PyTorch's own: two pools of threads that both wait busily would halve each other.
+A wheel of aha carries ready libraries. A source checkout compiles with `cc` or, where there is
+none, with the compiler in the package `ziglang`; that takes some seconds, and the result stays in
+the user's cache. `python -m aha.kernels.build` compiles all ready libraries for a wheel.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -19,84 +20,168 @@ import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
-_SOURCES = ("kernels.c", "decode.c")
-_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fopenmp", "-fPIC")
+from aha.types import UserError
+
+_SOURCES = ("decode.c", "threads.h", "vectors.h", "products.h", "ops.h", "attention.h")
+_FLAGS = (
+    "-O3", "-std=gnu11", "-ffast-math", "-fno-finite-math-only", "-fopenmp-simd", "-fPIC",
+    "-fvisibility=hidden", "-g0",
+)  # fmt: skip
+# What a compiler may use on each path; names are those that AHA_KERNELS takes.
+_PROCESSOR_FLAGS = {
+    "avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma",
+               "-mprefer-vector-width=512"),
+    "avx2": ("-mavx2", "-mfma"),
+    "neon": (),
+}  # fmt: skip
+# (system, machine) -> the target that zig compiles for; an old glibc, so that all Linuxes load it.
+_ZIG_TARGETS = {
+    ("linux", "x86_64"): "x86_64-linux-gnu.2.17",
+    ("linux", "aarch64"): "aarch64-linux-gnu.2.17",
+    ("darwin", "x86_64"): "x86_64-macos",
+    ("darwin", "aarch64"): "aarch64-macos",
+    ("windows", "x86_64"): "x86_64-windows-gnu",
+}
+_SUFFIXES = {"linux": ".so", "darwin": ".dylib", "windows": ".dll"}
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The compiled functions, or none and the reason."""
+    """The loaded library; none on path `off`. `why` says what decided on the path."""
 
-    library: ctypes.CDLL | None
-    missing: str
+    path: str
+    library: Any
+    why: str
 
 
 @functools.cache
 def kernels() -> Kernels:
-    """The kernels, built if need be.
+    """The kernels for this process, compiled if need be.
 
-    `AHA_KERNELS=0` in the environment does without. Where there is no compiler, or no thread
-    pool of PyTorch's to join, `missing` says so and PyTorch's own operations serve.
+    `AHA_KERNELS=avx2|avx512|neon|off` forces a path. Without it the best one that the processor
+    has is taken, and PyTorch's own operations serve where no library can be had.
+    Errors: UserError for another value, or a path that this machine cannot run.
     """
-    if os.environ.get("AHA_KERNELS") == "0":
-        return Kernels(None, "switched off by AHA_KERNELS=0")
-    if sys.platform != "linux":
-        return Kernels(None, f"not built on {sys.platform}")
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        return Kernels(None, "no C compiler (cc) was found")
-    pool = _thread_pool()
-    if pool is None:
-        return Kernels(None, "PyTorch's OpenMP library was not found")
+    forced, found = os.environ.get("AHA_KERNELS", ""), runnable_paths()
+    if forced == "off":
+        return Kernels("off", None, "switched off by AHA_KERNELS=off")
+    if forced and forced not in _PROCESSOR_FLAGS:
+        raise UserError(
+            f"AHA_KERNELS: {forced!r} is not a kernel path; avx2, avx512, neon and off are."
+        )
+    if forced and forced not in found:
+        raise UserError(
+            f"AHA_KERNELS: this processor cannot run {forced!r}; it can run "
+            f"{', '.join([*found, 'off'])}."
+        )
+    if not found:
+        return Kernels("off", None, f"there are no kernels for {platform.machine()}")
+    path = forced or found[0]
     try:
-        path = _built(compiler)
-    except subprocess.CalledProcessError as error:
-        first = (error.stderr or "").strip().splitlines()[:1]
-        return Kernels(None, f"{compiler} failed: {' '.join(first)}")
-    except OSError as error:
-        return Kernels(None, f"could not be written: {error}")
-    ctypes.CDLL(str(pool), mode=ctypes.RTLD_GLOBAL)
-    return Kernels(ctypes.CDLL(str(path)), "")
+        library = ctypes.CDLL(str(_library_file(path)))
+    except (OSError, _CannotCompile) as error:
+        if forced:
+            raise UserError(f"AHA_KERNELS: no library for {forced!r}: {error}.") from None
+        return Kernels("off", None, str(error))
+    why = f"forced by AHA_KERNELS={path}" if forced else "the best this processor has"
+    return Kernels(path, library, why)
 
 
-def _thread_pool() -> Path | None:
-    root = Path(torch.__file__).parent
-    found = [*root.glob("lib/libgomp*.so*"), *root.parent.glob("torch.libs/libgomp*.so*")]
-    return found[0] if found else None
+def runnable_paths() -> list[str]:
+    """The paths that this processor can run, fastest first."""
+    if _machine() == "aarch64":
+        return ["neon"]
+    capability = torch.backends.cpu.get_cpu_capability()
+    if _machine() != "x86_64" or not capability.startswith("AVX"):
+        return []
+    return ["avx512", "avx2"] if capability == "AVX512" else ["avx2"]
 
 
-def _built(compiler: str) -> Path:
+class _CannotCompile(Exception):
+    """No library is ready and none can be compiled; the message says why."""
+
+
+def _machine() -> str:
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def _library_file(path: str) -> Path:
+    """A ready library from the wheel, else one from the user's cache, compiled now if need be."""
+    system = platform.system().lower()
+    folder, name = resources.files("aha.kernels"), _file_name(path, system, _machine())
+    with resources.as_file(folder.joinpath("ready").joinpath(name)) as ready:
+        if ready.exists():
+            return ready
+    cached = _cache() / name
+    if not cached.exists():
+        _compile(_compiler(), path, cached)
+    return cached
+
+
+def _file_name(path: str, system: str, machine: str) -> str:
+    """Named by the sources' hash, so that a library of another version is never loaded."""
     folder = resources.files("aha.kernels")
-    sources = {name: folder.joinpath(name).read_bytes() for name in _SOURCES}
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aha"
-    path = cache / f"kernels-{_fingerprint(compiler, b''.join(sources.values()))}.so"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            for name, text in sources.items():
-                (Path(temporary) / name).write_bytes(text)
-            compiled, linked = Path(temporary) / "kernels.o", Path(temporary) / path.name
-            main = Path(temporary) / _SOURCES[-1]
-            _run([compiler, *_FLAGS, "-c", str(main), "-o", str(compiled)])
-            # Without -fopenmp here: its symbols are found in PyTorch's library when loaded.
-            _run([compiler, "-shared", str(compiled), "-o", str(linked), "-lm"])
-            os.replace(linked, path)
-    return path
+    text = b"\0".join(folder.joinpath(name).read_bytes() for name in _SOURCES)
+    text += " ".join((*_FLAGS, *_PROCESSOR_FLAGS[path])).encode()
+    version = hashlib.sha256(text).hexdigest()[:12]
+    return f"{system}-{machine}-{path}-{version}{_SUFFIXES.get(system, '.so')}"
 
 
-def _fingerprint(compiler: str, source: bytes) -> str:
-    """Of the source, the flags, the compiler and the processor it compiles for."""
-    version = _run([compiler, "--version"])
-    processor = platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor += "".join(sorted({x for x in lines if x.startswith(("flags", "model name"))}))
-    parts = (source, " ".join(_FLAGS).encode(), version.encode(), processor.encode())
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aha"
 
 
-def _run(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+def _compiler() -> list[str]:
+    """The C compiler of this machine."""
+    named = os.environ.get("CC", "cc")
+    if shutil.which(named):
+        return [named]
+    if importlib.util.find_spec("ziglang"):
+        target = _ZIG_TARGETS.get((platform.system().lower(), _machine()))
+        return [sys.executable, "-m", "ziglang", "cc", *(["-target", target] if target else [])]
+    raise _CannotCompile(f"no C compiler ({named}) was found; pip install ziglang brings one")
+
+
+def _compile(compiler: list[str], path: str, target: Path) -> None:
+    """The library at `target`, in place only when it is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        folder = Path(temporary)
+        for name in _SOURCES:
+            text = resources.files("aha.kernels").joinpath(name).read_bytes()
+            (folder / name).write_bytes(text)
+        flags = (*_FLAGS, *_PROCESSOR_FLAGS[path])
+        # Linked apart: with -ffast-math there, gcc would switch off denormals in the process.
+        system = [] if target.suffix == ".dll" else ["-lm", "-lpthread"]
+        commands = (
+            [*compiler, *flags, "-c", "decode.c", "-o", "decode.o"],
+            [*compiler, "-shared", "decode.o", "-o", target.name, *system],
+        )
+        for command in commands:
+            done = subprocess.run(  # noqa: S603
+                command, capture_output=True, text=True, cwd=folder, check=False
+            )
+            if done.returncode:
+                first = (done.stderr.strip().splitlines() or ["no message"])[0]
+                raise _CannotCompile(f"{' '.join(compiler)} failed: {first}")
+        os.replace(folder / target.name, target)
+
+
+def main() -> None:
+    """Compile every library that a wheel carries, with zig, into aha/kernels/ready."""
+    ready = Path(__file__).parent / "ready"
+    shutil.rmtree(ready, ignore_errors=True)
+    for (system, machine), target in _ZIG_TARGETS.items():
+        for path in ("neon",) if machine == "aarch64" else ("avx2", "avx512"):
+            file = ready / _file_name(path, system, machine)
+            _compile([sys.executable, "-m", "ziglang", "cc", "-target", target], path, file)
+            print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

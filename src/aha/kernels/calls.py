@@ -7,50 +7,67 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aha.kernels.build import kernels
 
-BLOCK = 64  # positions in a block of the cache, as in kernels.c
-LANES = 16  # attention's head width is a multiple of this
+BLOCK = 64  # positions in a block of the cache, as in attention.h
+HEAD_MULTIPLE = 16  # attention's head width is a multiple of this
 _PARTS = 16  # partial sums of a norm's weight gradient, whatever the number of threads
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
-    "rms_norm": [_POINTER] * 4 + [_INTEGER] * 2 + [_FLOAT],
-    "rms_norm_backward": [_POINTER] * 6 + [_INTEGER] * 3,
-    "rotate": [_POINTER] * 4 + [_INTEGER] * 5,
-    "swiglu": [_POINTER] * 2 + [_INTEGER] * 2,
-    "swiglu_backward": [_POINTER] * 3 + [_INTEGER] * 2,
-    "store_prompt": [_POINTER] * 4 + [_INTEGER] * 6,
-    "attend": [_POINTER] * 6 + [_INTEGER] * 9,
-    "narrow_product": [_POINTER] * 4 + [_INTEGER] * 3,
-    "decode": [_POINTER] * 18 + [_INTEGER] * 6 + [_FLOAT] * 2,
+    "linear": [_POINTER] * 4 + [_INTEGER] * 5,
+    "rms_norm": [_POINTER] * 4 + [_INTEGER] * 2 + [_FLOAT, _INTEGER],
+    "rms_norm_backward": [_POINTER] * 6 + [_INTEGER] * 4,
+    "rotate": [_POINTER] * 4 + [_INTEGER] * 6,
+    "swiglu": [_POINTER] * 2 + [_INTEGER] * 3,
+    "swiglu_backward": [_POINTER] * 3 + [_INTEGER] * 3,
+    "store_prompt": [_POINTER] * 4 + [_INTEGER] * 7,
+    "decode": [_POINTER] * 2,
+    "decode_logits": [_POINTER] * 3,
 }
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
-    library = kernels().library
-    if library is not None:
+def library() -> Any:
+    """The loaded library with its functions' arguments declared; none on path `off`."""
+    loaded = kernels().library
+    if loaded is not None:
         for name, arguments in _ARGUMENTS.items():
-            function = getattr(library, name)
+            function = getattr(loaded, name)
             function.argtypes, function.restype = arguments, None
-    return library
+        loaded.panel_width.restype = _INTEGER
+        loaded.scratch_floats.argtypes, loaded.scratch_floats.restype = (
+            [_POINTER, _INTEGER],
+            _INTEGER,
+        )
+    return loaded
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether there are kernels and they compute on tensors such as these."""
-    return _library() is not None and all(
+    """True if there are kernels and they compute on tensors such as these."""
+    return library() is not None and all(
         x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors
     )
 
 
 def call(name: str, *arguments: Tensor | int | float) -> None:
-    """A C function on tensors' memory and plain numbers."""
-    getattr(_library(), name)(*(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
+    """A C function on tensors' memory and plain numbers; its last argument is the threads."""
+    getattr(library(), name)(
+        *(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments), torch.get_num_threads()
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int, packed: bool) -> Tensor:
+    """x (R, inputs) @ weight^T + bias; weight (outputs, inputs), or as `decode.pack` returns it."""
+    y = x.new_empty(len(x), outputs)
+    offset = 0 if bias is None else bias
+    call("linear", x, weight, offset, y, len(x), x.shape[1], outputs, int(packed))
+    return y
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -87,6 +104,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 def swiglu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x."""
     grad_x = torch.empty_like(x)
     call("swiglu_backward", grad, x, grad_x, grad.numel() // grad.shape[-1], grad.shape[-1])
     return grad_x
@@ -97,24 +115,3 @@ def store_prompt(key: Tensor, value: Tensor, tables: Tensor, skip: Tensor, layer
     prompts, tokens, kv_heads, width = key.shape
     sizes = (prompts, tokens, tables.shape[1], layer, kv_heads, width)
     call("store_prompt", key, value, tables, skip, *sizes)
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, tables: Tensor, lengths: Tensor, layer: int
-) -> Tensor:
-    """One new position a row: query (R, heads, D), key and value (R, KV heads, D), dense but for
-    the row stride; attention over the row's `lengths` cached positions and itself."""
-    rows, heads, width = query.shape
-    attended = query.new_empty(rows, heads, width)
-    sizes = (rows, tables.shape[1], layer, heads, key.shape[1], width)
-    strides = (query.stride(0), key.stride(0), value.stride(0))
-    call("attend", query, key, value, attended, tables, lengths, *sizes, *strides)
-    return attended
-
-
-def narrow_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (R, inputs) @ weight (outputs, inputs)^T + bias, all dense, for few rows."""
-    y = x.new_empty(len(x), len(weight))
-    offset = 0 if bias is None else bias
-    call("narrow_product", x, weight, offset, y, len(x), weight.shape[1], weight.shape[0])
-    return y

@@ -1,74 +1,149 @@
-/* Decoding of small models, whole: all layers, the head and the draw, several tokens a call. Rows do not depend on each other, so a thread takes some of them through everything
- * without waiting for another, and what a row writes does not depend on who is beside it.
+/* Decoding of Llama-like models in float32 on a CPU: all layers, the head and the draw.
  *
- * Weights are packed in panels of PANEL outputs: (outputs / PANEL, inputs, PANEL). */
+ * Small models: a thread takes some rows through everything, several tokens a call, without waiting
+ * for another thread. Large models: all threads share each product, so that a weight is read
+ * once for all rows. The code is the same; only who calls parallel_for differs (threads.h).
+ * What a row writes does not depend on who is beside it.
+ *
+ * The structs are filled by aha/kernels/decode.py, field by field in this order. */
 
-#include "kernels.c"
+#include "threads.h"
+#include "vectors.h"
+#include "products.h"
+#include "ops.h"
+#include "attention.h"
 
-#define PANEL 64
-#define STRIP 6   /* rows of a product that are summed in registers together */
-#define CHUNK 32  /* rows that a thread takes through a token together */
+/* One block's weights. What the model lacks is 0. */
+typedef struct {
+    const float *norm1, *qkv, *qkv_bias, *out, *out_bias, *q_norm, *k_norm, *norm2, *gate_up, *down;
+} layer_weights;
 
-/* y[r] = (add ? y[r] : 0) + bias + x[r] W for `count` (1 to STRIP) rows and one panel. */
-static INLINE void panel_product(const float *x, int64_t inputs, const float *panel,
-                                 const float *bias, float *y, int64_t y_stride, int add,
-                                 int count) {
-    /* Summed from zero: what is added to may be large, and each sum would round to its size. */
-    lanes sum[STRIP][4] = {0};
-    for (int64_t k = 0; k < inputs; k++) {
-        const lanes *w = (const lanes *)(panel + k * PANEL);
-        for (int r = 0; r < count; r++)
-            for (int i = 0; i < 4; i++) sum[r][i] += x[r * inputs + k] * w[i];
-    }
-    for (int r = 0; r < count; r++)
-        for (int i = 0; i < 4; i++) {
-            lanes before = {0}, offset = {0};
-            if (add) memcpy(&before, y + r * y_stride + 16 * i, sizeof before);
-            if (bias) memcpy(&offset, bias + 16 * i, sizeof offset);
-            sum[r][i] = sum[r][i] + offset + before;
-            memcpy(y + r * y_stride + 16 * i, &sum[r][i], sizeof sum[r][i]);
-        }
+typedef struct {
+    int64_t layers, hidden, heads, kv_heads, width, inner, vocabulary, packed;
+    const layer_weights *layer;
+    const float *embedding, *norm, *head, *cos, *sin;
+    float eps;
+} model;
+
+/* Rows to take `steps` tokens further. tables (rows, table_width) as in attention.h; lengths counts
+ * cached positions and is advanced. `last` is each row's newest token, not cached yet.
+ * uniforms, tokens and logprobs are (rows, steps). */
+typedef struct {
+    int64_t rows, steps, table_width, ends, chunk, threads;
+    const int64_t *tables;
+    int64_t *lengths;
+    const int64_t *last;
+    const double *uniforms;
+    const int64_t *limits, *end_ids;
+    int64_t *tokens;
+    float *logprobs;
+    int64_t *written, *ended;
+    float *scratch;
+    float temperature;
+} burst;
+
+enum { MOST_ROWS = 64, DRAW_BLOCKS = 256 };
+
+/* A chunk of rows on its way through the layers. */
+typedef struct {
+    const model *m;
+    const burst *b;
+    int64_t count, layer;
+    int64_t row[MOST_ROWS], token[MOST_ROWS];
+    float *x, *normed, *qkv, *attended, *gate_up, *inner, *logits;
+} chunk;
+
+/* Outputs of a product as they lie in memory: whole panels where weights are packed. */
+static int64_t spread(const model *m, int64_t outputs) {
+    return m->packed ? (outputs + PANEL - 1) / PANEL * PANEL : outputs;
+}
+static int64_t qkv_width(const model *m) {
+    return spread(m, (m->heads + 2 * m->kv_heads) * m->width);
 }
 
-/* y (rows, outputs) = x (rows, inputs) W + bias, added to y where `add`; outputs is a multiple of
- * PANEL, and y's stride. */
-static void product(const float *x, const float *packed, const float *bias, float *y, int64_t rows,
-                    int64_t inputs, int64_t outputs, int add) {
-    for (int64_t o = 0; o < outputs; o += PANEL) {
-        const float *panel = packed + o * inputs;
-        const float *b = bias ? bias + o : 0;
-        int64_t r = 0;
-        for (; r + STRIP <= rows; r += STRIP)
-            panel_product(x + r * inputs, inputs, panel, b, y + r * outputs + o, outputs, add, STRIP);
-        const float *xr = x + r * inputs;
-        float *yr = y + r * outputs + o;
-        switch (rows - r) {
-        case 5: panel_product(xr, inputs, panel, b, yr, outputs, add, 5); break;
-        case 4: panel_product(xr, inputs, panel, b, yr, outputs, add, 4); break;
-        case 3: panel_product(xr, inputs, panel, b, yr, outputs, add, 3); break;
-        case 2: panel_product(xr, inputs, panel, b, yr, outputs, add, 2); break;
-        case 1: panel_product(xr, inputs, panel, b, yr, outputs, add, 1); break;
-        }
-    }
+/* Floats that a chunk of `rows` rows needs. */
+EXPORT int64_t scratch_floats(const model *m, int64_t rows) {
+    return rows * (2 * m->hidden + qkv_width(m) + m->heads * m->width + spread(m, 2 * m->inner) +
+                   m->inner + spread(m, m->vocabulary));
 }
 
-static INLINE void norm_row(const float *x, const float *weight, float *y, int64_t width, float eps) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < width; c++) sum += x[c] * x[c];
-    float scale = 1.0f / sqrtf(sum / width + eps);
-#pragma omp simd
-    for (int64_t c = 0; c < width; c++) y[c] = x[c] * scale * weight[c];
+EXPORT int64_t panel_width(void) { return PANEL; }
+
+static void lay_out(chunk *c, float *scratch, int64_t rows) {
+    const model *m = c->m;
+    c->x = scratch;
+    c->normed = c->x + rows * m->hidden;
+    c->qkv = c->normed + rows * m->hidden;
+    c->attended = c->qkv + rows * qkv_width(m);
+    c->gate_up = c->attended + rows * m->heads * m->width;
+    c->inner = c->gate_up + rows * spread(m, 2 * m->inner);
+    c->logits = c->inner + rows * m->inner;
 }
 
-static INLINE void rotate_head(float *x, const float *cos, const float *sin, int64_t width) {
-    int64_t half = width / 2;
-#pragma omp simd
-    for (int64_t i = 0; i < half; i++) {
-        float a = x[i], b = x[i + half];
-        x[i] = a * cos[i] + b * sin[i];
-        x[i + half] = b * cos[i + half] + a * sin[i + half];
+static void norm_row(const float *x, const float *weight, float *y, int64_t width, float eps) {
+    float inverse;
+    rowwise job = {.x = x, .weight = weight, .y = y, .inverse = &inverse, .width = width, .eps = eps};
+    norm_rows(&job, 0, 1);
+}
+
+static void norm_chunk(const chunk *c, const float *weight) {
+    for (int64_t i = 0; i < c->count; i++)
+        norm_row(c->x + i * c->m->hidden, weight, c->normed + i * c->m->hidden, c->m->hidden,
+                 c->m->eps);
+}
+
+static void project(const chunk *c, const float *x, int64_t inputs, const float *weight,
+                    const float *bias, float *y, int64_t outputs, int add) {
+    outputs = spread(c->m, outputs);
+    multiply((product){x, weight, bias, y, c->count, inputs, outputs, outputs,
+                       (int)c->m->packed, add}, c->b->threads);
+}
+
+/* From a row's projection to what it attended to. */
+static void row_attention(void *context, int64_t i) {
+    const chunk *c = context;
+    const model *m = c->m;
+    const layer_weights *w = m->layer + c->layer;
+    int64_t place = c->b->lengths[c->row[i]];
+    float *qkv = c->qkv + i * qkv_width(m), *key = qkv + m->heads * m->width;
+    for (int64_t h = 0; h < m->heads + m->kv_heads; h++) {
+        const float *norm = h < m->heads ? w->q_norm : w->k_norm;
+        float *x = qkv + h * m->width;
+        if (norm) norm_row(x, norm, x, m->width, m->eps);
+        rotate_head(x, m->cos + place * m->width, m->sin + place * m->width, x, m->width, 1.0f);
     }
+    cache past = {c->b->tables + c->row[i] * c->b->table_width, c->layer, m->kv_heads, m->width};
+    for (int64_t h = 0; h < m->kv_heads; h++)
+        store(&past, h, key + h * m->width, key + (m->kv_heads + h) * m->width, place);
+    attend(&past, qkv, c->attended + i * m->heads * m->width, m->heads, place + 1);
+}
+
+static void row_gate(void *context, int64_t i) {
+    const chunk *c = context;
+    const float *gate = c->gate_up + i * spread(c->m, 2 * c->m->inner);
+    gated_row(gate, gate + c->m->inner, c->inner + i * c->m->inner, c->m->inner);
+}
+
+/* One token of each row through all layers, to the logits of the next. */
+static void forward(chunk *c) {
+    const model *m = c->m;
+    int64_t attended = m->heads * m->width, threads = c->b->threads;
+    for (int64_t i = 0; i < c->count; i++)
+        memcpy(c->x + i * m->hidden, m->embedding + c->token[i] * m->hidden,
+               m->hidden * sizeof(float));
+    for (c->layer = 0; c->layer < m->layers; c->layer++) {
+        const layer_weights *w = m->layer + c->layer;
+        norm_chunk(c, w->norm1);
+        project(c, c->normed, m->hidden, w->qkv, w->qkv_bias, c->qkv, attended + 2 * m->kv_heads * m->width, 0);
+        parallel_for(row_attention, c, c->count, threads);
+        project(c, c->attended, attended, w->out, w->out_bias, c->x, m->hidden, 1);
+        norm_chunk(c, w->norm2);
+        project(c, c->normed, m->hidden, w->gate_up, 0, c->gate_up, 2 * m->inner, 0);
+        parallel_for(row_gate, c, c->count, threads);
+        project(c, c->inner, m->inner, w->down, 0, c->x, m->hidden, 1);
+    }
+    norm_chunk(c, m->norm);
+    project(c, c->normed, m->hidden, m->head, 0, c->logits, m->vocabulary, 0);
 }
 
 /* A token from softmax(logits / temperature) where u in [0, 1) falls, or the likeliest at
@@ -80,19 +155,23 @@ static int64_t draw(float *logits, int64_t vocabulary, float temperature, double
         logits[v] *= scale;
         peak = logits[v] > peak ? logits[v] : peak;
     }
-    double total = 0.0;
-    int64_t token = 0;
-    for (int64_t v = 0; v < vocabulary; v += PANEL) {
-        float weight[PANEL], sum = 0.0f;
-        int64_t end = vocabulary - v < PANEL ? vocabulary - v : PANEL;
+    /* Sums of blocks first, so that only one block is searched token by token. */
+    double sums[DRAW_BLOCKS], total = 0.0, passed = 0.0;
+    int64_t size = (vocabulary + DRAW_BLOCKS * 16 - 1) / (DRAW_BLOCKS * 16) * 16, block = 0;
+    for (int64_t v = 0; v < vocabulary; v += size) {
+        float sum = 0.0f;
+        int64_t end = vocabulary - v < size ? vocabulary : v + size;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < end; i++) sum += weight[i] = exp_small(logits[v + i] - peak);
+        for (int64_t i = v; i < end; i++) sum += exp_small(logits[i] - peak);
+        sums[v / size] = sum;
         total += sum;
     }
-    double point = u * total, passed = 0.0;
+    int64_t token = vocabulary - 1;
     if (temperature > 0.0f) {
-        token = vocabulary - 1;
-        for (int64_t v = 0; v < vocabulary; v++) {
+        double point = u * total;
+        for (; (block + 1) * size < vocabulary && passed + sums[block] <= point; block++)
+            passed += sums[block];
+        for (int64_t v = block * size; v < vocabulary; v++) {
             passed += exp_small(logits[v] - peak);
             if (passed > point) {
                 token = v;
@@ -100,139 +179,89 @@ static int64_t draw(float *logits, int64_t vocabulary, float temperature, double
             }
         }
     } else
-        while (token < vocabulary - 1 && !(logits[token] == peak)) token++;
+        for (token = 0; token < vocabulary - 1 && !(logits[token] == peak);) token++;
     *logprob = logits[token] - peak - (float)log(total);
     return token;
 }
 
-/* The model: sizes, then addresses. A layer's addresses are the norm before attention, the packed
- * projection to queries, keys and values and its bias, the packed output projection and its bias,
- * the norms of queries and of keys, the norm before the gated unit, its packed gate and up, its
- * packed down. A bias or norm that the model lacks is 0. */
-enum { LAYERS, HIDDEN, HEADS, KV_HEADS, WIDTH, INNER, VOCABULARY, SIZES };
-enum { NORM1, QKV, QKV_BIAS, OUT, OUT_BIAS, Q_NORM, K_NORM, NORM2, GATE_UP, DOWN, ADDRESSES };
+typedef struct {
+    chunk *c;
+    int64_t step;
+} drawing;
 
-static int64_t padded(int64_t outputs) { return (outputs + PANEL - 1) / PANEL * PANEL; }
+static void draw_row(void *context, int64_t i) {
+    const drawing *d = context;
+    const chunk *c = d->c;
+    const burst *b = c->b;
+    int64_t r = c->row[i], at = r * b->steps + d->step;
+    int64_t token = draw(c->logits + i * spread(c->m, c->m->vocabulary), c->m->vocabulary,
+                         b->temperature, b->uniforms[at], b->logprobs + at);
+    b->tokens[at] = token;
+    b->lengths[r]++;
+    b->written[r]++;
+    for (int64_t e = 0; e < b->ends; e++) b->ended[r] |= token == b->end_ids[e];
+}
 
 typedef struct {
-    const int64_t *sizes, *layers;
-    const float *embedding, *norm, *head, *cos, *sin;
-    float eps;
-    float *x, *normed, *qkv, *attended, *gate_up, *inner, *logits;
-} model;
+    const model *m;
+    const burst *b;
+    int apart; /* chunks run side by side, each with scratch of its own */
+} bursts;
 
-/* Keys, values and attention of one row in one layer, from its projection to its outputs. */
-static void row_attention(const model *m, const int64_t *address, int64_t layer, float *qkv,
-                          float *attended, const int64_t *table, int64_t place) {
-    int64_t heads = m->sizes[HEADS], kv_heads = m->sizes[KV_HEADS], width = m->sizes[WIDTH];
-    const float *cos = m->cos + place * width, *sin = m->sin + place * width;
-    float *key = qkv + heads * width, *value = key + kv_heads * width;
-    for (int64_t h = 0; h < heads + kv_heads; h++) {
-        const float *weight = (const float *)address[h < heads ? Q_NORM : K_NORM];
-        if (weight) norm_row(qkv + h * width, weight, qkv + h * width, width, m->eps);
-        rotate_head(qkv + h * width, cos, sin, width);
-    }
-    int64_t group = heads / kv_heads;
-    for (int64_t h = 0; h < kv_heads; h++) {
-        store(layer_of(table[place / BLOCK], layer, kv_heads, width), key + h * width,
-              value + h * width, kv_heads, h, width, place % BLOCK);
-        for (int64_t g = 0; g < group; g += 2) {
-            const float *q = qkv + (h * group + g) * width;
-            float *out = attended + (h * group + g) * width;
-            const float *const queries[2] = {q, q + width};
-            float *const outs[2] = {out, out + width};
-            if (g + 1 == group)
-                attend_heads(queries, outs, table, place + 1, 0, layer, h, kv_heads, width, 1, 1);
-            else if (width % 32)
-                attend_heads(queries, outs, table, place + 1, 0, layer, h, kv_heads, width, 2, 1);
-            else
-                attend_heads(queries, outs, table, place + 1, 0, layer, h, kv_heads, width, 2, 2);
-        }
+static void start_chunk(chunk *c, const bursts *all, int64_t index) {
+    const burst *b = all->b;
+    c->m = all->m;
+    c->b = b;
+    c->count = 0;
+    lay_out(c, b->scratch + (all->apart ? index * scratch_floats(c->m, b->chunk) : 0), b->chunk);
+    for (int64_t r = index * b->chunk; r < (index + 1) * b->chunk && r < b->rows; r++) {
+        c->row[c->count] = r;
+        c->token[c->count++] = b->last[r];
     }
 }
 
-/* One token of `count` rows through all layers; logits of the next. */
-static void forward(const model *m, int64_t count, const int64_t *row, const int64_t *token,
-                    const int64_t *tables, int64_t table_width, const int64_t *lengths) {
-    const int64_t *s = m->sizes;
-    int64_t hidden = s[HIDDEN], inner = s[INNER], attended = s[HEADS] * s[WIDTH];
-    int64_t qkv = padded((s[HEADS] + 2 * s[KV_HEADS]) * s[WIDTH]), both = padded(2 * inner);
-    for (int64_t i = 0; i < count; i++)
-        memcpy(m->x + i * hidden, m->embedding + token[i] * hidden, hidden * sizeof(float));
-    for (int64_t layer = 0; layer < s[LAYERS]; layer++) {
-        const int64_t *address = m->layers + layer * ADDRESSES;
-        for (int64_t i = 0; i < count; i++)
-            norm_row(m->x + i * hidden, (const float *)address[NORM1], m->normed + i * hidden,
-                     hidden, m->eps);
-        product(m->normed, (const float *)address[QKV], (const float *)address[QKV_BIAS], m->qkv,
-                count, hidden, qkv, 0);
-        for (int64_t i = 0; i < count; i++)
-            row_attention(m, address, layer, m->qkv + i * qkv, m->attended + i * attended,
-                          tables + row[i] * table_width, lengths[row[i]]);
-        product(m->attended, (const float *)address[OUT], (const float *)address[OUT_BIAS], m->x,
-                count, attended, hidden, 1);
-        for (int64_t i = 0; i < count; i++)
-            norm_row(m->x + i * hidden, (const float *)address[NORM2], m->normed + i * hidden,
-                     hidden, m->eps);
-        product(m->normed, (const float *)address[GATE_UP], 0, m->gate_up, count, hidden, both, 0);
-        for (int64_t i = 0; i < count; i++) {
-            const float *gate = m->gate_up + i * both, *up = gate + inner;
-            float *y = m->inner + i * inner;
-#pragma omp simd
-            for (int64_t c = 0; c < inner; c++) y[c] = gate[c] * sigmoid(gate[c]) * up[c];
+static void burst_chunk(void *context, int64_t index) {
+    chunk c;
+    start_chunk(&c, context, index);
+    const burst *b = c.b;
+    for (int64_t i = 0; i < c.count; i++) b->written[c.row[i]] = b->ended[c.row[i]] = 0;
+    for (int64_t t = 0; t < b->steps && c.count; t++) {
+        forward(&c);
+        drawing d = {&c, t};
+        parallel_for(draw_row, &d, c.count, b->threads);
+        int64_t going = 0;
+        for (int64_t i = 0; i < c.count; i++) {
+            int64_t r = c.row[i];
+            if (b->ended[r] || b->written[r] == b->limits[r]) continue;
+            c.row[going] = r;
+            c.token[going++] = b->tokens[r * b->steps + t];
         }
-        product(m->inner, (const float *)address[DOWN], 0, m->x, count, inner, hidden, 1);
+        c.count = going;
     }
-    for (int64_t i = 0; i < count; i++)
-        norm_row(m->x + i * hidden, m->norm, m->normed + i * hidden, hidden, m->eps);
-    product(m->normed, m->head, 0, m->logits, count, hidden, padded(s[VOCABULARY]), 0);
 }
 
-/* Up to `steps` tokens of each row, which begins with the token that it wrote last. A row stops
- * when it draws one of the end tokens or has written limits[r]. uniforms, tokens and logprobs are
- * (rows, steps); written[r] counts what was drawn, ended[r] says that it was an end token.
- * `scratch` holds for each chunk of rows what one chunk needs (decode_scratch floats). */
-void decode(const int64_t *sizes, const int64_t *layers, const float *embedding, const float *norm,
-            const float *head, const float *cos, const float *sin, const int64_t *tables,
-            int64_t *lengths, const int64_t *last, const double *uniforms, const int64_t *limits,
-            const int64_t *end_ids, int64_t *tokens, float *logprobs, int64_t *written,
-            int64_t *ended, float *scratch, int64_t rows, int64_t steps, int64_t table_width,
-            int64_t ends, int64_t chunk, int64_t scratch_floats, float temperature, float eps) {
-    int64_t hidden = sizes[HIDDEN], inner = sizes[INNER], vocabulary = sizes[VOCABULARY];
-    int64_t attended = sizes[HEADS] * sizes[WIDTH];
-    int64_t qkv = padded(attended + 2 * sizes[KV_HEADS] * sizes[WIDTH]), both = padded(2 * inner);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t first = 0; first < rows; first += chunk) {
-        model m = {sizes, layers, embedding, norm, head, cos, sin, eps};
-        m.x = scratch + first / chunk * scratch_floats;
-        m.normed = m.x + CHUNK * hidden;
-        m.qkv = m.normed + CHUNK * hidden;
-        m.attended = m.qkv + CHUNK * qkv;
-        m.gate_up = m.attended + CHUNK * attended;
-        m.inner = m.gate_up + CHUNK * both;
-        m.logits = m.inner + CHUNK * inner;
-        int64_t row[CHUNK], token[CHUNK], count = 0;
-        for (int64_t r = first; r < first + chunk && r < rows; r++) {
-            row[count] = r;
-            token[count++] = last[r];
-            written[r] = ended[r] = 0;
-        }
-        for (int64_t t = 0; t < steps && count; t++) {
-            forward(&m, count, row, token, tables, table_width, lengths);
-            int64_t going = 0;
-            for (int64_t i = 0; i < count; i++) {
-                int64_t r = row[i], at = r * steps + t;
-                int64_t drawn = draw(m.logits + i * padded(vocabulary), vocabulary, temperature,
-                                     uniforms[at], logprobs + at);
-                tokens[at] = drawn;
-                lengths[r]++;
-                written[r]++;
-                for (int64_t e = 0; e < ends; e++) ended[r] |= drawn == end_ids[e];
-                if (ended[r] || written[r] == limits[r]) continue;
-                row[going] = r;
-                token[going++] = drawn;
-            }
-            count = going;
+/* Up to `steps` tokens of each row. A row stops when it draws one of the end tokens or has written
+ * limits[r]; written[r] counts what was drawn, ended[r] says that it was an end token. */
+EXPORT void decode(const model *m, const burst *b) {
+    bursts all = {m, b, (int)m->packed};
+    int64_t chunks = (b->rows + b->chunk - 1) / b->chunk;
+    if (all.apart)
+        parallel_for(burst_chunk, &all, chunks, b->threads);
+    else
+        run_alone(burst_chunk, &all, chunks);
+}
+
+/* One token of every row; its logits (rows, vocabulary) for a draw elsewhere. */
+EXPORT void decode_logits(const model *m, const burst *b, float *logits) {
+    bursts all = {m, b, 0};
+    for (int64_t index = 0; index * b->chunk < b->rows; index++) {
+        chunk c;
+        start_chunk(&c, &all, index);
+        forward(&c);
+        for (int64_t i = 0; i < c.count; i++) {
+            memcpy(logits + c.row[i] * m->vocabulary, c.logits + i * spread(m, m->vocabulary),
+                   m->vocabulary * sizeof(float));
+            b->lengths[c.row[i]]++;
         }
     }
 }

@@ -1,7 +1,7 @@
 """A decoder feeds a model one token a row and remembers the rest: the KV cache behind a rollout.
 
 `HFDecoder` works for every Hugging Face causal LM through the model's own forward.
-`aha.rollout.fused` has a faster one for Llama-like models.
+Llama-like models have faster ones: `aha.rollout.cpu`, and `aha.rollout.static` for GPUs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
+from aha.kernels.decode import Drawn
+
 
 class Decoder(Protocol):
     """The rows in the making; a row is one completion, and new ones may join the others.
@@ -24,6 +26,7 @@ class Decoder(Protocol):
 
     leave_share: float
     stride: int
+    burst_tokens: int = 0  # tokens of a burst; 0 where the decoder has none
 
     @property
     def can_join(self) -> bool:
@@ -38,12 +41,26 @@ class Decoder(Protocol):
         """Append one token to every row; logits (R, V) for the next."""
         ...
 
+    def burst(
+        self,
+        tokens_R: Tensor,
+        uniforms_RS: Tensor,
+        limit_R: Tensor,
+        end_ids: Tensor,
+        temperature: float,
+    ) -> Drawn:
+        """Append each row's token and draw up to S more, as many `step`s and draws would.
+
+        A row stops at an end token or after `limit_R` tokens; the last one drawn is not appended.
+        """
+        raise TypeError(f"{type(self).__name__} has no bursts")
+
     def keep(self, rows_K: Tensor) -> None:
         """Drop all rows but these, given in ascending order; they are renumbered from 0."""
         ...
 
 
-class HFDecoder:
+class HFDecoder(Decoder):
     """Any causal LM: its forward, its cache class, left-padded prompts.
 
     Rows join live ones where every layer's cache is plain keys and values; models with sliding

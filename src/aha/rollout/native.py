@@ -22,9 +22,8 @@ from aha.blocks.adapters import can_fold_in, folded_copy, has_adapters
 from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.blocks.memory import is_out_of_memory
 from aha.rollout.base import SamplingSettings
+from aha.rollout.cpu import CPUDecoder
 from aha.rollout.decoder import Decoder, HFDecoder
-from aha.rollout.fused import FusedDecoder
-from aha.rollout.paged import PagedDecoder
 from aha.rollout.partial import Partial, in_groups, unfinished_text
 from aha.rollout.sampler import sample, uniforms
 from aha.rollout.static import StaticDecoder
@@ -33,7 +32,6 @@ from aha.types import Completion, Prompt, RunFailure
 
 # Prompts enter once this share of the cache is free, so that they are read several at a time.
 _ENTER_SHARE = 0.125
-_BURST = 16  # tokens that a small model's rows write before the next look at who has ended
 
 
 class NativeEngine:
@@ -43,6 +41,7 @@ class NativeEngine:
     Adapters are folded into a copy of the weights for each call where that only rounds, on a CPU.
     With `dtype` other than the weights' a copy in that type is made for each call and dropped
     after it: on a GPU, reading float32 weights for every token would take twice as long.
+    `use_kernels` permits the C kernels on a CPU (see `aha.rollout.cpu.choose`).
     """
 
     def __init__(
@@ -52,8 +51,10 @@ class NativeEngine:
         blocks: LlamaBlocks | None = None,
         max_rows: int = 512,
         dtype: torch.dtype | None = None,
+        use_kernels: bool = True,
     ) -> None:
         self._dtype = dtype
+        self._use_kernels = use_kernels
         self._model = model
         self._tokenizer = tokenizer
         self._blocks = blocks
@@ -148,11 +149,8 @@ class NativeEngine:
             blocks = None if blocks is None else LlamaBlocks(model)
         if blocks is None:
             return HFDecoder(model)
-        if model.device.type != "cpu":
-            return StaticDecoder(blocks, rows, longest)
-        if PagedDecoder.usable(blocks):
-            return PagedDecoder(blocks, longest)
-        return FusedDecoder(blocks, longest)
+        decoder = CPUDecoder.of(blocks, longest) if self._use_kernels else None
+        return decoder or StaticDecoder(blocks, rows, longest)
 
     def _partials(self, rollout: _Rollout) -> list[Partial]:
         rows = rollout.written()
@@ -204,7 +202,10 @@ class _Rollout:
         self._uniforms_BT = uniforms_BT.to(device)
         self._end_ids = end_ids
         self._stops = stops
-        self._bursts = decoder if isinstance(decoder, PagedDecoder) and self._can_burst else None
+        # Bursts draw from the whole distribution, and only an end token ends them.
+        s = settings
+        plain = s.top_p == 1 and s.top_k == 0 and s.min_p == 0 and stops is None
+        self._burst_tokens = decoder.burst_tokens if plain else 0
         self._entered = 0
         self._row_R = torch.empty(0, dtype=torch.long, device=device)
         self._position_R = torch.empty(0, dtype=torch.long, device=device)
@@ -220,8 +221,8 @@ class _Rollout:
 
     def steps(self, max_prompts: int) -> Iterator[None]:
         """As `run`, with a pause after every step or burst for those who look on."""
-        if self._bursts is not None:
-            yield from self._in_bursts(self._bursts, max_prompts)
+        if self._burst_tokens:
+            yield from self._in_bursts(max_prompts)
             return
         logits_RV = self._enter(max_prompts)
         for count in itertools.count(1):
@@ -241,20 +242,13 @@ class _Rollout:
                 return
             logits_RV = parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    @property
-    def _can_burst(self) -> bool:
-        """Whether tokens are drawn from the whole distribution and only an end token ends."""
-        s, decoder = self._settings, self._decoder
-        plain = s.top_p == 1 and s.top_k == 0 and s.min_p == 0 and self._stops is None
-        return plain and isinstance(decoder, PagedDecoder) and decoder.can_burst
-
-    def _in_bursts(self, decoder: PagedDecoder, max_prompts: int) -> Iterator[None]:
+    def _in_bursts(self, max_prompts: int) -> Iterator[None]:
         """As `steps`, several tokens of every row at a time."""
         tokens_R = self._leave(self._write(self._enter(max_prompts)))
         yield
         while len(self._row_R) or self._entered < len(self._prompts):
             if len(tokens_R):
-                tokens_R = self._leave(self._burst(decoder, tokens_R))
+                tokens_R = self._leave(self._burst(tokens_R))
             free = max_prompts - -(-len(self._row_R) // self._num_generations)
             if self._entered < len(self._prompts) and free >= _ENTER_SHARE * max_prompts:
                 live = self._row_R, self._position_R
@@ -265,14 +259,14 @@ class _Rollout:
                 tokens_R = self._leave(torch.cat((tokens_R, new_R)))
             yield
 
-    def _burst(self, decoder: PagedDecoder, tokens_R: Tensor) -> Tensor:
-        """Draw and record up to `_BURST` tokens for every live row; the last of each."""
+    def _burst(self, tokens_R: Tensor) -> Tensor:
+        """Draw and record the tokens of one burst for every live row; the last of each."""
         row_R, limit = self._row_R, self._settings.max_completion_length
-        steps = min(_BURST, limit - int(self._position_R.min()))
+        steps = min(self._burst_tokens, limit - int(self._position_R.min()))
         column_RS = self._position_R[:, None] + torch.arange(steps)
         uniforms_RS = self._uniforms_BT[row_R[:, None], column_RS.clamp(max=limit - 1)]
         left_R = limit - self._position_R
-        drawn = decoder.burst(
+        drawn = self._decoder.burst(
             tokens_R, uniforms_RS, left_R, self._end_ids, self._settings.temperature
         )
         real_RS = torch.arange(steps) < drawn.written_R[:, None]
@@ -345,7 +339,7 @@ class _Rollout:
         live, ended = len(going_R), len(going_R) - int(going_R.sum())
         # A row that has ended must not outgrow its place in the cache.
         full = ended and int(self._position_R.max()) >= self._settings.max_completion_length
-        at_once = full or self._bursts is not None
+        at_once = full or self._burst_tokens > 0
         if not ended or not (at_once or ended >= self._decoder.leave_share * live):
             return tokens_R
         kept_K = going_R.nonzero().squeeze(1)

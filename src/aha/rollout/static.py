@@ -1,9 +1,9 @@
-"""A decoder for Llama-like blocks on a GPU: fixed shapes, so that a step is one CUDA graph.
+"""A decoder for Llama-like blocks in PyTorch alone: for GPUs, and where a CPU has no kernels.
 
-A step of a small model is hundreds of kernels of a few microseconds; launched one by one from
-Python they take ten times as long as they run. Rows and cached positions are rounded up to a few
-sizes, and each pair of sizes is captured once and replayed. On a CPU the same function runs as it
-is, which is how tests exercise it.
+On a GPU a step of a small model is hundreds of kernels of a few microseconds; launched one by one
+from Python they take ten times as long as they run. So rows and cached positions are rounded up to
+a few sizes, and each pair of sizes is captured once as a CUDA graph and replayed. Elsewhere the
+same function runs as it is.
 """
 
 from __future__ import annotations
@@ -16,26 +16,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from aha.blocks.llama import LlamaBlocks
+from aha.rollout.decoder import Decoder
 
 _LEAST_ROWS = 8
-_POSITIONS = 256  # cached positions are rounded up to a multiple of this
-_PREFILL_TOKENS = 32_768
+STRIDE = 16
+POSITIONS = 256  # on a GPU cached positions are rounded up to a multiple of this
+PREFILL_TOKENS = 32_768
 
 
-class StaticDecoder:
+class StaticDecoder(Decoder):
     """`slots` rows in one preallocated cache (layers, slots, KV heads, capacity, D), twice.
 
     Row r is slot r: live rows are always the first, and leaving moves the others down.
     """
 
-    leave_share = 0.5  # leaving copies the cache
-    stride = 16  # tokens between two looks at which rows have ended: a look waits for the GPU
     can_join = True
 
-    def __init__(self, blocks: LlamaBlocks, slots: int, longest: int) -> None:
+    def __init__(
+        self, blocks: LlamaBlocks, slots: int, longest: int, fixed_shapes: bool | None = None
+    ) -> None:
+        """`fixed_shapes`: as a GPU needs them; by default only there."""
         self._blocks = blocks
         weight = blocks.embedding
-        capacity = -(-(longest + self.stride) // _POSITIONS) * _POSITIONS
+        self._fixed_shapes = weight.device.type != "cpu" if fixed_shapes is None else fixed_shapes
+        # Tokens between two looks at which rows have ended: a look waits for a GPU.
+        self.stride = STRIDE if self._fixed_shapes else 1
+        # Leaving copies the cache; a captured shape stays useful for long.
+        self.leave_share = 0.5 if self._fixed_shapes else 0.125
+        capacity = self._rounded(longest + self.stride)
         shape = (len(blocks.layers), slots, blocks.kv_heads, capacity, blocks.head_dim)
         # Zeros, because masked positions are multiplied by weight 0 and must not be NaN.
         self._keys, self._values = weight.new_zeros(shape), weight.new_zeros(shape)
@@ -48,7 +56,7 @@ class StaticDecoder:
 
     def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         logits = []
-        per_chunk = max(1, _PREFILL_TOKENS // max(len(prompt) for prompt in prompts))
+        per_chunk = max(1, PREFILL_TOKENS // max(len(prompt) for prompt in prompts))
         for start in range(0, len(prompts), per_chunk):
             logits.append(self._read(prompts[start : start + per_chunk], repeats))
         return torch.cat(logits)
@@ -56,7 +64,7 @@ class StaticDecoder:
     def step(self, tokens_R: Tensor) -> Tensor:
         rows = self._bucket(self._rows)
         reach = max(length for _, length in self._ages) + 1
-        positions = min(-(-reach // _POSITIONS) * _POSITIONS, self._keys.shape[3])
+        positions = min(self._rounded(reach), self._keys.shape[3])
         self._token_S[: self._rows] = tokens_R
         self._ages = [(count, length + 1) for count, length in self._ages]
         if self._token_S.device.type != "cuda":
@@ -87,7 +95,12 @@ class StaticDecoder:
             first += count
         return ages
 
+    def _rounded(self, positions: int) -> int:
+        return -(-positions // POSITIONS) * POSITIONS if self._fixed_shapes else positions
+
     def _bucket(self, rows: int) -> int:
+        if not self._fixed_shapes:
+            return rows
         bucket = _LEAST_ROWS
         while bucket < rows:
             bucket *= 2

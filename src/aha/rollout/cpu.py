@@ -1,4 +1,4 @@
-"""A decoder for Llama-like blocks on a CPU, its cache in blocks of 64 positions.
+"""The decoder for Llama-like models on a CPU: C kernels, a cache in blocks of 64 positions.
 
 A row holds the blocks it has filled and no more, so memory and time are proportional to the
 tokens that are live; rows leave and join without anything being copied, and the rows of a group
@@ -7,7 +7,9 @@ share their prompt's full blocks (as vLLM's PagedAttention does, arXiv:2309.0618
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,64 +17,101 @@ from torch.nn import functional
 
 from aha.blocks.llama import LlamaBlocks
 from aha.kernels import calls
-from aha.kernels.decode import Drawn
-from aha.rollout.decoder import prompt_mask
+from aha.kernels.build import kernels
+from aha.kernels.decode import DecodedModel, Drawn
+from aha.rollout.decoder import Decoder, prompt_mask
+from aha.rollout.static import StaticDecoder
 
-_SLAB_BLOCKS = 64  # blocks are allocated this many at a time
-_PREFILL_TOKENS = 4096  # prompts are read this many tokens at a time: enough for full speed
+_BURST_TOKENS = 16  # that a small model's rows write before the next look at who has ended
+SLAB_BLOCKS = 64  # blocks are allocated this many at a time
+PREFILL_TOKENS = 4096  # prompts are read this many tokens at a time: enough for full speed
+
+# The trial that `choose` makes: 4 prompts of 8 tokens, 32 rows, best of 3 steps.
+_TRIAL_PROMPTS, _TRIAL_ROWS, _TRIAL_TOKENS, _TRIAL_STEPS = 4, 32, 8, 3
+_MOST_APART = 1e-3  # between log-probabilities that were summed in another order
+_TOLERATED = 1.1  # a tie, as exactly as a few steps can be timed
 
 
-class PagedDecoder:
-    """Rows with tables of blocks; `longest` bounds prompt plus completion.
+@dataclass(frozen=True)
+class Choice:
+    """How a model is decoded on a CPU: by kernels on `path`, or by PyTorch on path `off`."""
 
-    `usable(blocks)` says whether this machine and model can take it.
+    path: str
+    why: str
+
+
+def choose(blocks: LlamaBlocks) -> Choice:
+    """Decode a few tokens with the kernels and with PyTorch, and choose for this model.
+
+    The kernels serve if they compute the same log-probabilities and are not slower. A path that
+    AHA_KERNELS forces is only checked for its numbers. Takes about eight decoding steps.
+    """
+    found = kernels()
+    decoder = CPUDecoder.of(blocks, _TRIAL_TOKENS + _TRIAL_STEPS + 1)
+    if found.path == "off" or decoder is None:
+        cannot = "the model is not float32, or has layers that the kernels do not know"
+        return Choice("off", found.why if found.path == "off" else cannot)
+    twin = StaticDecoder(blocks, _TRIAL_ROWS, _TRIAL_TOKENS + _TRIAL_STEPS + 1)
+    sides: tuple[Decoder, Decoder] = (decoder, twin)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(len(blocks.embedding), (_TRIAL_PROMPTS, _TRIAL_TOKENS), generator=generator)
+    tokens_R = ids[:, 0].repeat_interleave(_TRIAL_ROWS // _TRIAL_PROMPTS)
+    seconds, apart = [float("inf"), float("inf")], 0.0
+    with torch.inference_mode():
+        for side in sides:
+            side.add(ids.tolist(), _TRIAL_ROWS // _TRIAL_PROMPTS)
+        for _ in range(_TRIAL_STEPS):
+            logprobs = []
+            for index, side in enumerate(sides):
+                started = time.perf_counter()
+                logits_RV = side.step(tokens_R)
+                seconds[index] = min(seconds[index], time.perf_counter() - started)
+                logprobs.append(logits_RV.log_softmax(dim=-1))
+            apart = max(apart, float((logprobs[0] - logprobs[1]).abs().max()))
+    faster = seconds[1] / seconds[0]
+    if not apart <= _MOST_APART:  # NaN counts as apart
+        return Choice("off", f"the {found.path} kernels differ from PyTorch by {apart:.1e}")
+    if faster * _TOLERATED < 1 and "forced" not in found.why:
+        return Choice("off", f"the {found.path} kernels reach {faster:.1f} of PyTorch's speed here")
+    return Choice(found.path, f"{found.why}; {faster:.1f} times as fast as PyTorch on this model")
+
+
+class CPUDecoder(Decoder):
+    """Rows with tables of blocks, decoded in C; `longest` bounds prompt plus completion.
+
+    `CPUDecoder.of(blocks, longest)` is none where the kernels cannot run the model.
     """
 
     leave_share = 0.03  # leaving copies nothing, but takes a little time
     stride = 1
+    can_join = True
 
-    def __init__(self, blocks: LlamaBlocks, longest: int) -> None:
+    def __init__(self, blocks: LlamaBlocks, longest: int, model: DecodedModel) -> None:
         self._blocks = blocks
+        self._model = model
+        self.burst_tokens = _BURST_TOKENS if model.packed else 1
         self._pool = _BlockPool(2 * len(blocks.layers) * blocks.kv_heads * blocks.head_dim)
         self._cos, self._sin = blocks.angles(longest)
-        self._packed = blocks.packed()
         self._owned: list[list[int]] = []  # each row's block addresses, oldest first
         self._tables_RN = torch.zeros(0, -(-longest // calls.BLOCK), dtype=torch.long)
         self._length_R = torch.zeros(0, dtype=torch.long)
 
-    @staticmethod
-    def usable(blocks: LlamaBlocks) -> bool:
-        """Whether there are kernels and the model's type and head width are theirs."""
-        return calls.usable(blocks.embedding) and blocks.head_dim % calls.LANES == 0
-
-    @property
-    def can_join(self) -> bool:
-        return True
+    @classmethod
+    def of(cls, blocks: LlamaBlocks, longest: int) -> CPUDecoder | None:
+        """The decoder for a model, none where the kernels cannot run it."""
+        model = blocks.decoded(*blocks.angles(longest))
+        return None if model is None else cls(blocks, longest, model)
 
     def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         last, start = [], 0
         for end in _chunks([len(prompt) for prompt in prompts]):
             last.append(self._read(prompts[start:end], repeats))
             start = end
-        return self._logits(torch.cat(last)).repeat_interleave(repeats, dim=0)
+        return self._blocks.logits(torch.cat(last)).repeat_interleave(repeats, dim=0)
 
     def step(self, tokens_R: Tensor) -> Tensor:
         self._make_room(1)
-        tables_RN, length_R = self._tables_RN, self._length_R
-
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return calls.attend(query, key, value, tables_RN, length_R, layer)
-
-        hidden_RC = functional.embedding(tokens_R, self._blocks.embedding)
-        cos, sin = self._cos[length_R], self._sin[length_R]
-        hidden_RC = self._blocks.run(hidden_RC, cos, sin, attend)
-        self._length_R = length_R + 1
-        return self._logits(hidden_RC)
-
-    @property
-    def can_burst(self) -> bool:
-        """Whether `burst` computes this model."""
-        return self._packed is not None
+        return self._model.logits(self._tables_RN, self._length_R, tokens_R)
 
     def burst(
         self,
@@ -82,17 +121,10 @@ class PagedDecoder:
         end_ids: Tensor,
         temperature: float,
     ) -> Drawn:
-        """Append each row's token and draw up to S more, as many `step`s and draws would.
-
-        A row stops at an end token or after `limit_R` tokens; the last one drawn is not appended.
-        """
-        assert self._packed is not None
         self._make_room(uniforms_RS.shape[1])
-        self._length_R = self._length_R.clone()
-        return self._packed.decode(
-            self._cos, self._sin, self._tables_RN, self._length_R, tokens_R,
-            uniforms_RS.contiguous(), limit_R, end_ids, temperature,
-        )  # fmt: skip
+        return self._model.draw(
+            self._tables_RN, self._length_R, tokens_R, uniforms_RS, limit_R, end_ids, temperature
+        )
 
     def keep(self, rows_K: Tensor) -> None:
         kept = set(rows_K.tolist())
@@ -170,9 +202,6 @@ class PagedDecoder:
                 self._tables_RN[row, len(owned)] = address
                 owned.append(address)
 
-    def _logits(self, hidden_RC: Tensor) -> Tensor:
-        return self._blocks.logits(hidden_RC)
-
 
 class _BlockPool:
     """Blocks of floats by address; a block is free again when all its owners released it."""
@@ -186,7 +215,7 @@ class _BlockPool:
 
     def take(self) -> int:
         if not self._free:
-            slab = torch.empty(_SLAB_BLOCKS, self._floats)
+            slab = torch.empty(SLAB_BLOCKS, self._floats)
             self._slabs.append(slab)
             for block in slab:
                 self._views[block.data_ptr()] = block
@@ -210,11 +239,11 @@ class _BlockPool:
 
 
 def _chunks(lengths: Sequence[int]) -> list[int]:
-    """Ends of runs of prompts that hold at most `_PREFILL_TOKENS` padded tokens, or one prompt."""
+    """Ends of runs of prompts that hold at most `PREFILL_TOKENS` padded tokens, or one prompt."""
     ends, start, widest = [], 0, 0
     for index, length in enumerate(lengths):
         widest = max(widest, length)
-        if index > start and (index + 1 - start) * widest > _PREFILL_TOKENS:
+        if index > start and (index + 1 - start) * widest > PREFILL_TOKENS:
             ends.append(index)
             start, widest = index, length
     return [*ends, len(lengths)]
