@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from aha.rewards import math_equal
+from aha.rewards.limit import TimeLimit
 from aha.rewards.math_equal import MathVerifier, Pair, fast_outcome
 from aha.rewards.numbers import parse_number, parse_quantity
+from aha.types import RunFailure
 
 
 @pytest.mark.parametrize(
@@ -100,6 +105,36 @@ def test_a_comparison_that_does_not_end_is_killed_and_the_rest_goes_on() -> None
     assert verifier.killed == 1
     verifier.close()
     assert verifier.equal("z+3", "3+z") == "equal"
+    verifier.close()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, TimeLimit, OSError])
+def test_verdicts_after_an_interruption_belong_to_their_pairs(
+    stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = MathVerifier(workers=2)
+    right, wrong = Pair("z+3", "3+z"), Pair("z+3", "4+z")
+    assert verifier.equal_many([Pair("x+1", "1+x"), Pair("y+1", "1+y")]) == ["equal"] * 2
+
+    def interrupted(*_: object, **__: object) -> list[int]:
+        raise stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(math_equal, "wait", interrupted)
+        with pytest.raises(stop):
+            verifier.equal_many([Pair("x+1", "2+x"), Pair("y+1", "2+y")])
+    assert verifier.equal_many([right, right]) == ["equal"] * 2
+    assert verifier.equal_many([wrong, right]) == ["different", "equal"]
+    verifier.close()
+
+
+def test_a_worker_that_did_not_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = MathVerifier(workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", shutil.which("false"))
+        with pytest.raises(RunFailure, match="did not start"):
+            verifier.equal("x+1", "1+x")
+    assert verifier.equal("x+1", "1+x") == "equal"
     verifier.close()
 
 

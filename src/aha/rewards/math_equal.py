@@ -106,10 +106,18 @@ class MathVerifier:
         wanted = min(self._count, len(pairs))
         while len(self._workers) < wanted:
             self._workers.append(_Worker())
-        busy = [worker for worker in self._workers if self._give(worker, waiting)]
-        while busy:
-            self._collect(busy)
-            busy = [worker for worker in busy if worker.pair or self._give(worker, waiting)]
+        try:
+            busy = [worker for worker in self._workers if self._give(worker, waiting)]
+            while busy:
+                self._collect(busy)
+                busy = [worker for worker in busy if worker.pair or self._give(worker, waiting)]
+        finally:
+            # An answer that nobody read would be taken for the next pair's. Out of the list first:
+            # a second interrupt during the kills must not leave such a worker in it.
+            pending = [worker for worker in self._workers if worker.pair]
+            self._workers = [worker for worker in self._workers if not worker.pair]
+            for worker in pending:
+                worker.kill()
 
     def _give(self, worker: _Worker, waiting: Iterator[Pair]) -> bool:
         pair = next(waiting, None)
@@ -158,6 +166,8 @@ class _Worker:
         self._ready = False
 
     def give(self, pair: Pair, timeout: float) -> None:
+        # Before anything is read or written: whoever is interrupted here must find the pair.
+        self.pair = pair
         if not self.alive:
             self._start()
         if not self._ready:
@@ -168,7 +178,6 @@ class _Worker:
             ):
                 raise RunFailure("math-verify's process did not start; is it installed?")
             self._ready = True
-        self.pair = pair
         self.deadline = time.monotonic() + timeout
         self._requests.write(json.dumps([pair.gold, pair.answer]).encode() + b"\n")
         self._requests.flush()
