@@ -52,6 +52,7 @@ class Problem:
 class Prompt:
     """A problem as the model sees it; `text` already ends in `prefill` (often `<think>`).
 
+    An opening tag that the chat template wrote at the end is part of the prefill.
     `messages` are the chat turns it was made from, the prefill as a last assistant turn; none
     for plain text. Rewards get the messages where there are any, as in TRL.
     """

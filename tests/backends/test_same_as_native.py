@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 from aha.backends.trl.run import start_run as start_on_trl
 from aha.recipe import Recipe
@@ -101,3 +102,33 @@ def test_the_same_completions_make_the_same_run(
         assert (got[name] - expected[name]).norm() < 1e-3 * moved, name
     assert trl.evaluation().keys() == native.evaluation().keys() == {"before", "after"}
     assert trl.evaluation()["before"] == native.evaluation()["before"]
+
+
+def test_both_engines_open_the_thoughts_once(
+    small: Make,
+    native_sampling: None,
+    without_report: None,
+    random_model: Callable[..., Any],
+    byte_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    """With a chat template whose generation prompt ends in the opening tag."""
+    folder, rewards = tmp_path / "chat", tmp_path / "opened.py"
+    size = {"vocab_size": len(byte_tokenizer), "max_position_embeddings": 1024}
+    random_model(**size).save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}\n{% endfor %}{{ '[assistant] <think>\n' }}"
+    )
+    rewards.write_text(
+        "def turn(prompts, completions, **_):\n"
+        "    return [p[-1]['content'] == '<think>\\n' and len(c) == 1\n"
+        "            for p, c in zip(prompts, completions)]\n"
+    )
+    changes = (f"model.name={folder}", "prompt.style=plain", "prompt.format=chat",
+               "train.max_steps=1", f"rewards=[{{name: '{rewards}:turn'}}]")  # fmt: skip
+    for start, engine in ((start_run, "native"), (start_on_trl, "trl")):
+        run = start(small(engine, *changes), tmp_path / engine)
+        assert [record["rewards/turn/mean"] for record in run.metrics()] == [1.0]
+        for group in run.read_lines("samples.jsonl"):
+            assert group["prompt"].endswith("[assistant] <think>\n")

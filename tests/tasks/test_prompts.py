@@ -6,6 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from aha.recipe import load_recipe
+from aha.rewards import load_reward
+from aha.rewards.accuracy import judge
 from aha.sections import PromptSection
 from aha.tasks.ask import ask
 from aha.tasks.countdown import make_problem
@@ -61,6 +63,61 @@ def test_every_style_through_a_chat_template(
     assert made.messages is not None
     assert made.messages[-1] == {"role": "assistant", "content": "<think>"}
     assert made.reply("x") == [{"role": "assistant", "content": "x"}]
+
+
+OPENS = "[assistant] <think>\n"
+DOES_NOT = "[assistant] "
+DONE = "1 + 2 </think> <answer>3 + 7 + 12</answer>"
+
+
+@pytest.mark.parametrize(
+    ("generation_prompt", "prefill", "end", "turn"),
+    [
+        (OPENS, "<think>", OPENS, "<think>\n"),
+        (OPENS, "", OPENS, "<think>\n"),
+        (OPENS, "<think>\n", OPENS, "<think>\n"),
+        (OPENS, "Step by step.\n<think>", OPENS, "<think>\n"),
+        (OPENS, "<think>\nFirst", OPENS + "First", "<think>\nFirst"),
+        (OPENS, "First", OPENS + "First", "<think>\nFirst"),
+        (OPENS, "<reasoning>", OPENS + "<reasoning>", "<think>\n<reasoning>"),
+        (DOES_NOT, "<think>", DOES_NOT + "<think>", "<think>"),
+        (DOES_NOT, "So.\n<think>", DOES_NOT + "So.\n<think>", "So.\n<think>"),
+        (DOES_NOT, "", DOES_NOT, None),
+    ],
+)
+def test_a_template_that_opens_the_thoughts_opens_them_once(
+    generation_prompt: str,
+    prefill: str,
+    end: str,
+    turn: str | None,
+    chat_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    template = chat_tokenizer.chat_template
+    chat_tokenizer.chat_template = template.replace(DOES_NOT, generation_prompt)
+    made = prompt(chat_tokenizer, style="plain", format="chat", prefill=prefill)
+    assert made.text.endswith(end)
+    assert made.text.count("<think>") == (1 if turn else 0)
+    assert made.text.endswith(made.prefill)
+    assert list(made.token_ids) == chat_tokenizer.encode(made.text, add_special_tokens=False)
+    assert made.messages is not None
+    assert made.messages[-1]["content"] == (turn or TASKS["countdown"].question(COLUMNS))
+
+
+@pytest.mark.parametrize("prefill", ["<think>", ""])
+@pytest.mark.parametrize("generation_prompt", [OPENS, DOES_NOT])
+def test_the_format_reward_counts_the_tag_that_the_prompt_opened(
+    generation_prompt: str, prefill: str, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    template = chat_tokenizer.chat_template
+    chat_tokenizer.chat_template = template.replace(DOES_NOT, generation_prompt)
+    made = prompt(chat_tokenizer, style="plain", format="chat", prefill=prefill)
+    opened = bool(prefill) or generation_prompt == OPENS
+    for text, expected in ((DONE, opened), (f"<think>{DONE}", not opened)):
+        (value,) = load_reward("format")(prompts=[made.for_rewards], completions=[made.reply(text)])
+        assert value == float(expected)
+        for asked, answer in ((made.for_rewards, made.reply(text)), (made.text, text)):
+            verdict = judge(asked, answer, {"target": 22, "nums": [3, 7, 12]})
+            assert (verdict.strict, verdict.lenient) == (expected, True)
 
 
 def test_examples_stand_before_the_problem(

@@ -55,10 +55,15 @@ def text_of(message: Text) -> str:
     return str(message[-1].get("content") or "") if message else ""
 
 
+def opened_thoughts(prompt: Text) -> str:
+    """The opening tag, and the space after it, that the prompt ends in; "" without one."""
+    opened = _OPENED.search(text_of(prompt))
+    return opened.group() if opened else ""
+
+
 def with_opened_thoughts(prompt: Text, completion: Text) -> str:
     """The completion's text, after the opening tag when the prompt ended in one."""
-    opened = _OPENED.search(text_of(prompt))
-    return f"{opened.group()}{text_of(completion)}" if opened else text_of(completion)
+    return opened_thoughts(prompt) + text_of(completion)
 
 
 def strict_answer(text: str, layouts: Sequence[Layout] = (THINK, REASONING)) -> str | None:

@@ -2,7 +2,8 @@
 
 A style says what layout is wanted; `format` says whether it is said through the model's chat
 template or as plain text (for base models). The prefill (often an opened `<think>`) belongs to the
-prompt: the completion goes on from it, and rewards count it as written.
+prompt: the completion goes on from it, and rewards count it as written. Some chat templates open
+the thoughts themselves (R1-Distill, QwQ, Qwen3-Thinking); their tag is then part of the prefill.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from aha.rewards.parse import opened_thoughts
 from aha.sections import PromptSection
 from aha.types import Prompt, UserError
 
@@ -113,12 +115,14 @@ def _chat(
         messages.append({"role": "assistant", "content": example.completion})
     messages.append({"role": "user", "content": question})
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if settings.prefill:
-        messages.append({"role": "assistant", "content": settings.prefill})
+    opened, prefill = opened_thoughts(text), settings.prefill
+    if opened and opened.strip() in prefill:
+        # The prefill goes on from the tag that it shares with the template.
+        prefill = prefill.partition(opened.strip())[2].lstrip()
+    if opened + prefill:
+        messages.append({"role": "assistant", "content": opened + prefill})
     # The template has written the special tokens already.
-    return _prompt(
-        text + settings.prefill, settings.prefill, tokenizer, False, messages=tuple(messages)
-    )
+    return _prompt(text + prefill, opened + prefill, tokenizer, False, messages=tuple(messages))
 
 
 def _prompt(
