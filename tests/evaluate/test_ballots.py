@@ -42,6 +42,7 @@ def test_a_countdown_expression_is_its_value_and_its_numbers() -> None:
         return ballot(answer, COUNTDOWN)
 
     assert form("5 + 6") == form("6+5") == form("5 + 6 = 11") == form("11 = (6 + 5)")
+    assert form("5 + 6") == form("\\boxed{5 + 6}") == form("**6 + 5 = 11**")
     assert form("5 + 6") != form("5 + 5 + 1")
     assert form("5 + 6") != form("5 * 6")
     # An equation that is false is another answer, and so is what is no expression.

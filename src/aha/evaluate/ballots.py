@@ -13,6 +13,7 @@ from typing import Any
 from aha.rewards.accuracy import bare, is_countdown
 from aha.rewards.expression import (
     ExpressionError,
+    bare_equation,
     expression_side,
     other_side,
     parse_expression,
@@ -53,8 +54,9 @@ def ballot(answer: str | None, columns: Mapping[str, Any]) -> Ballot | None:
 def _of_expression(answer: str) -> Ballot:
     """An equation votes as its expression when it is true, else for its text alone."""
     try:
-        expression = parse_expression(expression_side(answer))
-        claimed = other_side(answer)
+        equation = bare_equation(answer)
+        expression = parse_expression(expression_side(equation))
+        claimed = other_side(equation)
         if not claimed or parse_expression(claimed).value == expression.value:
             return Ballot((expression.value, tuple(sorted(expression.numbers))))
     except ExpressionError:

@@ -14,6 +14,7 @@ from aha.rewards.base import Reward, column
 from aha.rewards.expression import (
     Expression,
     ExpressionError,
+    bare_equation,
     expression_side,
     other_side,
     parse_expression,
@@ -29,10 +30,10 @@ def check_answer(answer: str | None, target: int, nums: Sequence[int]) -> bool |
     if answer is None:
         return None
     try:
-        expression = parse_expression(expression_side(answer))
+        expression, claimed = _read(answer)
     except ExpressionError:
         return None
-    return _miss(expression, answer, target, nums) is None
+    return _miss(expression, claimed, target, nums) is None
 
 
 def whole(value: Any) -> int:
@@ -44,13 +45,18 @@ def whole(value: Any) -> int:
     return int(value)
 
 
-def _claims_target(answer: str, target: int) -> bool:
+def _read(answer: str) -> tuple[Expression, str]:
+    """The expression of an answer, and the other side of its equation ("" without one)."""
+    equation = bare_equation(answer)
+    return parse_expression(expression_side(equation)), other_side(equation)
+
+
+def _claims_target(claimed: str, target: int) -> bool:
     """Whether the other side of an equation, when there is one, is the target."""
-    other = other_side(answer)
-    if not other:
+    if not claimed:
         return True
     try:
-        return parse_expression(other).value == whole(target)
+        return parse_expression(claimed).value == whole(target)
     except ExpressionError:
         return False
 
@@ -60,19 +66,19 @@ def why_not(answer: str | None, target: int, nums: Sequence[int]) -> str | None:
     if answer is None:
         return "there is no answer block"
     try:
-        expression = parse_expression(expression_side(answer))
+        expression, claimed = _read(answer)
     except ExpressionError as error:
         return f"not an expression: {error}"
-    return _miss(expression, answer, target, nums)
+    return _miss(expression, claimed, target, nums)
 
 
-def _miss(expression: Expression, answer: str, target: int, nums: Sequence[int]) -> str | None:
+def _miss(expression: Expression, claimed: str, target: int, nums: Sequence[int]) -> str | None:
     """How an expression misses the numbers or the target; None when it does not."""
     if not _uses_each_once(expression, nums):
         return f"it uses {list(expression.numbers)}, not each of {list(nums)} exactly once"
     if expression.value != whole(target):
         return f"it is {expression.value}, not {target}"
-    if not _claims_target(answer, target):
+    if not _claims_target(claimed, target):
         return f"the other side of the equation is not {target}"
     return None
 

@@ -1,8 +1,9 @@
 """Arithmetic that a model wrote, parsed and evaluated exactly: never `eval`, never a float.
 
-Grammar: integers, + - * / and parentheses, with Unicode's times, division and minus signs
-read as such. A sign may stand before a term (`-3 + 5`). Powers, floor division, decimals
-and names are errors. Length, depth and digits are bounded, so hostile text costs microseconds.
+Grammar: integers, + - * / and parentheses, with Unicode's times, division and minus signs and
+full-width characters read as such. A sign may stand before a term (`-3 + 5`). Powers, floor
+division, decimals and names are errors. Length, depth and digits are bounded, so hostile text costs
+microseconds.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ _UNICODE_OPERATORS = str.maketrans(
         "\u2212": "-",  # minus sign
         "\u2013": "-",  # en dash
     }
+    | {chr(ord(plain) + 0xFEE0): plain for plain in "0123456789+-*/()="}  # full-width
 )
 _LATEX_OPERATORS = {"\\times": "*", "\\cdot": "*", "\\div": "/"}
 _LATEX_OPERATOR = re.compile(r"\\times|\\cdot|\\div")
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
 _OPERATOR = re.compile(r"[-+*/]")
+_DELIMITER = re.compile(r"[$`]|\\[()\[\]]")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}")
+# Markdown's asterisks around a side of an equation, or around all of it.
+_EMPHASIS = re.compile(r"(^|=)\s*(\*{1,3})(?!\*)(.*?)\2\s*(?=$|=)", re.DOTALL)
 
 
 class ExpressionError(ValueError):
@@ -59,6 +65,28 @@ def parse_expression(text: str) -> Expression:
     if parser.position != len(parser.tokens):
         raise ExpressionError(f"{parser.tokens[parser.position]!r} is out of place")
     return Expression(value, tuple(parser.numbers))
+
+
+def bare_equation(answer: str) -> str:
+    """A Countdown answer without what may stand around its mathematics.
+
+    That is `\\boxed{}`, dollars, `\\( \\)`, backticks, asterisks around a side or the whole, and
+    one full stop at the end. Full-width characters become plain ones. Words stay, so that an answer
+    in prose is no expression.
+    """
+    text = answer.strip()
+    if len(text) > MAX_CHARACTERS:
+        return text
+    if not text.isascii():
+        text = text.translate(_UNICODE_OPERATORS)
+    # A space in their place: `5$5` is not 55.
+    text = _DELIMITER.sub(" ", text).strip().removesuffix(".").rstrip()
+    if text[:1] == "*" or text[-1:] == "*":
+        text = _EMPHASIS.sub(r"\1\3", text).strip().removesuffix(".")
+    if "\\" in text:
+        whole = _BOXED.fullmatch(text)
+        text = whole[1].strip().removesuffix(".") if whole else _BOXED.sub(r"(\1)", text)
+    return text
 
 
 def expression_side(text: str) -> str:

@@ -41,6 +41,19 @@ _SIZES = re.compile(r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr)(?![A-Za-z])")
 _BASE = re.compile(r"[0-9]_\{?[0-9]")
 _BRACES = str.maketrans("", "", "{}")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+# A time: its hours, minutes and half of the day. math-verify would divide the first two.
+_TIME = re.compile(
+    r"(?<![0-9:])0?([0-9]{1,2}):([0-5][0-9])(?![0-9:])(?:(?:\s|\\text\s*\{)*([ap])\.?m\b)?"
+)
+_LONE_LETTER = re.compile(
+    r"(?<=[0-9A-Za-z})])\s*\\(?:text|textbf|mathrm|mathbf)\s*\{\s*([A-Za-z])\s*\}"
+)
+# Units of one letter, as text: metres, volts and the like.
+_UNIT_LETTERS = frozenset("mgshlLCFVAWJNK")
+_ROOT = re.compile(
+    "\u221a" + r"\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[A-Za-z]|\\pi))"
+)
+_SYMBOLS = str.maketrans({"\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge "})
 _DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 
@@ -179,7 +192,8 @@ class _Worker:
                 raise RunFailure("math-verify's process did not start; is it installed?")
             self._ready = True
         self.deadline = time.monotonic() + timeout
-        self._requests.write(json.dumps([pair.gold, pair.answer]).encode() + b"\n")
+        request = json.dumps([as_latex(pair.gold), as_latex(pair.answer)])
+        self._requests.write(request.encode() + b"\n")
         self._requests.flush()
 
     def take(self) -> Outcome:
@@ -215,8 +229,14 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
         return "different"
     if not gold.strip():
         return "no_gold"
+    gold, answer = as_latex(gold), as_latex(answer)
     if normal_text(gold) == normal_text(answer):
         return "equal"
+    time_of_gold, time_of_answer = _TIME.search(gold.lower()), _TIME.search(answer.lower())
+    if time_of_gold and time_of_answer:
+        both = zip(time_of_gold.groups(), time_of_answer.groups(), strict=True)
+        if any(one and other and one != other for one, other in both):
+            return "different"
     if _BASE.search(gold) or _BASE.search(answer):
         # math-verify drops the base of a numeral; only the same digits in the same base are equal.
         same = normal_text(gold).translate(_BRACES) == normal_text(answer).translate(_BRACES)
@@ -242,6 +262,23 @@ def _compare_quantities(gold: Quantity, answer: Quantity) -> Outcome:
         return "different"
     as_share = gold.unit == "%" and not answer.unit and gold.value == 100 * answer.value
     return "equal" if gold.value == answer.value or as_share else "different"
+
+
+def as_latex(text: str) -> str:
+    """A root, infinity and comparisons in Unicode as LaTeX; a variable in `\\text{}` as itself.
+
+    math-verify drops `\\text{}`, so that `6\\text{x}` would be 6. The border: one letter after
+    something else is a unit where it is a common symbol (`6\\text{ m}`), and else a variable. Two
+    letters or more are a word, so a unit (`12 \\text{ cm}`).
+    """
+    if not text.isascii():
+        text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
+        text = text.translate(_SYMBOLS)
+    if "\\text" in text or "\\math" in text:
+        text = _LONE_LETTER.sub(
+            lambda match: match.group() if match[1] in _UNIT_LETTERS else f" {match[1]}", text
+        )
+    return text
 
 
 def normal_text(text: str) -> str:

@@ -31,7 +31,9 @@ def compare(gold: str, answer: str) -> str:
         parsed_answer = parse(f"${answer}$", config, **options)
         if not parsed_answer:
             return "different"
-        return "equal" if verify(parsed_gold, parsed_answer, timeout_seconds=None) else "different"
+        # `x < 3` may be the answer where an interval is asked for.
+        options = {"allow_set_relation_comp": True, "timeout_seconds": None}
+        return "equal" if verify(parsed_gold, parsed_answer, **options) else "different"
     except Exception:  # sympy raises anything on hostile text; the process is expendable
         return "different"
 
