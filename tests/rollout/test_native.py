@@ -24,7 +24,7 @@ from aha.kernels import calls
 from aha.kernels.build import kernels
 from aha.kernels.decode import Sizes
 from aha.rollout.base import SamplingSettings
-from aha.rollout.cpu import CPUDecoder, choose
+from aha.rollout.cpu import Choice, CPUDecoder, choose
 from aha.rollout.decoder import HFDecoder
 from aha.rollout.native import NativeEngine, _Rollout
 from aha.rollout.sampler import _draw
@@ -100,7 +100,8 @@ def engine_of(
     blocks = None if path == "model" else blocks_of(model)
     if path in ("packed", "in-place", "step") and blocks is not None:
         assert CPUDecoder.of(blocks, 8) is not None
-    return NativeEngine(model, tokenizer, blocks, use_kernels=path != "torch", **options)
+    decoding = Choice("off", "a test") if path == "torch" else None
+    return NativeEngine(model, tokenizer, blocks, decoding=decoding, **options)
 
 
 @pytest.fixture
@@ -323,6 +324,8 @@ def test_the_kernels_serve_only_if_right_and_not_slower(
     monkeypatch.setattr(CPUDecoder, "step", wrong)
     assert choose(blocks).path == "off"
     assert "differ from PyTorch" in choose(blocks).why
+    assert choose(blocks, kernels().path) == Choice(kernels().path, "as the run began")
+    assert choose(blocks, "off").path == "off"
     kernels.cache_clear()
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from aha.blocks.llama import blocks_of
 from aha.kernels import calls
 from aha.rollout.base import SamplingSettings
-from aha.rollout.cpu import CPUDecoder
+from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.decoder import HFDecoder
 from aha.rollout.native import NativeEngine
 from aha.rollout.partial import Partial, in_groups, unfinished_text
@@ -34,7 +34,8 @@ def prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
 
 def engine_of(kind: str, model: LlamaForCausalLM, tokenizer: Any, rows: int) -> NativeEngine:
     blocks = None if kind == "model" else blocks_of(model)
-    return NativeEngine(model, tokenizer, blocks, rows, use_kernels=kind != "torch")
+    decoding = Choice("off", "a test") if kind == "torch" else None
+    return NativeEngine(model, tokenizer, blocks, rows, decoding=decoding)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["hot", "greedy", "narrow"])

@@ -22,7 +22,7 @@ from aha.blocks.adapters import can_fold_in, folded_copy, has_adapters
 from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.blocks.memory import is_out_of_memory
 from aha.rollout.base import SamplingSettings
-from aha.rollout.cpu import CPUDecoder
+from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.decoder import Decoder, HFDecoder
 from aha.rollout.partial import Partial, in_groups, unfinished_text
 from aha.rollout.sampler import sample, uniforms
@@ -41,7 +41,7 @@ class NativeEngine:
     Adapters are folded into a copy of the weights for each call where that only rounds, on a CPU.
     With `dtype` other than the weights' a copy in that type is made for each call and dropped
     after it: on a GPU, reading float32 weights for every token would take twice as long.
-    `use_kernels` permits the C kernels on a CPU (see `aha.rollout.cpu.choose`).
+    `decoding`: `aha.rollout.cpu.choose`'s, on a CPU; by default the kernels serve where they can.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class NativeEngine:
         blocks: LlamaBlocks | None = None,
         max_rows: int = 512,
         dtype: torch.dtype | None = None,
-        use_kernels: bool = True,
+        decoding: Choice | None = None,
     ) -> None:
         self._dtype = dtype
-        self._use_kernels = use_kernels
+        self.decoding = decoding
         self._model = model
         self._tokenizer = tokenizer
         self._blocks = blocks
@@ -149,7 +149,8 @@ class NativeEngine:
             blocks = None if blocks is None else LlamaBlocks(model)
         if blocks is None:
             return HFDecoder(model)
-        decoder = CPUDecoder.of(blocks, longest) if self._use_kernels else None
+        off = self.decoding is not None and self.decoding.path == "off"
+        decoder = None if off else CPUDecoder.of(blocks, longest)
         return decoder or StaticDecoder(blocks, rows, longest)
 
     def _partials(self, rollout: _Rollout) -> list[Partial]:

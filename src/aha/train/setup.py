@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from aha.blocks.adapters import can_fold_in, folded_copy, has_adapters
 from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.grpo.logprobs import Reference, Scorer, WithoutAdapters, scorer
 from aha.grpo.losses import LossSettings
-from aha.kernels.build import kernels
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of
 from aha.rollout.base import SamplingSettings
+from aha.rollout.cpu import Choice, choose
 from aha.rollout.native import NativeEngine
 from aha.tasks.load import load_problems
 from aha.train.checkpoint import Progress, restore
@@ -59,8 +60,11 @@ class Trainer:
         return self.progress.step + 1
 
 
-def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
-    """Load the policy, the reference when there is a KL term, and the problems."""
+def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trainer:
+    """Load the policy, the reference when there is a KL term, and the problems.
+
+    `decoded`: the kernel path that a resumed run decoded on, kept where this machine has it.
+    """
     rewards = rewards_of(recipe)
     problems = load_problems(recipe.task, "train", recipe.task.num_train)
     held_out: tuple[Problem, ...] = ()
@@ -72,6 +76,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
     model = load_policy(recipe, resume_from)
     start = _frozen_copy(recipe, model, resumed=resume_from is not None)
     blocks = blocks_of(model)
+    engine = build_engine(recipe, model, tokenizer, blocks, decoded)
     policy = _policy(recipe, model, blocks)
     optimizer = build_optimizer(model, recipe)
     progress = restore(resume_from, optimizer) if resume_from else Progress(0, {})
@@ -81,7 +86,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
         policy=policy,
         reference=_reference(recipe, policy, start),
         tokenizer=tokenizer,
-        engine=build_engine(recipe, model, tokenizer, blocks),
+        engine=engine,
         optimizer=optimizer,
         rewards=rewards,
         stream=_stream(recipe, problems.problems),
@@ -91,7 +96,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None) -> Trainer:
             or tokens_that_fit(model, blocks is not None, recipe.train.gradient_checkpointing)
         ),
         progress=progress,
-        notes=tuple(filter(None, [problems.losses(), _kernel_note(model)])),
+        notes=tuple(filter(None, [problems.losses(), _decoding_note(engine.decoding)])),
     )
 
 
@@ -100,11 +105,17 @@ def build_engine(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     blocks: LlamaBlocks | None,
+    decoded: str = "",
 ) -> NativeEngine:
-    """The engine that writes completions, in training and after it."""
+    """The engine that writes completions, in training and after it; `decoded` as above."""
     # On a CPU casting a model costs more than it saves, and moves what is drawn.
     dtype = _autocast(recipe) if model.device.type == "cuda" else None
-    return NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows, dtype)
+    decoding = None
+    if blocks is not None and model.device.type == "cpu":
+        # Adapters are folded into a copy for each rollout, which is decoded as a plain model.
+        folds = has_adapters(model) and can_fold_in(model)
+        decoding = choose(LlamaBlocks(folded_copy(model)) if folds else blocks, decoded)
+    return NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows, dtype, decoding)
 
 
 def _autocast(recipe: Recipe) -> torch.dtype | None:
@@ -137,12 +148,10 @@ def _seed_global_streams(seed: int) -> None:
     np.random.seed(seed)
 
 
-def _kernel_note(model: PreTrainedModel) -> str:
-    missing = kernels().missing if model.device.type == "cpu" else ""
-    return (
-        missing
-        and f"compiled kernels: {missing}; rollouts of small models take several times as long."
-    )
+def _decoding_note(decoding: Choice | None) -> str:
+    if decoding is None or decoding.path != "off":
+        return ""
+    return f"compiled kernels: off ({decoding.why}); rollouts take longer without them."
 
 
 def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> Scorer:
