@@ -29,6 +29,16 @@ def test_rewind_forgets_what_came_after(run: RunDirectory) -> None:
     assert sorted(p.name for p in run.samples.iterdir()) == ["step_00001.txt", "step_00002.txt"]
 
 
+def test_rewind_keeps_what_aha_eval_wrote(run: RunDirectory) -> None:
+    names = ["step-000002-20260101-120000-000000-test.jsonl", "mine.jsonl"]
+    for name in [*names, "step-000001.jsonl", "step-000003.jsonl"]:
+        run.write_lines(f"evals/{name}", [{"key": "one"}])
+    assert [step for step, _ in run.evaluations()] == [1, 3]
+    run.append_metrics({"step": 1})
+    run.rewind(1, run.record_bytes())
+    assert sorted(p.name for p in run.evals.iterdir()) == sorted([*names, "step-000001.jsonl"])
+
+
 def test_a_torn_last_line_is_not_a_record(run: RunDirectory) -> None:
     run.append_metrics({"step": 1})
     whole = run.record_bytes()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,9 @@ _PACKAGES = (
     "aha-zero", "torch", "transformers", "tokenizers", "numpy", "pydantic", "peft", "bitsandbytes",
     "trl", "accelerate", "deepspeed", "vllm",
 )  # fmt: skip
+
+# The file of an evaluation during training, as training names it.
+_EVALUATION = re.compile(r"step-(\d{6,})\.jsonl")
 
 
 class RunDirectory:
@@ -167,10 +171,18 @@ class RunDirectory:
         for path in self.samples.glob("step_*.txt"):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
-        for path in self.evals.glob("step-*.jsonl"):
-            if int(path.stem.removeprefix("step-")) > step:
+        for of_step, path in self.evaluations():
+            if of_step > step:
                 path.unlink()
         return lost
+
+    def evaluations(self) -> list[tuple[int, Path]]:
+        """The step and the file of each evaluation during training, in order.
+
+        `aha eval` writes files of other names into the same folder; they are not the run's own.
+        """
+        found = ((_EVALUATION.fullmatch(path.name), path) for path in self.evals.glob("*.jsonl"))
+        return sorted((int(match[1]), path) for match, path in found if match)
 
     def change_recipe(self, recipe: Recipe, step: int) -> None:
         """Go on under another recipe; the one until `step` stays beside it."""

@@ -17,6 +17,7 @@ from aha.commands.export import export
 from aha.recipe import dump_recipe, load_recipe
 from aha.runs import RunDirectory, write_lines
 from aha.tasks.load import load_problems
+from aha.train.start import resume_run
 from aha.types import UserError
 
 
@@ -33,6 +34,16 @@ def test_a_checkpoint_is_its_run(run: RunDirectory) -> None:
     (checkpoint,) = run.checkpoints.iterdir()
     found = run_eval(Request(str(checkpoint), n=5))
     assert found.outcome.evaluation.summary["n"] == 5
+
+
+def test_an_evaluated_run_goes_on(run: RunDirectory, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    file = run_eval(Request(str(copy), n=2)).outcome.file
+    assert file.parent == copy / "evals"
+    resumed = resume_run(copy, ["train.max_steps=2"], allow_change=True)
+    assert [record["step"] for record in resumed.metrics()] == [1, 2]
+    assert file.exists()
 
 
 def test_several_completions_give_pass_and_maj_at_k(run: RunDirectory) -> None:

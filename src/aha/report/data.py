@@ -76,7 +76,9 @@ def load(run: RunDirectory) -> RunData:
         evaluation=run.evaluation(),
         before=_written(run, "eval-before.jsonl", "held out, before training", recipe.task.name),
         after=_written(run, "eval-after.jsonl", "held out, after training", recipe.task.name),
-        during=_during(run),
+        during=tuple(
+            (step, run.read_lines(f"evals/{path.name}")) for step, path in run.evaluations()
+        ),
         samples=run.read_lines("samples.jsonl"),
         alerts=run.read_lines("alerts.jsonl"),
     )
@@ -117,14 +119,6 @@ def written(record: Mapping[str, Any], where: str, task: str) -> Written:
         truncated=record["truncated"],
         where=where,
         analysis=analyse(record["completion"], task, record["correct"]),
-    )
-
-
-def _during(run: RunDirectory) -> tuple[tuple[int, Metrics], ...]:
-    steps = sorted(run.evals.glob("step-??????.jsonl"))
-    return tuple(
-        (int(path.stem.removeprefix("step-")), run.read_lines(f"evals/{path.name}"))
-        for path in steps
     )
 
 
