@@ -95,6 +95,57 @@ def test_an_existing_run_is_not_overwritten(run: RunDirectory) -> None:
         RunDirectory.create(load_recipe("countdown-tiny"), run.path)
 
 
+def refused(path: Path, recorded: bool = False) -> None:
+    def begin() -> None:
+        with RunDirectory.begun(load_recipe("countdown-tiny"), path) as run:
+            run.write_lines("evals/one.jsonl", [])
+            if recorded:
+                run.append_metrics({"step": 1})
+            raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        begin()
+
+
+def test_a_refused_start_leaves_nothing(tmp_path: Path) -> None:
+    refused(tmp_path / "runs" / "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_start_keeps_what_was_there(tmp_path: Path, run: RunDirectory) -> None:
+    (tmp_path / "mine" / "samples").mkdir(parents=True)
+    (tmp_path / "mine" / "samples" / "notes.txt").write_text("x")
+    refused(tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").rglob("*")] == ["samples", "notes.txt"]
+    refused(run.path.parent / "two")
+    assert list(run.path.parent.iterdir()) == [run.path]
+
+
+def test_a_run_that_has_recorded_a_step_is_not_removed(tmp_path: Path) -> None:
+    refused(tmp_path / "one", recorded=True)
+    assert RunDirectory.open(tmp_path / "one").metrics() == [{"step": 1}]
+
+
+def test_a_run_that_was_there_is_not_removed(run: RunDirectory) -> None:
+    for _ in range(2):
+        with (
+            pytest.raises(UserError, match="already holds a run"),
+            RunDirectory.begun(run.recipe(), run.path),
+        ):
+            pass
+    assert run.recipe() == load_recipe("countdown-tiny")
+
+
+def test_a_begun_run_is_held(tmp_path: Path) -> None:
+    with (
+        RunDirectory.begun(load_recipe("countdown-tiny"), tmp_path / "one") as run,
+        pytest.raises(UserError, match="in use by another process"),
+        RunDirectory.begun(run.recipe(), run.path),
+    ):
+        pass
+    assert run.recipe() == load_recipe("countdown-tiny")
+
+
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):

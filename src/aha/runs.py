@@ -11,10 +11,11 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -51,22 +52,39 @@ class RunDirectory:
 
     @classmethod
     def create(cls, recipe: Recipe, output: Path | None) -> RunDirectory:
-        """A new run directory with its recipe and environment.
+        """A new run directory with its recipe and environment. Errors: as `begun`."""
+        with cls.begun(recipe, output) as run:
+            return run
 
+    @classmethod
+    @contextmanager
+    def begun(cls, recipe: Recipe, output: Path | None) -> Iterator[RunDirectory]:
+        """A new run directory with its recipe and environment, held by this process while inside.
+
+        A UserError before the first recorded step removes what was made, and nothing else.
         Errors: UserError when `output` already holds a run or cannot be written.
         """
-        path = output or _default_path(recipe.name)
-        run = cls(path)
+        run, ours = cls(output or _default_path(recipe.name)), False
+        with _output(run.path):
+            missing = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+            before = set() if missing else set(run.path.iterdir())
         try:
-            for folder in (path, run.checkpoints, run.samples):
-                folder.mkdir(parents=True, exist_ok=True)
-            with run.locked():
-                cls.require_new(path)
-                _replace(path / "recipe.yaml", dump_recipe(recipe))
-                run.write_json("environment.json", environment(recipe.train.seed))
-        except OSError as error:
-            raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
-        return run
+            with ExitStack() as held:
+                with _output(run.path):
+                    run.path.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(run.locked())
+                    cls.require_new(run.path)
+                    ours = True
+                    for folder in (run.checkpoints, run.samples):
+                        folder.mkdir(exist_ok=True)
+                    _replace(run.path / "recipe.yaml", dump_recipe(recipe))
+                    run.write_json("environment.json", environment(recipe.train.seed))
+                yield run
+        except UserError:
+            # After the lock is free: a network file system keeps a file that is open.
+            if ours and not run.metrics_file.exists():
+                _remove(set(run.path.iterdir()) - before, missing)
+            raise
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -90,10 +108,8 @@ class RunDirectory:
     @staticmethod
     def require_new(path: Path) -> None:
         """Errors: UserError when `path` already holds a run, or cannot be looked at."""
-        try:
+        with _output(path):
             exists = (path / "recipe.yaml").exists()
-        except OSError as error:
-            raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
         if exists:
             raise UserError(
                 f"--output: {str(path)!r} already holds a run; resume it with --resume {path}, or "
@@ -245,6 +261,27 @@ def _default_path(name: str) -> Path:
         number += 1
         path = base.with_name(f"{base.name}-{number}")
     return path
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[None]:
+    """Errors: UserError where the system refuses what is done inside to the folder `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
+
+
+def _remove(made: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Remove what was made, and then each folder, innermost first, that is empty."""
+    for path in made:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for folder in folders:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _version(package: str) -> str | None:

@@ -70,6 +70,18 @@ def test_a_run_has_the_native_files_and_keys(small: Make, tmp_path: Path) -> Non
     assert damage(run.checkpoints / "step-000002") is None
 
 
+def test_a_start_that_is_refused_late_leaves_nothing(
+    small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise UserError("not logged in")
+
+    monkeypatch.setattr("aha.backends.trl.run.observers_of", refuses)
+    with pytest.raises(UserError, match="not logged in"):
+        start_run(small("trl"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.usefixtures("without_report")
 def test_samples_hold_whole_groups_with_their_questions(small: Make, tmp_path: Path) -> None:
     native = start_natively(small("native", "train.max_steps=2"), tmp_path / "native")

@@ -62,6 +62,31 @@ def test_a_resumed_run_refuses_a_recipe_that_means_something_else(
     assert [record["step"] for record in run.metrics()] == [1, 2, 3, 4]
 
 
+def test_a_recipe_that_does_not_fit_its_task_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Path(__file__).parents[1] / "data" / "gsm8k.jsonl"
+    recipe = load_recipe("countdown-tiny", ["task.name=gsm8k", f"task.source={rows}"])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"prompt.style is 'compact'"):
+            start_run(recipe, tmp_path / "run")
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_is_refused_late_leaves_nothing(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise UserError("not logged in")
+
+    monkeypatch.setattr("aha.train.start.WandbObserver", refuses)
+    monkeypatch.setattr("aha.train.start.require_services", lambda _: None)
+    with pytest.raises(UserError, match="not logged in"):
+        start_run(small(model_folder, "logging.report_to=[tensorboard, wandb]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_changes_no_result_may_be_changed(model_folder: str, tmp_path: Path) -> None:
     stopped_run(small(model_folder), tmp_path / "run", 2)
     run = resume_run(tmp_path / "run", ["train.save_total_limit=5"])

@@ -20,6 +20,7 @@ from aha.rewards.score import WeightedReward, rewards_of
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, choose
 from aha.rollout.native import NativeEngine
+from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.train.checkpoint import Progress, restore
 from aha.train.data import ProblemStream
@@ -73,6 +74,8 @@ def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -
     _seed_global_streams(recipe.train.seed)
     source = str(resume_from) if resume_from else None
     tokenizer = load_tokenizer(recipe.model, source)
+    # A way of asking that does not fit the task or the tokenizer is refused here.
+    ask([*problems.problems[:1], *held_out[:1]], recipe, tokenizer)
     model = load_policy(recipe, resume_from)
     start = _frozen_copy(recipe, model, resumed=resume_from is not None)
     blocks = blocks_of(model)

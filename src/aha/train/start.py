@@ -31,10 +31,9 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
         RunDirectory.require_new(output)
     require_services(recipe.logging)
     stop = StopRequest(recipe.train.max_hours)
-    # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
+    # Model, rewards and data are loaded before a folder is made: most mistakes show there.
     trainer = build_trainer(recipe, None)
-    run = RunDirectory.create(recipe, output)
-    with run.locked():
+    with RunDirectory.begun(recipe, output) as run:
         return _run(trainer, run, "", stop)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from trl import GRPOConfig
@@ -47,6 +47,8 @@ from aha.train.loop import tell
 from aha.train.policy import choose_device
 from aha.train.start import finish, observers_of, watched, where_from
 from aha.train.stop import StopRequest
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,9 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     ranks = _join(recipe)
     if output is not None:
         ranks.on_main(lambda: RunDirectory.require_new(output))
-    # Model, rewards and data are loaded before a folder is made: a mistake leaves none behind.
+    # Model, rewards and data are loaded before a folder is made: most mistakes show there.
     built = _build(recipe, ranks)
-    run = RunDirectory(ranks.on_main(lambda: RunDirectory.create(recipe, output).path))
-    with ranks.parting(), _held(run, ranks):
+    with ranks.parting(), _held(ranks, lambda: RunDirectory.begun(recipe, output)) as run:
         return _run(built, run, _From(), stop)
 
 
@@ -113,7 +114,7 @@ def resume_run(
     ranks = _join(recipe)
     # Files named in it may lie elsewhere on every node; the main process's word is all of theirs.
     changed = ranks.on_main(lambda: _allowed_changes(run, recipe, allow_change))
-    with ranks.parting(), _held(run, ranks):
+    with ranks.parting(), _held(ranks, run.locked):
         found = ranks.on_main(lambda: newest_valid(run))
         resumed = None if found.path is None else read_resumed(found.path)
         built = _build(recipe, ranks)
@@ -137,11 +138,10 @@ def _allowed_changes(run: RunDirectory, recipe: Recipe, allow: bool) -> list[Rec
 
 
 @contextmanager
-def _held(run: RunDirectory, ranks: Ranks) -> Iterator[None]:
+def _held(ranks: Ranks, enter: Callable[[], AbstractContextManager[_T]]) -> Iterator[_T]:
     """The run is this launch's while inside; the main process has its lock."""
     with ExitStack() as stack:
-        ranks.on_main(lambda: stack.enter_context(run.locked()))
-        yield
+        yield ranks.on_main(lambda: stack.enter_context(enter()))
 
 
 def _join(recipe: Recipe) -> Ranks:
