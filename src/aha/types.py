@@ -7,7 +7,8 @@ from the last, and `reward` and `advantage` stay two fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,5 +114,16 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Whether any completion has an advantage other than zero."""
-        return any(a != 0.0 for a in self.advantages)
+        """Whether there is anything to learn from: two of its rewards differ."""
+        return rewards_differ([score.reward for score in self.scores])
+
+
+def rewards_differ(rewards: Sequence[float]) -> bool:
+    """Whether two of a group's rewards differ, NaN (nothing applied) left out.
+
+    Rewards are sums of floats: what rounding could explain is no difference.
+    """
+    known = [reward for reward in rewards if not math.isnan(reward)]
+    if not known:
+        return False
+    return not math.isclose(min(known), max(known), rel_tol=1e-6, abs_tol=1e-6)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from aha.grpo.advantages import group_advantages, without_signal
+from aha.types import Group, Problem, Prompt, Score
 
 NAN = float("nan")
 
@@ -36,6 +38,29 @@ def test_a_group_without_difference_has_exactly_no_advantage() -> None:
         assert advantages[0].tolist() == [0.0, 0.0, 0.0]
         assert advantages[1].abs().min() > 0
     assert without_signal(rewards).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "signal"),
+    [
+        ((0.0, 1.0), True),
+        ((0.1 + 0.2, 0.3), False),
+        ((1000.0, 1000.0001), False),
+        ((1000.0, 1000.1), True),
+        ((0.0, 1e-5), True),
+        ((NAN, 1.0), False),
+        ((NAN, NAN), False),
+    ],
+)
+def test_a_group_has_signal_where_its_advantages_do(
+    rewards: tuple[float, ...], signal: bool
+) -> None:
+    scores = tuple(Score({}, {}, reward) for reward in rewards)
+    group = Group(Problem("t", "k", {}), Prompt("p", "", ()), (), scores)
+    assert group.has_signal == signal
+    advantages = group_advantages(torch.tensor([rewards]), "none")
+    assert bool(advantages.any()) == signal
+    assert without_signal(torch.tensor([rewards])).tolist() == [not signal]
 
 
 def test_an_unscored_completion_is_left_out() -> None:

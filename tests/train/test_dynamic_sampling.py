@@ -54,7 +54,12 @@ def test_rounds_are_drawn_until_enough_groups_have_signal() -> None:
     chosen = {g.problem.key for g in groups}
     rest = [g for g in drawn if g.problem.key not in chosen]
     assert rest
-    assert not any(g.has_signal for g in rest)
+    assert not any(any(g.advantages) for g in rest)
+    # Some of the rest have signal, and are not needed.
+    flat = [g for g in drawn if g.problem.key not in chosen and g.prompt.token_ids[1] % 2]
+    assert 0 < len(flat) < len(rest)
+    share = group_metrics(drawn)["frac_reward_zero_std"]
+    assert share == pytest.approx(len(flat) / len(drawn))
     lengths = [len(c.token_ids) for g in drawn for c in g.completions]
     lost = sum(len(c.token_ids) for g in rest for c in g.completions)
     assert group_metrics(drawn)["tokens_wasted"] == pytest.approx(lost / sum(lengths))

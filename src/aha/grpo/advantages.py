@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from aha.types import rewards_differ
+
 ScaleRewards = Literal["group", "batch", "none"]
 
 # Keeps a group of nearly equal rewards from exploding; TRL's value.
@@ -37,10 +39,8 @@ def group_advantages(rewards_PG: Tensor, scale_rewards: ScaleRewards) -> Tensor:
 
 def without_signal(rewards_PG: Tensor) -> Tensor:
     """Which groups (P,) have no two different rewards: training on them changes nothing."""
-    highest_P = rewards_PG.nan_to_num(nan=float("-inf")).max(dim=1).values
-    lowest_P = rewards_PG.nan_to_num(nan=float("inf")).min(dim=1).values
-    # Rewards are sums of floats: differences at rounding level are none.
-    return highest_P - lowest_P <= 1e-6
+    flat = [not rewards_differ(rewards) for rewards in rewards_PG.tolist()]
+    return torch.tensor(flat, device=rewards_PG.device)
 
 
 def _std(centred: Tensor, known: Tensor, dim: int) -> Tensor:

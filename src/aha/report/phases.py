@@ -83,7 +83,7 @@ def rows_of(metrics: Metrics) -> list[tuple[str, str, str]]:
         ("reasoning/backtracks", "backtracking, passages a completion", "number"),
         ("reasoning/corrected_rate", "corrected itself", "percent"),
         ("reasoning/steps_true", "written equations that are true", "percent"),
-        ("tokens_wasted", "tokens without signal", "percent"),
+        ("tokens_wasted", "tokens without a gradient", "percent"),
     ]
 
 

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from aha.evaluate.evaluate import Evaluation, evaluate
-from aha.grpo.advantages import group_advantages, without_signal
+from aha.grpo.advantages import group_advantages
 from aha.observe.alerts import Watch
 from aha.observe.machine import Meter
 from aha.observe.observer import Observer
@@ -150,7 +150,7 @@ def collect(
             groups = roll_out(trainer, trainer.stream.at(step, round_), step, round_)
         with _timed(times, "time/reward_s"):
             drawn += score_groups(trainer.rewards, groups)
-        signal = _has_signal(drawn)
+        signal = [group.has_signal for group in drawn]
         if sum(signal) >= grpo.prompts_per_step:
             break
     # First those with signal, in the order drawn; the rest fill up what is missing.
@@ -207,11 +207,6 @@ def with_advantages(groups: Sequence[Group], recipe: Recipe) -> list[Group]:
         replace(group, advantages=tuple(advantages))
         for group, advantages in zip(groups, advantages_PG, strict=True)
     ]
-
-
-def _has_signal(groups: Sequence[Group]) -> list[bool]:
-    rewards_PG = torch.tensor([[s.reward for s in group.scores] for group in groups])
-    return (~without_signal(rewards_PG)).tolist()
 
 
 def rollout_seed(seed: int, step: int, round_: int = 0) -> int:
