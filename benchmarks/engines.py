@@ -48,7 +48,8 @@ def curve(runs: list[RunDirectory], key: str) -> list[float]:
     steps = len(series[0])
     bounds = [round(part * steps / PARTS) for part in range(PARTS + 1)]
     return [
-        fmean(value for values in series for value in values[low:high])
+        # A step without signal has no entropy.
+        fmean(value for values in series for value in values[low:high] if value is not None)
         for low, high in pairwise(bounds)
         if high > low
     ]

@@ -80,6 +80,9 @@ def test_the_same_completions_make_the_same_run(
     trained = [record["trained_rows"] for record in native.metrics()]
     assert (trained[1] == 0) == ("train.seed=5" in changes)
     assert trained[0] * trained[2] > 0
+    # What is not trained on is not measured either.
+    unknown = [record["entropy"] is None for record in native.metrics()]
+    assert unknown == [rows == 0 for rows in trained]
     for ours, theirs in zip(native.metrics(), trl.metrics(), strict=True):
         assert set(ours) == set(theirs)
         for key, value in comparable(ours).items():

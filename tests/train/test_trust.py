@@ -200,6 +200,36 @@ def test_trouble_is_told_once_with_advice(figures: dict[str, Any], words: list[s
     assert any(words[0] in text for text in again)
 
 
+@pytest.mark.parametrize("known", [range(1, 11), range(20, 61)], ids=["first", "last"])
+def test_what_is_not_known_is_no_trouble(known: range) -> None:
+    health = Health()
+    unknown = {"entropy": None, "kl": None}
+    for step in range(1, 61):
+        figures = {"entropy": 0.005} if step in known else unknown
+        assert health.check(step_record(step, **figures)) == []
+
+
+def test_steps_without_signal_record_no_entropy_and_no_collapse(
+    model_folder: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "steps = []\ndef early(completions, **_):\n    steps.append(1)\n"
+        "    return [float(i % 2) if len(steps) <= 12 else 1.0 for i in range(len(completions))]\n"
+    )
+    rewards = f"rewards=[{{name: '{tmp_path}/mine.py:early'}}]"
+    more = ("train.max_steps=24", "train.save_steps=24", "logging.report_to=[tensorboard]")
+    run = start_run(small(model_folder, rewards, *more), tmp_path / "run")
+    for record in run.metrics():
+        trained = record["step"] <= 12
+        assert record["trained_rows"] == (4 if trained else 0)
+        for key in ("entropy", "kl", "clip_ratio", "logprob_gap"):
+            assert (record[key] is not None) == trained, key
+        assert (record["grad_norm"] > 0) == trained
+    messages = [alert["message"] for alert in run.read_lines("alerts.jsonl")]
+    assert any("no signal" in message for message in messages)
+    assert not any("entropy" in message for message in messages), messages
+
+
 FAULTS = {
     "raises": "def reward(completions, **kwargs):\n"
     "    return [1.0 if 'bad' not in c else 1 / 0 for c in completions]\n",

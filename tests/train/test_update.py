@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -98,6 +99,10 @@ def test_without_any_signal_nothing_moves(
     model, stats = run(random_model, flat)
     assert difference(random_model(), model) == 0.0
     assert stats.trained_rows == 0
+    # Nothing was computed, so there is nothing to say of it.
+    unknown = (stats.entropy, stats.kl, stats.clip_ratio, stats.logprob_gap)
+    assert all(math.isnan(value) for value in unknown)
+    assert (stats.loss, stats.grad_norm, stats.skipped) == (0.0, 0.0, False)
 
 
 def test_truncated_completions_can_be_masked(

@@ -6,6 +6,7 @@ for people to judge; these are states that training does not come back from by i
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ class Trouble:
 
 
 def _mean(records: Sequence[Mapping[str, Any]], key: str) -> float:
+    """NaN where nothing is known; no comparison holds for it."""
     values = [record[key] for record in records if record[key] is not None]
-    return fmean(values) if values else 0.0
+    return fmean(values) if values else math.nan
 
 
 TROUBLES = (
@@ -45,7 +47,8 @@ TROUBLES = (
     ),
     Trouble(
         "entropy has collapsed",
-        lambda last, first: _mean(last, "entropy") < min(0.01, 0.1 * _mean(first, "entropy")),
+        lambda last, first: _mean(last, "entropy") < 0.01
+        and _mean(last, "entropy") < 0.1 * _mean(first, "entropy"),
         "the policy hardly tries anything new; raise grpo.epsilon_high or generation.temperature, "
         "lower optimizer.learning_rate, or add a little grpo.beta",
     ),

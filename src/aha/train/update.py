@@ -33,8 +33,9 @@ class UpdateStats:
     """What an update was like; means are over the completion tokens that were trained on.
 
     `logprob_gap` is the largest difference between the sampler's and the trainer's
-    log-probability of one token. `tokens_per_microbatch` is the budget that fitted. All other
-    figures are 0 when nothing was trained on. When the loss or the gradient is not finite the
+    log-probability of one token. `tokens_per_microbatch` is the budget that fitted. When nothing
+    was trained on, loss and gradient are 0, and what is measured on trained tokens (`kl`,
+    `entropy`, `clip_ratio`, `logprob_gap`) is NaN. When the loss or the gradient is not finite the
     step is skipped: `skipped` is true, nothing has moved, and `sick_rows` are the completions (by
     place in the update) whose log-probabilities are not finite.
     """
@@ -91,8 +92,8 @@ def update(
     tokens are still in place then, so they cost no pass and carry none of the sampler's rounding.
     Running out of memory halves the budget and begins the pass again; the update is the same.
     """
+    nan = math.nan
     if sick := _sick_rollouts(groups):
-        nan = math.nan
         return UpdateStats(
             nan, nan, nan, nan, nan, nan, 0, settings.tokens_per_microbatch, True, sick
         )
@@ -112,7 +113,7 @@ def update(
                 policy.clear_gradients()
                 settings = replace(settings, tokens_per_microbatch=_halved(settings, groups))
         if not parts:
-            return UpdateStats(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, settings.tokens_per_microbatch)
+            return UpdateStats(0.0, 0.0, nan, nan, nan, nan, 0, settings.tokens_per_microbatch)
         old = logprobs if iteration == 0 else old
         norm = _step(policy, optimizer, settings.max_grad_norm, sums.loss)
         skipped = not (math.isfinite(norm) and math.isfinite(sums.loss))

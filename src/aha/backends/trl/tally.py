@@ -40,7 +40,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Sums:
-    """A step's last update over all processes; means are over the trained tokens, 0 without any."""
+    """A step's last update over all processes; means are over the trained tokens, NaN without."""
 
     kl: float
     entropy: float
@@ -63,7 +63,9 @@ def summed(
 
     def mean(name: str) -> float:
         values = metrics.get(name, ())[-micro_batches:]
-        if not values or not trained:
+        if not trained:
+            return math.nan
+        if not values:
             return 0.0
         tokens = [sum(part.tokens for part in parts) for parts in together]
         # A micro-batch without tokens has no mean.
@@ -74,7 +76,7 @@ def summed(
     gaps = metrics.get(_GAP, ())
     return Sums(
         kl=mean(_KL),
-        entropy=entropy / trained if trained else 0.0,
+        entropy=entropy / trained if trained else math.nan,
         clip_ratio=mean(_CLIPPED),
         logprob_gap=gaps[-1] if gaps else math.nan,
         trained_rows=sum(part.trained_rows for parts in together for part in parts),
