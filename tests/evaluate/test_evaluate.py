@@ -48,3 +48,13 @@ def test_summary_by_hand() -> None:
     assert summary["truncated_rate"] == 0.25
     assert summary["ci95"] == pytest.approx(wilson_interval(1, 4))
     assert [r["correct"] for r in result.records] == [True, False, False, False]
+
+
+def test_problems_that_are_all_missed_are_not_known_to_be_impossible() -> None:
+    problems = [make_problem([5, 6], 11)] * 20
+    prompts = [Prompt("p <think>", "<think>", ())] * 20
+    engine = ScriptedEngine(lambda *_: "no </think>", lambda text: [0] * len(text.split()))
+    summary = evaluate(engine, problems, prompts, SamplingSettings(20), seed=0, samples=4).summary
+    assert summary["accuracy"] == 0.0
+    assert summary["ci95"] == list(wilson_interval(0, 20))
+    assert summary["by_difficulty"]["2 numbers"]["ci95"] == list(wilson_interval(0, 20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, hypergeom
 
 from aha.evaluate.ballots import Ballot, ballot
-from aha.evaluate.passk import bootstrap_interval, maj_at_k, majority, pass_at_k, powers_up_to
+from aha.evaluate.passk import clustered_interval, maj_at_k, majority, pass_at_k, powers_up_to
 from aha.reasoning.intervals import wilson_interval
 
 
@@ -74,11 +75,39 @@ def test_wilson_is_scipys(share: tuple[int, int]) -> None:
     assert wilson_interval(*share) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
-def test_the_bootstrap_is_near_the_normal_interval_and_repeats() -> None:
+def test_one_completion_a_problem_has_wilsons_interval() -> None:
+    values = [1.0] * 7 + [0.0] * 13
+    assert clustered_interval(values, 1) == pytest.approx(wilson_interval(7, 20))
+    assert clustered_interval([1.0], 1) == wilson_interval(1, 1)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
+def test_problems_that_all_came_out_alike_say_no_more_than_their_number(accuracy: float) -> None:
+    assert clustered_interval([accuracy] * 20, 4) == wilson_interval(20 * accuracy, 20)
+
+
+def test_an_interval_rests_on_no_more_than_the_completions() -> None:
+    # By hand: three problems at 0.5 and one at 0.75 differ less than chance would have it.
+    assert clustered_interval([0.5, 0.5, 0.5, 0.75], 4) == wilson_interval(0.5625 * 16, 16)
+    # Problems that are all right or all wrong are worth one completion each.
+    values = [1.0] * 50 + [0.0] * 50
+    assert clustered_interval(values, 4) == wilson_interval(50, 100)
+
+
+def test_of_many_problems_it_is_the_normal_interval() -> None:
     values = [i % 4 / 3 for i in range(400)]
-    low, high = bootstrap_interval(values)
     half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.004)
-    assert bootstrap_interval(values) == (low, high)
-    assert bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)
+    expected = (mean - half, mean + half)
+    assert clustered_interval(values, 3) == pytest.approx(expected, abs=0.002)
+
+
+def test_it_holds_the_truth_of_rarely_solved_problems() -> None:
+    # One problem in five is solved a quarter of the time: 5 % in the mean.
+    dice, held = random.Random(0), 0
+    for _ in range(400):
+        chances = [dice.choice([0.0, 0.0, 0.0, 0.0, 0.25]) for _ in range(20)]
+        values = [sum(dice.random() < chance for _ in range(4)) / 4 for chance in chances]
+        low, high = clustered_interval(values, 4)
+        held += low <= 0.05 <= high
+    assert held / 400 > 0.93

@@ -11,8 +11,7 @@ from typing import Any
 
 from aha.evaluate.ballots import ballot
 from aha.evaluate.difficulty import difficulty
-from aha.evaluate.passk import bootstrap_interval, maj_at_k, pass_at_k, powers_up_to
-from aha.reasoning.intervals import wilson_interval
+from aha.evaluate.passk import clustered_interval, maj_at_k, pass_at_k, powers_up_to
 from aha.reasoning.reflection import reflection_count
 from aha.rewards.accuracy import Verdict, judge_many
 from aha.rollout.base import Engine, SamplingSettings
@@ -112,7 +111,7 @@ def _summary(records: Sequence[Record], settings: SamplingSettings, samples: int
         "samples": samples,
         "temperature": settings.temperature,
         "accuracy": fmean(map(accuracy_of, problems)),
-        "ci95": list(_interval(problems)),
+        "ci95": list(clustered_interval([*map(accuracy_of, problems)], samples)),
         "accuracy_lenient": fmean(record["correct_lenient"] for record in records),
         "format_rate": fmean(record["well_formed"] for record in records),
         "mean_length": fmean(record["tokens"] for record in records),
@@ -120,15 +119,8 @@ def _summary(records: Sequence[Record], settings: SamplingSettings, samples: int
         "reflection_rate": fmean(record["reflections"] for record in records),
         "truncated_rate": fmean(record["truncated"] for record in records),
         **(_of_several(problems, samples) if samples > 1 else {}),
-        "by_difficulty": _by_difficulty(problems),
+        "by_difficulty": _by_difficulty(problems, samples),
     }
-
-
-def _interval(problems: Sequence[Sequence[Record]]) -> tuple[float, float]:
-    """Wilson's for one completion a problem; with several, problems are resampled."""
-    if all(len(problem) == 1 for problem in problems):
-        return wilson_interval(sum(p[0]["correct"] for p in problems), len(problems))
-    return bootstrap_interval([accuracy_of(problem) for problem in problems])
 
 
 def _lengths(records: Sequence[Record]) -> dict[str, int]:
@@ -153,7 +145,7 @@ def _of_several(problems: Sequence[Sequence[Record]], samples: int) -> dict[str,
     return figures
 
 
-def _by_difficulty(problems: Sequence[Sequence[Record]]) -> dict[str, dict[str, Any]]:
+def _by_difficulty(problems: Sequence[Sequence[Record]], samples: int) -> dict[str, dict[str, Any]]:
     """Accuracy by the task's measure of difficulty, where it has one."""
     parts: dict[str, list[Sequence[Record]]] = {}
     for problem in problems:
@@ -164,7 +156,7 @@ def _by_difficulty(problems: Sequence[Sequence[Record]]) -> dict[str, dict[str, 
         name.strip(): {
             "n": len(part),
             "accuracy": fmean(map(accuracy_of, part)),
-            "ci95": list(_interval(part)),
+            "ci95": list(clustered_interval([*map(accuracy_of, part)], samples)),
             "mean_length": fmean(record["tokens"] for record in chain.from_iterable(part)),
         }
         for name, part in sorted(parts.items())

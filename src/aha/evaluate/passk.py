@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from statistics import variance
 
 from aha.evaluate.ballots import Ballot
-
-_RESAMPLES = 9_999
+from aha.reasoning.intervals import wilson_interval
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -53,17 +53,20 @@ def powers_up_to(n: int) -> list[int]:
     return powers if powers[-1] == n else [*powers, n]
 
 
-def bootstrap_interval(per_problem: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean over problems, by resampling whole problems (percentiles).
+def clustered_interval(per_problem: Sequence[float], samples: int) -> tuple[float, float]:
+    """The 95 % interval of the mean over problems of `samples` completions each.
 
-    The same values give the same interval. All equal: that value twice.
+    Completions of one problem are alike, so they count for less than as many problems: Wilson's
+    interval of the number of independent ones that would have the variance that is seen between
+    problems (an effective sample size, as Korn and Graubard 1998 have it in intervals for shares).
+    That number is between the problems and the completions. Problems that all came out alike show
+    no variance, and count once each. With one completion a problem it is Wilson's interval.
+    Errors: ValueError for no problems.
     """
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    if len(set(per_problem)) < 2:
-        return per_problem[0], per_problem[0]
-    found = bootstrap(
-        (np.asarray(per_problem),), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=0
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    n = len(per_problem)
+    share = sum(per_problem) / n if n else 0.0
+    effective = float(n)
+    if len(set(per_problem)) > 1:
+        effective = share * (1 - share) / (variance(per_problem) / n)
+    effective = min(max(effective, n), n * samples)
+    return wilson_interval(share * effective, effective)

@@ -38,9 +38,7 @@ def share(flags: Sequence[bool]) -> Estimate:
     if not flags:
         raise ValueError("a share of no texts")
     n, true = len(flags), sum(map(bool, flags))
-    value, (low, high) = true / n, wilson_interval(true, n, CONFIDENCE)
-    # Rounding must not put a share of exactly 0 or 1 outside its own interval.
-    return Estimate(value, min(value, low), max(value, high), n)
+    return Estimate(true / n, *wilson_interval(true, n, CONFIDENCE), n)
 
 
 def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:
