@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from aha.recipe import DEFAULT_RECIPE, Recipe, dump_recipe, load_recipe, shipped_recipes
+from aha.sections import GrpoSection
 from aha.types import UserError
 
 
@@ -105,3 +106,15 @@ def test_an_infinite_option_survives_being_written_out(tmp_path: Path) -> None:
 def test_a_name_that_no_file_can_have() -> None:
     with pytest.raises(UserError, match=r"recipe 'x+' cannot be read: .*too long"):
         load_recipe("x" * 300)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_no_shipped_recipe_sets_what_has_no_effect(name: str) -> None:
+    """With one update a batch the ratio is 1, so no clip range is ever reached."""
+    assert load_recipe(name).grpo.num_iterations == 1
+    assert not {"epsilon", "epsilon_high"} & set(yaml.safe_load(shipped_recipes()[name])["grpo"])
+
+
+@pytest.mark.parametrize("key", ["epsilon", "epsilon_high"])
+def test_the_clip_range_says_when_it_has_an_effect(key: str) -> None:
+    assert "num_iterations" in (GrpoSection.model_fields[key].description or "")

@@ -141,8 +141,18 @@ class GrpoSection(Section):
     num_iterations: int = Field(1, ge=1, description="updates per batch of rollouts")
     beta: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight of the KL term")
     use_bias_correction_kl: bool = Field(True, description="KL times the importance ratio")
-    epsilon: float = Field(0.2, ge=0, lt=1)
-    epsilon_high: float | None = Field(None, ge=0, description="none: as epsilon")
+    epsilon: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="how far the policy's ratio may fall before it is clipped; without effect when "
+        "num_iterations is 1, where the ratio is 1",
+    )
+    epsilon_high: float | None = Field(
+        None,
+        ge=0,
+        description="how far it may rise; without effect when num_iterations is 1; none: epsilon",
+    )
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
     mask_truncated_completions: bool = False

@@ -178,7 +178,7 @@ def step_record(step: int, **figures: Any) -> dict[str, Any]:
     [
         ({"frac_reward_zero_std": 1.0}, ["no signal", "num_generations"]),
         ({"completions/clipped_ratio": 0.95}, ["cut off", "max_completion_length"]),
-        ({"entropy": 0.001}, ["entropy", "epsilon_high"]),
+        ({"entropy": 0.001}, ["entropy", "epsilon_high", "num_iterations"]),
         ({"kl": 50.0}, ["KL", "learning_rate"]),
         ({"reward": 0.01}, ["reward has collapsed", "checkpoint"]),
         ({"reward": None, "frac_reward_zero_std": 1.0}, ["no signal"]),

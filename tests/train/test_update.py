@@ -144,6 +144,24 @@ def test_several_iterations_go_further_and_begin_to_clip(
     assert last.clip_ratio > 0.0
 
 
+@pytest.mark.parametrize(("epsilon", "epsilon_high"), [(0.001, 0.001), (0.9, 5.0)])
+def test_with_one_update_a_batch_epsilon_has_no_effect(
+    epsilon: float,
+    epsilon_high: float,
+    random_model: Callable[..., PreTrainedModel],
+    groups: list[Group],
+) -> None:
+    usual, _ = run(random_model, groups)
+    other = LossSettings("dapo", epsilon, epsilon_high, 0.0, 30)
+    model, stats = run(random_model, groups, loss=other)
+    assert stats.clip_ratio == 0.0
+    assert difference(usual, model) == 0.0
+    # With more updates it has.
+    three, _ = run(random_model, groups, num_iterations=3)
+    model, _ = run(random_model, groups, loss=other, num_iterations=3)
+    assert difference(three, model) > 0.0
+
+
 def test_the_gradient_is_clipped_to_its_norm(
     random_model: Callable[..., PreTrainedModel], groups: list[Group]
 ) -> None:

@@ -49,8 +49,9 @@ TROUBLES = (
         "entropy has collapsed",
         lambda last, first: _mean(last, "entropy") < 0.01
         and _mean(last, "entropy") < 0.1 * _mean(first, "entropy"),
-        "the policy hardly tries anything new; raise grpo.epsilon_high or generation.temperature, "
-        "lower optimizer.learning_rate, or add a little grpo.beta",
+        "the policy hardly tries anything new; raise generation.temperature, lower "
+        "optimizer.learning_rate, or add a little grpo.beta; raising grpo.epsilon_high helps only "
+        "where grpo.num_iterations is above 1",
     ),
     Trouble(
         "KL has exploded",
