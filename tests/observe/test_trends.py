@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 
 from aha.observe.alerts import Watch
-from aha.observe.trends import LEVEL, Trend, Watched, line, watched
+from aha.observe.trends import (
+    LEVEL,
+    Trend,
+    Watched,
+    autocorrelation,
+    line,
+    variance_factor,
+    watched,
+)
 from aha.sections import LoggingSection
 
 ACCURACY = Watched("accuracy", "accuracy", True, percent=True)
@@ -37,6 +46,23 @@ def test_a_line_by_hand() -> None:
     assert bent is not None
     assert bent.slope == pytest.approx(1.0)
     assert line([0.5] * 40) is None
+
+
+def test_autocorrelation_by_hand() -> None:
+    # Of 39 products of neighbours one more is 1 than -1: 1 / 40, and a line's bias given back.
+    assert autocorrelation([1.0, 1.0, -1.0, -1.0] * 10) == pytest.approx((40 / 40 + 2) / 36)
+    assert autocorrelation([1.0, -1.0] * 20) == 0.0
+    assert autocorrelation([2.0] * 40) == 0.0
+    assert autocorrelation([float(step // 10) for step in range(40)]) == 0.75
+
+
+def test_the_variance_factor_by_hand() -> None:
+    assert variance_factor(0.0, 40) == 1.0
+    # Of four steps only neighbours count: 1 + 2 * (3 * 2 * 1) * 0.5 / (4 * 3 * 2).
+    assert variance_factor(0.5, 4) == pytest.approx(1.25)
+    # Of many it is (1 + rho) / (1 - rho), the factor of a mean's variance.
+    assert variance_factor(0.6, 20_000) == pytest.approx(4.0, rel=1e-3)
+    assert line([0.1, 0.5]) is not None
 
 
 def test_a_rise_is_announced_once_and_then_its_end() -> None:
@@ -78,6 +104,44 @@ def test_false_alarms_on_flat_noise() -> None:
     runs = [kinds(ACCURACY, noisy(lambda step: 0.3, 160, seed=seed)) for seed in range(300)]
     alarmed = sum(any(kind != "stagnation" for kind in run) for run in runs)
     assert alarmed / len(runs) <= 13 * LEVEL
+
+
+def autocorrelated(rho: float, steps: int, seed: int) -> list[float]:
+    """Deviations of 0.03 around nothing, each step correlated by `rho` with the one before."""
+    dice, value = random.Random(seed), 0.0
+    values = []
+    for step in range(steps):
+        own = dice.gauss(0.0, 1.0)
+        value = own if step == 0 else rho * value + math.sqrt(1 - rho * rho) * own
+        values.append(0.03 * value)
+    return values
+
+
+@pytest.mark.parametrize(("rho", "most"), [(0.3, 0.03), (0.6, 0.05), (0.8, 0.1)])
+def test_false_alarms_on_noise_that_remembers(rho: float, most: float) -> None:
+    # benchmarks/false_alarms.py measures the same on more runs.
+    runs = [[0.3 + v for v in autocorrelated(rho, 150, seed)] for seed in range(200)]
+    alarmed = sum(any(k != "stagnation" for k in kinds(ACCURACY, values)) for values in runs)
+    assert alarmed / len(runs) <= most
+
+
+def logistic(step: int) -> float:
+    """The demo's accuracy: from 0.18 to 0.6 in 150 steps."""
+    return 0.18 + 0.42 / (1 + math.exp(-(step - 75) / 15))
+
+
+def test_a_real_rise_is_found_through_noise() -> None:
+    found = 0
+    for seed in range(20):
+        assert kinds(ACCURACY, noisy(logistic, 70, seed)) == ["improvement"], seed
+        assert "degradation" not in kinds(ACCURACY, noisy(logistic, 150, seed)), seed
+        remembers = [logistic(s + 1) + v for s, v in enumerate(autocorrelated(0.6, 150, seed))]
+        found += "improvement" in kinds(ACCURACY, remembers)
+    assert found >= 18
+
+
+def test_a_bend_without_noise_is_no_reason_to_doubt_a_rise() -> None:
+    assert kinds(ACCURACY, [logistic(step) for step in range(1, 51)]) == ["improvement"]
 
 
 def test_the_message_has_figures() -> None:

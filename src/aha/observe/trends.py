@@ -1,26 +1,33 @@
 """Changes of trend in what a run measures, announced once with figures.
 
 A window of the last steps is tested with the Mann-Kendall test (Kendall's tau against the step;
-Mann 1945, Kendall 1975), which asks for no shape of curve and takes steps as independent draws
-around the trend; its direction is the Theil-Sen line's, and its figures are the medians of the
-window's first and last quarter. Left out: change points to the step. A window of forty steps cannot
-place them better than by ten.
+Mann 1945, Kendall 1975), which asks for no shape of curve. It takes steps as independent draws
+around the trend, and a training run's are not: the policy that is better than the trend today is so
+tomorrow. So the variance of tau is multiplied as Hamed and Rao (1998,
+doi:10.1016/S0022-1694(97)00125-X) do, with the autocorrelations of a first-order process. The
+trend's direction is the Theil-Sen line's, and its figures are the medians of the window's first and
+last quarter. Left out: change points to the step. A window of forty steps cannot place them better
+than by ten.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from itertools import pairwise
+from statistics import fmean, median
 from typing import Any, Literal
 
 Kind = Literal["improvement", "degradation", "stagnation", "collapse", "rise", "fall", "warning"]
 
-# A test is made every quarter of a window; at this level flat noise of 150 steps is announced in
-# about one of two hundred metrics (docs/watching.md).
-LEVEL = 0.001
+# A test is made every quarter of a window; docs/watching.md says how often noise is announced.
+LEVEL = 0.0005
 # The trend is over when the window says as little as this.
 OVER = 0.2
+# The most autocorrelation that is believed. A bend in the curve looks like it, and a window in
+# which every step is above the one before must be found.
+_MOST_AUTOCORRELATION = 0.75
 # Collapse: less than this share of the best, and Mann-Whitney's test agrees.
 COLLAPSED = 0.5
 _RECOVERED = 0.8
@@ -50,7 +57,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Line:
-    """A window's trend: the Theil-Sen line's slope a step, and the Mann-Kendall test's p."""
+    """A window's trend: the Theil-Sen line's slope a step, and the corrected test's p."""
 
     slope: float
     p: float
@@ -71,13 +78,41 @@ def watched(record: Mapping[str, Any]) -> list[Watched]:
 
 def line(values: Sequence[float]) -> Line | None:
     """The trend of values a step apart; none when they are all the same."""
+    from scipy.special import ndtr, ndtri
     from scipy.stats import kendalltau, theilslopes
 
     if len(set(values)) < 2:
         return None
     places = range(len(values))
-    p = float(kendalltau(places, values).pvalue)
-    return Line(float(theilslopes(values, places).slope), p)
+    slope = float(theilslopes(values, places).slope)
+    around = [value - slope * place for place, value in enumerate(values)]
+    factor = variance_factor(autocorrelation(around), len(values))
+    z = ndtri(kendalltau(places, values).pvalue / 2)
+    return Line(slope, float(2 * ndtr(z / math.sqrt(factor))))
+
+
+def autocorrelation(values: Sequence[float]) -> float:
+    """The correlation of each step's value with the next one's, of values without their trend.
+
+    0 to the most that is believed. Taking a line out of n values lowers it by (2 + 4 rho) / n, to
+    first order, which is given back.
+    """
+    n, mean = len(values), fmean(values)
+    centred = [value - mean for value in values]
+    total = math.fsum(value * value for value in centred)
+    if n < 5 or total == 0:
+        return 0.0
+    measured = math.fsum(a * b for a, b in pairwise(centred)) / total
+    return min(max(0.0, (n * measured + 2) / (n - 4)), _MOST_AUTOCORRELATION)
+
+
+def variance_factor(rho: float, n: int) -> float:
+    """By how much the variance of tau over n steps is larger than of independent ones.
+
+    Hamed and Rao's sum, where steps k apart correlate by rho to the power k.
+    """
+    terms = ((n - k) * (n - k - 1) * (n - k - 2) * rho**k for k in range(1, n - 2))
+    return 1 + 2 * math.fsum(terms) / (n * (n - 1) * (n - 2)) if n > 2 else 1.0
 
 
 class Trend:

@@ -1,0 +1,84 @@
+"""How often alerts are wrong and whether they find a rise: `python benchmarks/false_alarms.py`.
+
+Made curves of one metric, as long as a default run, go through the alerts as records do. Noise is a
+first-order process of deviation 0.03, whose steps correlate with the next ones by a given amount.
+Prints docs/watching.md's table. It needs no model, and a minute or two for each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Callable, Iterator
+from statistics import median
+
+from aha.observe.trends import Alert, Trend, Watched
+from aha.reasoning.intervals import wilson_interval
+from aha.recipe import DEFAULT_RECIPE, load_recipe
+
+METRIC = Watched("accuracy", "accuracy", more_is_better=True, percent=True)
+DEVIATION = 0.03
+Curve = Callable[[int], float]
+
+
+def noise(rho: float, seed: int) -> Iterator[float]:
+    dice = random.Random(seed)
+    value = dice.gauss(0.0, 1.0)
+    while True:
+        yield DEVIATION * value
+        value = rho * value + math.sqrt(1 - rho * rho) * dice.gauss(0.0, 1.0)
+
+
+def flat(step: int) -> float:
+    return 0.3
+
+
+def rise(step: int) -> float:
+    """The demo's accuracy: from 0.18 to 0.6 in 150 steps, most of it in the middle third."""
+    return 0.18 + 0.42 / (1 + math.exp(-(step - 75) / 15))
+
+
+def alerts(curve: Curve, rho: float, seed: int, steps: int, window: int) -> list[Alert]:
+    """What is said of one run, by the schedule of the real ones."""
+    trend = Trend(METRIC, window)
+    values = zip(range(1, steps + 1), noise(rho, seed), strict=False)
+    return [alert for step, off in values for alert in trend.check(step, curve(step) + off)]
+
+
+def share(count: int, runs: int) -> str:
+    low, high = wilson_interval(count, runs)
+    return f"{count / runs:.1%} ({low:.1%} to {high:.1%})"
+
+
+def main() -> None:
+    logging, train = load_recipe(DEFAULT_RECIPE).logging, load_recipe(DEFAULT_RECIPE).train
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=train.max_steps)
+    parser.add_argument("--window", type=int, default=logging.alerts_window)
+    parser.add_argument("--rho", type=float, nargs="+", default=[0.0, 0.3, 0.6, 0.8])
+    arguments = parser.parse_args()
+    print("| autocorrelation | flat: false alarms | rise: found | at step, median |")
+    print("|---|---|---|---|")
+    for rho in arguments.rho:
+        told = {
+            curve: [
+                alerts(curve, rho, seed, arguments.steps, arguments.window)
+                for seed in range(arguments.runs)
+            ]
+            for curve in (flat, rise)
+        }
+        wrong = sum(any(a.kind != "stagnation" for a in run) for run in told[flat])
+        found = [
+            next(a.step for a in run if a.kind == "improvement")
+            for run in told[rise]
+            if any(a.kind == "improvement" for a in run)
+        ]
+        when = f"{median(found):.0f}" if found else "-"
+        rates = f"{share(wrong, arguments.runs)} | {share(len(found), arguments.runs)}"
+        print(f"| {rho:g} | {rates} | {when} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
