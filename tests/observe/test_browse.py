@@ -89,3 +89,20 @@ def test_the_command(run: RunDirectory) -> None:
     assert "advantage +7.000" in done.output
     assert "p: Wait, no" in done.output
     assert "plain" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--grep", "nowhere"], "None of 6 completions matches --grep 'nowhere'."),
+        (["--grep", "no.*re", "--step", "10"], "None of 3 completions matches --grep 'no.*re'."),
+        (
+            ["--grep", "gone", "--sort", "reward"],
+            "None of 6 completions matches --grep 'gone' and has a reward.",
+        ),
+    ],
+)
+def test_finding_nothing_is_said(run: RunDirectory, options: list[str], sentence: str) -> None:
+    done = CliRunner().invoke(app, ["samples", str(run.path), *options])
+    assert done.exit_code == 0, done.output
+    assert done.output == f"{sentence}\n"

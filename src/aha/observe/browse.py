@@ -40,21 +40,32 @@ def browse(run: RunDirectory, query: Query) -> list[Shown]:
 
     Errors: UserError when the run has no samples, none of that step, or the pattern is not one.
     """
+    kept, pattern = _kept(run, query.step), _pattern(query.grep)
+    found = [shown for shown in kept if pattern is None or pattern.search(shown.completion["text"])]
+    return _sorted(found, query)[: query.limit]
+
+
+def nothing(run: RunDirectory, query: Query) -> str:
+    """What to say where `browse` finds none: of how many completions, and what they lack."""
+    wanted = [] if query.grep is None else [f"matches --grep {query.grep!r}"]
+    wanted += ["has a reward"] if query.order == "reward" else []
+    return f"None of {len(_kept(run, query.step))} completions {' and '.join(wanted)}."
+
+
+def _kept(run: RunDirectory, step: int | None) -> list[Shown]:
+    """Every completion that the run kept, or that it kept of one step."""
     records = run.read_lines(run.samples_file.name)
     if not records:
         raise UserError(f"{str(run.path)!r} has no samples; see logging.samples_steps.")
-    if query.step is not None:
-        records = [record for record in records if record["step"] == query.step]
+    if step is not None:
+        records = [record for record in records if record["step"] == step]
         if not records:
-            raise UserError(f"--step is {query.step}; samples are of steps {_steps(run)}.")
-    pattern = _pattern(query.grep)
-    found = [
+            raise UserError(f"--step is {step}; samples are of steps {_steps(run)}.")
+    return [
         Shown(record["step"], record["columns"], record["prompt"], completion)
         for record in records
         for completion in record["completions"]
-        if pattern is None or pattern.search(completion["text"])
     ]
-    return _sorted(found, query)[: query.limit]
 
 
 def text(shown: Shown) -> str:
