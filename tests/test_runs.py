@@ -156,6 +156,28 @@ def test_the_recipe_reads_back(run: RunDirectory) -> None:
     assert run.recipe() == load_recipe("countdown-tiny")
 
 
+def test_the_recipes_of_a_changed_run_are_kept_with_their_last_steps(run: RunDirectory) -> None:
+    recipes = [load_recipe("countdown-tiny", [f"grpo.beta={beta}"]) for beta in (0.1, 0.2, 0.3)]
+    original, at = run.recipe(), dict[int, dict[str, int]]()
+    for step in range(1, 6):
+        run.append_metrics({"step": step})
+        at[step] = run.record_bytes()
+        if step == 2:
+            run.change_recipe(recipes[0], 2)
+            # Changed again before any step: the first two steps' recipe stays theirs.
+            run.change_recipe(recipes[1], 2)
+        if step == 4:
+            run.change_recipe(recipes[2], 4)
+    assert run.earlier_recipes() == [(2, original), (4, recipes[1])]
+    # Step 3 is the last that counts now, and the rest is done again with the newest recipe.
+    run.rewind(3, at[3])
+    assert run.earlier_recipes() == [(2, original), (3, recipes[1])]
+    run.rewind(2, at[2])
+    assert run.earlier_recipes() == [(2, original)]
+    run.rewind(1, at[1])
+    assert run.earlier_recipes() == [(1, original)]
+
+
 def test_names_that_no_folder_can_have(tmp_path: Path) -> None:
     for way in (RunDirectory.open, RunDirectory.require_new):
         with pytest.raises(UserError, match="too long"):

@@ -1,6 +1,6 @@
 """The run directory: what is in it, how it is written, how it is read. No torch.
 
-recipe.yaml  environment.json  metrics.jsonl  alerts.jsonl  samples.jsonl
+recipe.yaml  recipe-until-step-50.yaml  environment.json  metrics.jsonl  alerts.jsonl  samples.jsonl
 samples/step_00005.txt  events/  checkpoints/step-000100/  eval.json
 eval-before.jsonl  eval-after.jsonl  evals/step-000050.jsonl  report.html
 """
@@ -31,8 +31,10 @@ _PACKAGES = (
     "trl", "accelerate", "deepspeed", "vllm",
 )  # fmt: skip
 
-# The file of an evaluation during training, as training names it.
+# Files by step, as training names them; others in the same folders are someone else's.
+_SAMPLES = re.compile(r"step_(\d{5,})\.txt")
 _EVALUATION = re.compile(r"step-(\d{6,})\.jsonl")
+_EARLIER_RECIPE = re.compile(r"recipe-until-step-(\d+)\.yaml")
 
 
 class RunDirectory:
@@ -184,12 +186,17 @@ class RunDirectory:
         for name, length in record_bytes.items():
             if (self.path / name).exists():
                 os.truncate(self.path / name, length)
-        for path in self.samples.glob("step_*.txt"):
-            if int(path.stem.removeprefix("step_")) > step:
-                path.unlink()
-        for of_step, path in self.evaluations():
+        for of_step, path in (*_by_step(self.samples, _SAMPLES), *self.evaluations()):
             if of_step > step:
                 path.unlink()
+        recipes = _by_step(self.path, _EARLIER_RECIPE)
+        later = [path for of_step, path in recipes if of_step > step]
+        # Of these the first ran the last step that is left, unless another one's steps end there.
+        kept = [] if self._until(step).exists() else later[:1]
+        for path in later[len(kept) :]:
+            path.unlink()
+        for path in kept:
+            path.rename(self._until(step))
         return lost
 
     def evaluations(self) -> list[tuple[int, Path]]:
@@ -197,13 +204,24 @@ class RunDirectory:
 
         `aha eval` writes files of other names into the same folder; they are not the run's own.
         """
-        found = ((_EVALUATION.fullmatch(path.name), path) for path in self.evals.glob("*.jsonl"))
-        return sorted((int(match[1]), path) for match, path in found if match)
+        return _by_step(self.evals, _EVALUATION)
 
     def change_recipe(self, recipe: Recipe, step: int) -> None:
-        """Go on under another recipe; the one until `step` stays beside it."""
-        _replace(self.path / f"recipe-until-step-{step}.yaml", dump_recipe(self.recipe()))
+        """Go on under another recipe; the one that the steps until `step` ran with stays beside it.
+
+        A recipe that is changed again before a step ran with it is forgotten.
+        """
+        if not self._until(step).exists():
+            _replace(self._until(step), dump_recipe(self.recipe()))
         _replace(self.path / "recipe.yaml", dump_recipe(recipe))
+
+    def earlier_recipes(self) -> list[tuple[int, Recipe]]:
+        """The recipes before the run's own, each with the last step that ran with it, in order."""
+        found = _by_step(self.path, _EARLIER_RECIPE)
+        return [(step, load_recipe(str(path))) for step, path in found]
+
+    def _until(self, step: int) -> Path:
+        return self.path / f"recipe-until-step-{step}.yaml"
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -340,6 +358,12 @@ def _parsed(text: bytes, where: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise RunFailure(f"{where} is damaged: {error}.") from None
+
+
+def _by_step(folder: Path, name: re.Pattern[str]) -> list[tuple[int, Path]]:
+    """The step and the path of the files of that name, by step."""
+    found = ((name.fullmatch(path.name), path) for path in folder.glob("*"))
+    return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def _replace(path: Path, text: str) -> None:

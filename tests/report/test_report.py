@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shlex
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,30 @@ def test_what_never_changes_is_named_instead_of_drawn(run: RunDirectory) -> None
     html = render_report(run)
     assert "KL to the start, nats a token (0)" in html
     assert "<figcaption>KL to the start" not in html
+
+
+def test_a_run_is_reproduced_by_its_recipe(run: RunDirectory) -> None:
+    html = render_report(run)
+    assert "<pre>aha train recipe.yaml</pre>" in html
+    assert "--resume" not in html
+
+
+def test_a_run_whose_recipe_was_changed_says_which_steps_ran_with_which(run: RunDirectory) -> None:
+    more = ["grpo.beta=0.1", "rewards=[{name: accuracy}]", "logging.samples_steps=5"]
+    run.change_recipe(load_recipe("countdown-tiny", ["grpo.beta=0.1"]), 10)
+    run.change_recipe(load_recipe("countdown-tiny", more), 30)
+    run.change_recipe(load_recipe("countdown-tiny", [*more, "logging.samples_steps=1"]), 40)
+    html = render_report(run)
+    assert "<pre>aha train recipe.yaml</pre>" not in html
+    commands = re.findall(r"<td><code>(aha train .*?)</code></td>", html)
+    assert commands[0] == "aha train recipe.yaml --output again"
+    assert commands[1] == "aha train --resume again --allow-change --set grpo.beta=0.1"
+    # No step ran with the last change.
+    assert len(commands) == 3
+    sets = [part for part in shlex.split(unescape(commands[2])) if "=" in part]
+    changed = load_recipe("countdown-tiny", ["grpo.beta=0.1", *sets])
+    assert changed == load_recipe("countdown-tiny", more)
+    assert [f"steps {steps}" in html for steps in ("1 to 10", "11 to 30", "31 to 40")] == [True] * 3
 
 
 def test_alerts_are_shown_when_there_are_some(run: RunDirectory) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from aha.reasoning.behaviours import BEHAVIOURS
-from aha.recipe import dump_recipe
 from aha.report import behaviours as behaviours_
 from aha.report import curves as curves_
 from aha.report import gallery as gallery_
@@ -23,6 +22,7 @@ from aha.report.drawn import Drawn, contents, curves_note, drawn_bars, drawn_hea
 from aha.report.figures import write_figure
 from aha.report.page import Live, render
 from aha.report.phases import phase_table
+from aha.report.reproduce import stretches
 from aha.report.summary import summarise
 from aha.report.text import SHOWN
 from aha.report.words import run_words
@@ -77,7 +77,7 @@ def render_report(run: RunDirectory, live: Live | None = None) -> str:
         "case": case,
         "cost": cost(data),
         "environment": environment_rows(data),
-        "recipe_yaml": dump_recipe(data.recipe),
+        "stretches": stretches(data),
         "contents": contents(
             ("alerts", "Alerts", bool(data.alerts)),
             ("evaluation", "Evaluation", data.evaluated),

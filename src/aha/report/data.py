@@ -38,10 +38,13 @@ class RunData:
     """A run's files. `before` and `after` are the held-out completions, empty when not there.
 
     `during` has the step and the records of each evaluation in between, not analysed.
+    `earlier_recipes` are what the run began with before its recipe was changed, each with the last
+    step that ran with it.
     """
 
     name: str
     recipe: Recipe
+    earlier_recipes: Sequence[tuple[int, Recipe]]
     environment: Mapping[str, Any]
     metrics: Metrics
     evaluation: Mapping[str, Any]
@@ -71,6 +74,7 @@ def load(run: RunDirectory) -> RunData:
     return RunData(
         name=run.path.resolve().name,
         recipe=recipe,
+        earlier_recipes=run.earlier_recipes(),
         environment=json.loads(environment.read_text("utf-8")) if environment.exists() else {},
         metrics=metrics,
         evaluation=run.evaluation(),
