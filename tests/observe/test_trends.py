@@ -120,9 +120,28 @@ def autocorrelated(rho: float, steps: int, seed: int) -> list[float]:
 @pytest.mark.parametrize(("rho", "most"), [(0.3, 0.03), (0.6, 0.05), (0.8, 0.1)])
 def test_false_alarms_on_noise_that_remembers(rho: float, most: float) -> None:
     # benchmarks/false_alarms.py measures the same on more runs.
-    runs = [[0.3 + v for v in autocorrelated(rho, 150, seed)] for seed in range(200)]
+    runs = [[0.3 + v for v in autocorrelated(rho, 150, seed)] for seed in range(100)]
     alarmed = sum(any(k != "stagnation" for k in kinds(ACCURACY, values)) for values in runs)
     assert alarmed / len(runs) <= most
+
+
+@pytest.mark.parametrize(("rho", "most"), [(0.0, 0.03), (0.6, 0.08), (0.8, 0.12)])
+def test_a_metric_that_swings_by_half_of_its_mean_has_not_collapsed(
+    rho: float, most: float
+) -> None:
+    runs = [[max(0.0, 0.06 + v) for v in autocorrelated(rho, 150, seed)] for seed in range(50)]
+    alarmed = sum("collapse" in kinds(ACCURACY, values) for values in runs)
+    assert alarmed / len(runs) <= most
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+def test_a_collapse_is_found_through_noise(rho: float) -> None:
+    for seed in range(20):
+        noise = autocorrelated(rho, 170, seed)
+        sudden = [(0.5 if step < 120 else 0.1) + v for step, v in enumerate(noise)]
+        assert kinds(ACCURACY, sudden).count("collapse") == 1, seed
+    # Without any noise, too.
+    assert "collapse" in kinds(ACCURACY, [1.0] * 60 + [0.3] * 20)
 
 
 def logistic(step: int) -> float:

@@ -2,12 +2,12 @@
 
 A window of the last steps is tested with the Mann-Kendall test (Kendall's tau against the step;
 Mann 1945, Kendall 1975), which asks for no shape of curve. It takes steps as independent draws
-around the trend, and a training run's are not: the policy that is better than the trend today is so
-tomorrow. So the variance of tau is multiplied as Hamed and Rao (1998,
-doi:10.1016/S0022-1694(97)00125-X) do, with the autocorrelations of a first-order process. The
-trend's direction is the Theil-Sen line's, and its figures are the medians of the window's first and
-last quarter. Left out: change points to the step. A window of forty steps cannot place them better
-than by ten.
+around the trend. Those of a run are not: a policy that is above the trend at one step is above it
+at the next. So the variance of tau is multiplied as by Hamed and Rao (1998,
+doi:10.1016/S0022-1694(97)00125-X), with the autocorrelations of a first-order process. The trend's
+direction is the Theil-Sen line's, and its figures are the medians of the window's first and last
+quarter. A collapse is measured against the noise around that line, its autocorrelation included.
+Left out: change points to the step. A window of forty steps cannot place them better than by ten.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any, Literal
 
 Kind = Literal["improvement", "degradation", "stagnation", "collapse", "rise", "fall", "warning"]
@@ -28,11 +28,12 @@ OVER = 0.2
 # The most autocorrelation that is believed. A bend in the curve looks like it, and a window in
 # which every step is above the one before must be found.
 _MOST_AUTOCORRELATION = 0.75
-# Collapse: less than this share of the best, and Mann-Whitney's test agrees.
+# Collapse: less than this share of the best, means over so many steps each, and further below it
+# than this many standard errors of such a difference.
 COLLAPSED = 0.5
 _RECOVERED = 0.8
-_COLLAPSE_LEVEL = 1e-3
 _SPAN = 10
+_ERRORS = 5
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,14 @@ class Watched:
 
 @dataclass(frozen=True)
 class Line:
-    """A window's trend: the Theil-Sen line's slope a step, and the corrected test's p."""
+    """A window's trend: the Theil-Sen line's slope a step, and the corrected test's p.
+
+    `error` is the standard error of a mean over `_SPAN` steps, from the noise around the line.
+    """
 
     slope: float
     p: float
+    error: float
 
 
 def watched(record: Mapping[str, Any]) -> list[Watched]:
@@ -86,9 +91,11 @@ def line(values: Sequence[float]) -> Line | None:
     places = range(len(values))
     slope = float(theilslopes(values, places).slope)
     around = [value - slope * place for place, value in enumerate(values)]
-    factor = variance_factor(autocorrelation(around), len(values))
+    rho = autocorrelation(around)
     z = ndtri(kendalltau(places, values).pvalue / 2)
-    return Line(slope, float(2 * ndtr(z / math.sqrt(factor))))
+    p = float(2 * ndtr(z / math.sqrt(variance_factor(rho, len(values)))))
+    shares = math.fsum((1 - k / _SPAN) * rho**k for k in range(1, _SPAN))
+    return Line(slope, p, stdev(around) * math.sqrt((1 + 2 * shares) / _SPAN))
 
 
 def autocorrelation(values: Sequence[float]) -> float:
@@ -123,7 +130,7 @@ class Trend:
         self._window = window
         self._values: list[tuple[int, float]] = []
         self._state = "new"
-        self._best: tuple[float, ...] = ()
+        self._best, self._error = -math.inf, 0.0
         self._collapsed = False
 
     def check(self, step: int, value: float | None) -> list[Alert]:
@@ -133,12 +140,12 @@ class Trend:
         seen = len(self._values)
         if seen < self._window or (seen - self._window) % max(1, self._window // 4):
             return []
-        found = [self._changed(), self._collapse()]
-        return [alert for alert in found if alert is not None]
-
-    def _changed(self) -> Alert | None:
         window = self._values[-self._window :]
         trend = line([value for _, value in window])
+        found = [self._changed(trend, window), self._collapse(trend)]
+        return [alert for alert in found if alert is not None]
+
+    def _changed(self, trend: Line | None, window: Sequence[tuple[int, float]]) -> Alert | None:
         # Mostly equal values can have a trend whose median slope is none: nothing to speak of.
         if trend is not None and trend.p < LEVEL and trend.slope:
             state = "up" if trend.slope > 0 else "down"
@@ -166,20 +173,19 @@ class Trend:
             f"{window[0][0]} to {window[-1][0]}",
         )
 
-    def _collapse(self) -> Alert | None:
+    def _collapse(self, trend: Line | None) -> Alert | None:
         """Whether the last values are far below the best ones so far."""
         if not self._metric.more_is_better:
             return None
-        last = tuple(value for _, value in self._values[-_SPAN:])
-        if not self._best or sum(last) > sum(self._best):
-            self._best = last
-        low, best = sum(last) / len(last), sum(self._best) / len(self._best)
+        low = fmean(value for _, value in self._values[-_SPAN:])
+        if low > self._best:
+            # The noise is measured here: around a collapse it would be taken for noise itself.
+            self._best, self._error = low, trend.error if trend is not None else 0.0
+        best = self._best
         if self._collapsed or best <= 0 or low > COLLAPSED * best:
             self._collapsed = self._collapsed and low < _RECOVERED * best
             return None
-        from scipy.stats import mannwhitneyu
-
-        if mannwhitneyu(last, self._best, alternative="less").pvalue > _COLLAPSE_LEVEL:
+        if best - low < _ERRORS * math.sqrt(2) * self._error:
             return None
         self._collapsed = True
         return self._alert(
