@@ -40,7 +40,7 @@ def scarce(step: int) -> float:
 
 
 def rise(step: int) -> float:
-    """The demo's accuracy: from 0.18 to 0.6 in 150 steps, most of it in the middle third."""
+    """The shape of the demo's accuracy: 0.18 to 0.6 in 150 steps, most in the middle third."""
     return 0.18 + 0.42 / (1 + math.exp(-(step - 75) / 15))
 
 

@@ -145,7 +145,7 @@ def test_a_collapse_is_found_through_noise(rho: float) -> None:
 
 
 def logistic(step: int) -> float:
-    """The demo's accuracy: from 0.18 to 0.6 in 150 steps."""
+    """The shape of the demo's accuracy: from 0.18 to 0.6 in 150 steps."""
     return 0.18 + 0.42 / (1 + math.exp(-(step - 75) / 15))
 
 
