@@ -76,7 +76,9 @@ def measured(config: Any, name: str, known_from: str, trust_remote_code: bool = 
     """
     dtype = getattr(config, "dtype", None)
     try:
-        widths = Widths.of(config.get_text_config())
+        text = config.get_text_config()
+        text.num_attention_heads  # noqa: B018
+        widths = Widths.of(text)
         counts = counts_of(config, trust_remote_code)
     except (AttributeError, ValueError) as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]

@@ -6,6 +6,8 @@ Llama-like models have faster ones: `aha.rollout.cpu`, and `aha.rollout.static` 
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from torch.nn import functional
 from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 from aha.kernels.decode import Drawn
+from aha.types import UserError
 
 
 class Decoder(Protocol):
@@ -63,8 +66,9 @@ class Decoder(Protocol):
 class HFDecoder(Decoder):
     """Any causal LM: its forward, its cache class, left-padded prompts.
 
-    Rows join live ones where every layer's cache is plain keys and values; models with sliding
-    windows or recurrent states finish one batch of rows before they begin the next.
+    Rows join live ones where every layer's cache is plain keys and values or a recurrent state;
+    models with sliding windows finish one batch of rows before they begin the next. Padding would
+    enter a recurrent state, so models with one read only equally long prompts together.
     """
 
     leave_share = 0.125  # leaving copies the cache
@@ -75,12 +79,28 @@ class HFDecoder(Decoder):
         self._cache: Any = None
         self._mask_RT = torch.empty(0)
         self._next_position_R = torch.empty(0)
+        # Newer transformers call it `cache`, older ones otherwise for some models.
+        taken = inspect.signature(model.forward).parameters
+        names = ("cache", "past_key_values", "cache_params")
+        self._keyword = next((name for name in names if name in taken), names[0])
+        layers = DynamicCache(config=model.config).layers
+        self._recurrent = any(_is_recurrent(layer) for layer in layers)
+        # Nothing is padded where there is no attention; some such models read a mask wrongly.
+        self._masked = not self._recurrent or any(hasattr(layer, "keys") for layer in layers)
 
     @property
     def can_join(self) -> bool:
-        return self._cache is None or all(type(x) is DynamicLayer for x in self._cache.layers)
+        return self._cache is None or all(
+            type(layer) is DynamicLayer or _is_recurrent(layer) for layer in self._cache.layers
+        )
 
     def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
+        if not self._recurrent:
+            return self._read(prompts, repeats)
+        together = itertools.groupby(prompts, key=len)
+        return torch.cat([self._read(list(group), repeats) for _, group in together])
+
+    def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         device = self._model.device
         width = max(len(prompt) for prompt in prompts)
         ids_PT = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -90,39 +110,41 @@ class HFDecoder(Decoder):
             mask_PT[row, width - len(prompt) :] = 1
         mask_PT = mask_PT.to(device)
         position_PT = (mask_PT.cumsum(dim=1) - 1).clamp(min=0)
-        output = self._model(
-            input_ids=ids_PT.to(device),
-            attention_mask=mask_PT,
-            position_ids=position_PT,
-            past_key_values=DynamicCache(config=self._model.config),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = output.past_key_values
-        cache.batch_repeat_interleave(repeats)
-        next_position_R = (position_PT[:, -1] + 1).repeat_interleave(repeats)
-        self._join(cache, mask_PT.repeat_interleave(repeats, dim=0), next_position_R)
-        return output.logits[:, -1].repeat_interleave(repeats, dim=0)
+        cache = DynamicCache(config=self._model.config)
+        logits_PTV = self._forward(ids_PT.to(device), mask_PT, position_PT, cache)
+        row_R = torch.arange(len(prompts), device=device).repeat_interleave(repeats)
+        # Unlike `batch_repeat_interleave`, every kind of layer has this.
+        cache.reorder_cache(row_R)
+        self._join(cache, mask_PT[row_R], position_PT[row_R, -1] + 1)
+        return logits_PTV[row_R, -1]
 
     def step(self, tokens_R: Tensor) -> Tensor:
         self._mask_RT = functional.pad(self._mask_RT, (0, 1), value=1)
-        output = self._model(
-            input_ids=tokens_R[:, None],
-            attention_mask=self._mask_RT,
-            position_ids=self._next_position_R[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        position_R1 = self._next_position_R[:, None]
+        logits_R1V = self._forward(tokens_R[:, None], self._mask_RT, position_R1, self._cache)
         self._next_position_R = self._next_position_R + 1
-        return output.logits[:, -1]
+        return logits_R1V[:, -1]
 
     def keep(self, rows_K: Tensor) -> None:
         if not len(rows_K):
             self._cache = None
             return
-        self._cache.batch_select_indices(rows_K)
+        self._cache.reorder_cache(rows_K)
         self._mask_RT = self._mask_RT[rows_K]
         self._next_position_R = self._next_position_R[rows_K]
+
+    def _forward(self, ids_RT: Tensor, mask_RT: Tensor, position_RT: Tensor, cache: Any) -> Tensor:
+        """Logits (R, 1, V) after the last of the tokens, which `cache` then holds."""
+        output = self._model(
+            input_ids=ids_RT,
+            attention_mask=mask_RT if self._masked else None,
+            position_ids=position_RT,
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._keyword: cache},
+        )
+        logits: Tensor = output.logits
+        return logits
 
     def _join(self, cache: Any, mask_RT: Tensor, next_position_R: Tensor) -> None:
         """Append rows, both sides padded on the left to one length."""
@@ -133,12 +155,16 @@ class HFDecoder(Decoder):
         old, new = self._mask_RT.shape[1], mask_RT.shape[1]
         width = max(old, new)
         for mine, theirs in zip(self._cache.layers, cache.layers, strict=True):
-            for name in ("keys", "values"):
-                joined = (
-                    functional.pad(getattr(mine, name), (0, 0, width - old, 0)),
-                    functional.pad(getattr(theirs, name), (0, 0, width - new, 0)),
-                )
-                setattr(mine, name, torch.cat(joined))
+            if getattr(mine, "keys", None) is not None:
+                for name in ("keys", "values"):
+                    joined = (
+                        functional.pad(getattr(mine, name), (0, 0, width - old, 0)),
+                        functional.pad(getattr(theirs, name), (0, 0, width - new, 0)),
+                    )
+                    setattr(mine, name, torch.cat(joined))
+            if _is_recurrent(mine):
+                for name in ("conv_states", "recurrent_states"):
+                    setattr(mine, name, _cat_states(getattr(mine, name), getattr(theirs, name)))
         self._mask_RT = torch.cat(
             (
                 functional.pad(self._mask_RT, (width - old, 0)),
@@ -146,6 +172,59 @@ class HFDecoder(Decoder):
             )
         )
         self._next_position_R = torch.cat((self._next_position_R, next_position_R))
+
+
+def refuse_unfit(model: PreTrainedModel) -> None:
+    """Errors: UserError for a recurrent model that `HFDecoder` does not decode as it is trained.
+
+    A few tokens are written both ways; plain attention needs no such trial.
+    """
+    layers = DynamicCache(config=model.config).layers
+    if not model._is_stateful and not any(_is_recurrent(layer) for layer in layers):
+        return
+    why = "its sliding windows stand beside recurrent states"
+    if not any(getattr(layer, "is_sliding", False) for layer in layers):
+        why = _difference(model)
+    if why:
+        raise UserError(
+            f"model.name: a model of type {model.config.model_type!r} cannot write completions "
+            f"here: {why}; allowed are models whose recurrent states transformers' DynamicCache "
+            "holds, such as qwen3_next, granitemoehybrid, falcon_h1 or mamba."
+        )
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel) -> str:
+    """How decoding differs from a plain forward by more than rounding; empty if it does not."""
+    ids_RT = torch.arange(16, device=model.device).repeat(2, 1)
+    decoder, lengths = HFDecoder(model), (3, 5)
+    try:
+        logits_R1V = [decoder.add([ids_RT[0, :length].tolist() for length in lengths], 1)]
+        logits_R1V += [
+            decoder.step(torch.stack([ids_RT[0, length + step] for length in lengths]))
+            for step in range(8)
+        ]
+    except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+    plain_TV = model(input_ids=ids_RT[:1], use_cache=False).logits[0].float().log_softmax(dim=-1)
+    written_RTV = torch.stack(logits_R1V, dim=1).float().log_softmax(dim=-1)
+    gaps = [
+        (written_TV - plain_TV[length - 1 : length + 8]).abs().mean().item()
+        for length, written_TV in zip(lengths, written_RTV, strict=True)
+    ]
+    apart = max(gaps)
+    return f"its log-probabilities are {apart:.2g} apart from training's" if apart > 0.1 else ""
+
+
+def _is_recurrent(layer: Any) -> bool:
+    return hasattr(layer, "recurrent_states")
+
+
+def _cat_states(mine: Any, theirs: Any) -> Any:
+    """Recurrent states of the rows of both: a tensor, a dictionary of them, or none."""
+    if isinstance(mine, dict):
+        return {key: _cat_states(state, theirs[key]) for key, state in mine.items()}
+    return None if mine is None else torch.cat((mine, theirs))
 
 
 def prompt_mask(padding_P: Tensor, width: int) -> Tensor:

@@ -23,7 +23,7 @@ from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.blocks.memory import is_out_of_memory
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, CPUDecoder
-from aha.rollout.decoder import Decoder, HFDecoder
+from aha.rollout.decoder import Decoder, HFDecoder, refuse_unfit
 from aha.rollout.partial import Partial, in_groups, unfinished_text
 from aha.rollout.sampler import sample, uniforms
 from aha.rollout.static import StaticDecoder
@@ -60,6 +60,9 @@ class NativeEngine:
         self._blocks = blocks
         self._max_rows = max_rows
         self._end_ids = torch.tensor(sorted(_end_ids(model, tokenizer)), device=model.device)
+        if blocks is None:
+            with self._without_training():
+                refuse_unfit(model)
 
     @torch.inference_mode()
     def generate(

@@ -51,8 +51,11 @@ class Widths:
 
     @staticmethod
     def of(config: Any) -> Widths:
-        """From a Hugging Face configuration, with that library's defaults for what it lacks."""
-        heads, hidden = config.num_attention_heads, config.hidden_size
+        """From a Hugging Face configuration, with that library's defaults for what it lacks.
+
+        A model without attention counts as one head that is as wide as the stream.
+        """
+        heads, hidden = getattr(config, "num_attention_heads", None) or 1, config.hidden_size
         return Widths(
             layers=config.num_hidden_layers,
             hidden=hidden,

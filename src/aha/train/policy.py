@@ -197,4 +197,9 @@ def _load(factory: Any, section: ModelSection, source: str, **options: Any) -> A
         )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if "does not support an attention implementation" in first:
+            raise UserError(
+                f"model.attn_implementation is {section.attn_implementation!r}, which "
+                f"{section.name!r} does not have; --set model.attn_implementation=eager."
+            ) from None
         raise UserError(f"model.name: {section.name!r} could not be loaded: {first}") from None
