@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GraniteConfig, PreTrainedTokenizerFast
 
 import aha.backends.trl.conductor as conductor
+import aha.backends.trl.materials as materials
 from aha.backends.trl.run import resume_run, start_run
 from aha.backends.trl.trainer import RecipeTrainer
 from aha.recipe import Recipe, load_recipe, shipped_recipes
@@ -357,6 +358,32 @@ def test_precisions_and_checkpointing(changes: list[str], small: Make, tmp_path:
     run = start_run(small("trl", "model.name=aha-tiny", *changes), tmp_path / "run")
     assert [record["skipped"] for record in run.metrics()] == [False] * 3
     assert any(record["grad_norm"] > 0 for record in run.metrics())
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_policy_that_trl_loads_drops_nothing_out(
+    small: Make,
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, same = tmp_path / "granite", list[bool]()
+    config = GraniteConfig(
+        vocab_size=224, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, attention_dropout=0.5,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+    def train(self: RecipeTrainer, **options: Any) -> None:
+        policy, ids = self.policy.train(), torch.arange(1, 40)[None]
+        logits = [type(policy).forward(policy, ids).logits for _ in range(2)]
+        same.append(torch.equal(*logits))
+
+    monkeypatch.setattr(RecipeTrainer, "train", train)
+    monkeypatch.setattr(materials, "asked_for_fsdp", lambda: True)
+    start_run(small("trl", f"model.name={folder}", "evaluation.n=0"), tmp_path / "run")
+    assert same == [True]
 
 
 @pytest.mark.usefixtures("without_report")

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    GPT2Config,
+    GraniteConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    SeedOssConfig,
+)
 
 from aha.sections import ModelSection
 from aha.tiny import weights_path
@@ -44,3 +55,38 @@ def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
 def test_weights_are_float32_unless_asked_otherwise() -> None:
     assert choose_dtype(ModelSection()) == torch.float32
     assert choose_dtype(ModelSection(dtype="bfloat16")) == torch.bfloat16
+
+
+SIZES = {"vocab_size": 224, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+DROPPING: dict[str, Callable[[], PreTrainedConfig]] = {
+    "granite": lambda: GraniteConfig(**SIZES, intermediate_size=48, attention_dropout=0.5),
+    "seed_oss": lambda: SeedOssConfig(
+        **SIZES, intermediate_size=48, num_key_value_heads=2, head_dim=16,
+        attention_dropout=0.5, residual_dropout=0.5,
+    ),
+    "opt": lambda: OPTConfig(
+        **SIZES, ffn_dim=48, word_embed_proj_dim=32, dropout=0.5, attention_dropout=0.5,
+        layerdrop=0.5,
+    ),
+    # Reads its configuration in every forward.
+    "falcon": lambda: FalconConfig(**SIZES, hidden_dropout=0.5, attention_dropout=0.5),
+    # Has modules for it.
+    "gpt2": lambda: GPT2Config(vocab_size=224, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_training_drops_nothing_out(
+    name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    torch.manual_seed(1)
+    untouched = AutoModelForCausalLM.from_config(DROPPING[name]())
+    untouched.save_pretrained(tmp_path)
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert not torch.equal(untouched.train()(ids).logits, untouched(ids).logits)
+        model = load_model(ModelSection(name=str(tmp_path)))
+        written = model.eval()(ids).logits
+        model.train()
+        assert torch.equal(model(ids).logits, model(ids).logits)
+        assert torch.allclose(model(ids).logits, written, atol=1e-5)

@@ -161,13 +161,25 @@ def load_model(
     )
     if adapter is not None:
         model = with_adapter(model, adapter)
-    for module in model.modules():
-        # The sampler runs without dropout; the trainer must score the same distribution.
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    switch_off_dropout(model)
     # In eval mode bitsandbytes computes otherwise, and on a CPU without a gradient; nothing else
     # here depends on the mode, and the sampler must draw from what the trainer scores.
     return model.train() if options else model.to(device)
+
+
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """The sampler runs without dropout; the trainer must score the same distribution.
+
+    Some models have modules for it, others a number under a name such as `attention_dropout` or
+    `layerdrop`, in a module or in the configuration that it reads.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for holder in filter(None, (module, getattr(module, "config", None))):
+            for name, value in vars(holder).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(holder, name, 0.0)
 
 
 def _quantised(section: ModelSection, device: torch.device) -> dict[str, Any]:

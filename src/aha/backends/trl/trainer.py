@@ -33,7 +33,7 @@ from aha.backends.trl.vllm_type import vllm_in
 from aha.grpo.advantages import without_signal
 from aha.tasks.ask import ask
 from aha.train.loop import score_groups
-from aha.train.policy import product_dtype
+from aha.train.policy import product_dtype, switch_off_dropout
 from aha.train.schedule import learning_rate_at
 from aha.train.update import UpdateStats
 from aha.types import Completion, Group, Problem, Prompt, RunFailure
@@ -87,6 +87,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
                 processing_class=materials.tokenizer,
                 peft_config=policy.adapters,
             )
+        # TRL's `disable_dropout` knows the modules only, and loads a sharded policy itself.
+        switch_off_dropout(self.policy)
         self.remove_callback(PrinterCallback)
         self._endings = Endings(materials.tokenizer, self.eos_token_ids, recipe.generation.stop)
         if recipe.generation.stop:
