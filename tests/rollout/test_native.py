@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -380,3 +381,30 @@ def test_rollouts_see_new_weights_at_once(
 
 def ids(groups: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:
     return [[c.token_ids for c in group] for group in groups]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_ran_out_of_memory_is_gone_before_less_is_tried(
+    streamed: bool,
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoders: list[weakref.ref[HFDecoder]] = []
+
+    class Scarce(HFDecoder):
+        def __init__(self, model: PreTrainedModel) -> None:
+            assert [decoder() for decoder in decoders] == [None] * len(decoders)
+            super().__init__(model)
+            decoders.append(weakref.ref(self))
+
+        def step(self, tokens_R: torch.Tensor) -> torch.Tensor:
+            if len(decoders) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().step(tokens_R)
+
+    monkeypatch.setattr(NativeEngine, "_new_decoder", lambda self, *_: Scarce(self._model))
+    engine = NativeEngine(random_model(hidden_size=64), tokenizer)
+    write = engine.stream if streamed else engine.generate
+    assert list(write(make_prompts(tokenizer), 4, SamplingSettings(5), seed=5))
+    assert len(decoders) == 2

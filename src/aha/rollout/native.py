@@ -75,6 +75,7 @@ class NativeEngine:
         """See `aha.rollout.base.Engine`."""
         with self._without_training():
             while True:
+                rollout = None  # what ran out of memory goes before less is tried
                 try:
                     rollout = self._rollout(prompts, num_generations, settings, seed)
                     rollout.run(max(1, self._max_rows // num_generations))
@@ -98,6 +99,7 @@ class NativeEngine:
         """
         with self._without_training():
             while True:
+                rollout = None  # what ran out of memory goes before less is tried
                 try:
                     rollout = self._rollout(prompts, num_generations, settings, seed)
                     for _ in rollout.steps(max(1, self._max_rows // num_generations)):
