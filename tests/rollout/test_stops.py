@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.rollout.base import SamplingSettings
@@ -26,6 +28,28 @@ def test_a_stop_string_is_found_however_it_falls_into_tokens(
         for token in byte_tokenizer.encode("é!")
     ]
     assert found == [False, False, True]
+
+
+@pytest.mark.parametrize("stop", ["。", "done 🙂", "é", "end。"])
+def test_a_last_character_of_several_tokens_ends_with_its_last_one(
+    stop: str, byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    stops = StopStrings(byte_tokenizer, [stop])
+    # These begin with the same bytes.
+    tokens = byte_tokenizer.encode("、è😀 " + stop, add_special_tokens=False)
+    assert len(byte_tokenizer.encode(stop[-1], add_special_tokens=False)) > 1
+    found = [stops.reached(torch.tensor([0]), torch.tensor([token])).item() for token in tokens]
+    assert found == [False] * (len(tokens) - 1) + [True]
+
+
+def test_a_last_character_that_a_token_alone_would_lose() -> None:
+    # Its decoder strips the space of a first token, as those of Llama 2 and Mistral do.
+    pieces = {"<unk>": 0, "▁": 1, "done": 2, "▁next": 3, "a": 4}
+    backend = Tokenizer(models.BPE(pieces, [], unk_token="<unk>", byte_fallback=False))
+    backend.decoder = decoders.Metaspace()
+    stops = StopStrings(PreTrainedTokenizerFast(tokenizer_object=backend), ["done "])
+    found = [stops.reached(torch.tensor([0]), torch.tensor([i])).item() for i in (4, 1, 2, 3)]
+    assert found == [False, False, False, True]
 
 
 def test_completions_end_with_the_stop_string(

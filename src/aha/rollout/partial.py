@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from aha.types import Completion
 
 # What a decoder writes for bytes that make no character, or not yet.
-_INCOMPLETE = "\ufffd"
+INCOMPLETE = "\ufffd"
 
 _Row = TypeVar("_Row")
 
@@ -40,7 +40,7 @@ class Partial:
 
 def unfinished_text(decoded: str) -> str:
     """A decoded beginning without the character whose bytes are not all there yet."""
-    return decoded.rstrip(_INCOMPLETE)
+    return decoded.rstrip(INCOMPLETE)
 
 
 def in_groups(rows: Sequence[_Row], num_generations: int) -> list[tuple[_Row, ...]]:

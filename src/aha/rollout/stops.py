@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from aha.rollout.partial import INCOMPLETE
+
 
 class StopStrings:
     """Watches rows for stop strings, however their characters fall into tokens.
 
-    Only a row whose newest token holds the last character of a stop string is read back, so a
-    step costs one look-up.
+    Only a row whose newest token holds the last character of a stop string, or bytes that may end
+    it, is read back, so a step costs one look-up.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
@@ -22,9 +24,13 @@ class StopStrings:
         # A token holds at least one byte, so this many tokens reach over any stop string.
         self._window = max(len(stop.encode()) for stop in stops) + 1
         self._tails: dict[int, list[int]] = {}
-        pieces = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-        last = {stop[-1] for stop in stops}
-        self._may_end_V = torch.tensor([any(c in last for c in piece) for piece in pieces])
+        # Some decoders drop the space of a first token, so another one stands before each.
+        before = tokenizer.encode("a", add_special_tokens=False)
+        pieces = tokenizer.batch_decode([[*before, i] for i in range(len(tokenizer))])
+        last, start = {stop[-1] for stop in stops}, len(tokenizer.decode(before))
+        if any(not character.isascii() for character in last):
+            last.add(INCOMPLETE)  # a token may hold only the last bytes of such a character
+        self._may_end_V = torch.tensor([any(c in last for c in piece[start:]) for piece in pieces])
 
     def reached(self, row_R: Tensor, tokens_R: Tensor) -> Tensor:
         """Which rows (R,) have a stop string that their newest token completes."""
