@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from transformers import GenerationConfig, PreTrainedModel
 
 from aha.rollout.base import SamplingSettings
-from aha.rollout.sampler import sample, uniforms
+from aha.rollout.sampler import _narrow, sample, uniforms
 
 LOGITS_V = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -30.0])
 
@@ -36,6 +40,33 @@ def test_frequencies_are_the_softmax(temperature: float) -> None:
 )
 def test_narrowing_leaves_the_named_tokens(settings: dict[str, float], allowed: set[int]) -> None:
     assert set(draw(4_000, **settings).nonzero().flatten().tolist()) == allowed
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 20},
+        {"top_p": 0.9},
+        {"min_p": 0.02},
+        {"top_p": 0.7, "min_p": 0.02},
+        {"top_k": 30, "top_p": 0.6},
+        {"top_k": 40, "top_p": 0.9, "min_p": 0.05},
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+def test_narrowing_is_that_of_transformers(
+    temperature: float, settings: dict[str, Any], random_model: Callable[..., PreTrainedModel]
+) -> None:
+    torch.manual_seed(0)
+    logits_BV = 2 * torch.randn(64, 100)
+    config = GenerationConfig(do_sample=True, temperature=temperature, **{"top_k": 0, **settings})
+    warpers = random_model()._get_logits_processor(config)
+    expected_BV = warpers(torch.zeros(64, 1, dtype=torch.long), logits_BV).softmax(dim=-1)
+    probs_BV = torch.softmax(logits_BV / temperature, dim=-1)
+    narrowed_BV = _narrow(probs_BV, SamplingSettings(1, temperature=temperature, **settings))
+    narrowed_BV /= narrowed_BV.sum(dim=-1, keepdim=True)
+    assert torch.allclose(narrowed_BV, expected_BV, atol=1e-6)
+    assert (narrowed_BV == 0).any()
 
 
 def test_logprobs_are_of_the_full_softmax_at_the_temperature() -> None:

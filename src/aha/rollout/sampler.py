@@ -75,12 +75,12 @@ def _search(weights_BN: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:
-    """Probabilities with the entries that top_k, top_p and min_p exclude set to 0."""
+    """Probabilities with the entries that top_k, top_p and min_p exclude set to 0.
+
+    In this order, as in transformers; each sees what the one before has left.
+    """
     if settings.top_k > 0 and settings.top_k < probs_BV.shape[1]:
         threshold_B1 = probs_BV.topk(settings.top_k, dim=-1).values[:, -1:]
-        probs_BV = probs_BV.where(probs_BV >= threshold_B1, 0.0)
-    if settings.min_p > 0:
-        threshold_B1 = settings.min_p * probs_BV.max(dim=-1, keepdim=True).values
         probs_BV = probs_BV.where(probs_BV >= threshold_B1, 0.0)
     if settings.top_p < 1:
         sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
@@ -88,4 +88,7 @@ def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:
         limit_B1 = settings.top_p * probs_BV.sum(dim=-1, keepdim=True)
         kept_BV = sorted_BV.where(before_BV < limit_B1, 0.0)
         probs_BV = torch.zeros_like(probs_BV).scatter(1, order_BV, kept_BV)
+    if settings.min_p > 0:
+        threshold_B1 = settings.min_p * probs_BV.max(dim=-1, keepdim=True).values
+        probs_BV = probs_BV.where(probs_BV >= threshold_B1, 0.0)
     return probs_BV
