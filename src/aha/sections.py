@@ -242,7 +242,10 @@ class TrlSection(Section):
     vllm_enable_sleep_mode: bool = Field(
         False, description="vLLM gives its memory back while the policy is updated"
     )
-    use_liger_kernel: bool = Field(False, description="Liger's Triton kernels in the layers")
+    use_kernels: bool = Field(
+        False, description="kernels of the Hugging Face hub in the layers, Liger's among them"
+    )
+    use_liger_kernel: bool = Field(False, description="TRL deprecates it; use_kernels follows it")
     deepspeed: str | None = Field(
         None, description="a DeepSpeed configuration; none: accelerate's own, if it has one"
     )

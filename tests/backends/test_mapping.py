@@ -84,7 +84,6 @@ CHANGED = {
     "train.seed=5": {"seed": 5},
     "train.gradient_checkpointing=true": {"gradient_checkpointing": True},
     "rewards=[{name: accuracy, weight: 2.0}]": {"reward_weights": [2.0]},
-    "trl.use_liger_kernel=true": {"use_liger_kernel": True},
     "trl.deepspeed=/x/ds.json": {"deepspeed": "/x/ds.json"},
     "trl.vllm=colocate": {
         "use_vllm": True, "vllm_mode": "colocate", "vllm_importance_sampling_correction": True,
@@ -141,7 +140,9 @@ def test_stop_strings_under_vllm_are_its_own() -> None:
 
 def test_a_refused_key_is_named_with_the_reason() -> None:
     refused = {key: entry for key, entry in KEYS.items() if isinstance(entry, Refused)}
-    assert set(refused) == {"grpo.dynamic_sampling", "train.save_in_background"}
+    assert set(refused) == {
+        "grpo.dynamic_sampling", "train.save_in_background", "trl.use_liger_kernel",
+    }  # fmt: skip
     for key, entry in refused.items():
         recipe = load_recipe("countdown-tiny", ["engine=trl", f"{key}=true"])
         with pytest.raises(UserError, match=rf"^{key} is True; .* allowed is False: ") as error:
@@ -180,14 +181,14 @@ def test_another_trl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         require_trl()
 
 
-@pytest.mark.parametrize("package", ["vllm", "liger_kernel", "deepspeed"])
+@pytest.mark.parametrize("package", ["vllm", "kernels", "deepspeed"])
 def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import aha.backends.trl.config as config
 
     monkeypatch.setattr(config, "find_spec", lambda name: None if name == package else object())
     override = {
         "vllm": "trl.vllm=server",
-        "liger_kernel": "trl.use_liger_kernel=true",
+        "kernels": "trl.use_kernels=true",
         "deepspeed": "trl.deepspeed=x.json",
     }[package]
     with pytest.raises(UserError, match=package.replace("_", "-")):

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from transformers import PreTrainedModel
 
-from aha.backends.trl.materials import load_materials, rows_that_fit, uses_bfloat16
+import aha.backends.trl.materials as materials
+from aha.backends.trl.materials import (
+    load_materials,
+    load_policy,
+    rows_that_fit,
+    uses_bfloat16,
+)
 from aha.backends.trl.stream import StepSampler
 from aha.recipe import Recipe, load_recipe
 from aha.tasks.load import load_problems
@@ -16,6 +24,21 @@ from aha.train.memory import Widths
 from aha.types import UserError
 
 Make = Callable[..., Recipe]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_hubs_kernels_are_asked_for(
+    wanted: bool, small: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(PreTrainedModel, "set_use_kernels", lambda self, on, *_: asked.append(on))
+    recipe, arguments = small("trl", f"trl.use_kernels={wanted}".lower()), SimpleNamespace()
+    load_policy(recipe, arguments)
+    # transformers itself says so of every model that it loads.
+    assert asked == [False, True][: 1 + wanted]
+    monkeypatch.setattr(materials, "asked_for_fsdp", lambda: True)
+    load_policy(recipe, arguments)
+    assert arguments.model_init_kwargs["use_kernels"] is wanted
 
 
 @pytest.mark.parametrize("repeats", [1, 6])

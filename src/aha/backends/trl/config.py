@@ -26,7 +26,7 @@ _TRL = "1.16"
 _PACKAGES = {
     "colocate": ("vllm", "trl.vllm is 'colocate'"),
     "server": ("vllm", "trl.vllm is 'server'"),
-    "liger": ("liger_kernel", "trl.use_liger_kernel is true"),
+    "kernels": ("kernels", "trl.use_kernels is true"),
     "deepspeed": ("deepspeed", "trl.deepspeed is set"),
 }
 
@@ -91,7 +91,7 @@ def _refuse_together(recipe: Recipe) -> None:
 
 def _require_packages(section: TrlSection) -> None:
     wanted: list[str] = [section.vllm] if section.vllm != "off" else []
-    wanted += ["liger"] if section.use_liger_kernel else []
+    wanted += ["kernels"] if section.use_kernels else []
     wanted += ["deepspeed"] if section.deepspeed is not None else []
     for name in wanted:
         package, why = _PACKAGES[name]
@@ -250,7 +250,6 @@ def _optimizer(recipe: Recipe) -> dict[str, Any]:
         "adam_beta2": settings.adam_beta2,
         "adam_epsilon": settings.adam_epsilon,
         "max_grad_norm": settings.max_grad_norm,
-        "use_liger_kernel": section.use_liger_kernel,
         **({} if deepspeed is None else {"deepspeed": str(Path(deepspeed).expanduser())}),
     }
 

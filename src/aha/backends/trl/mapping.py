@@ -147,7 +147,10 @@ KEYS: dict[str, Entry] = {
     "trl.vllm_gpu_memory_utilization": Mapped("vllm_gpu_memory_utilization"),
     "trl.vllm_tensor_parallel_size": Mapped("vllm_tensor_parallel_size"),
     "trl.vllm_enable_sleep_mode": Mapped("vllm_enable_sleep_mode"),
-    "trl.use_liger_kernel": Mapped("use_liger_kernel"),
+    "trl.use_kernels": ByAha("asks transformers for them once the policy is loaded"),
+    "trl.use_liger_kernel": Refused(
+        (False,), "TRL deprecates it; trl.use_kernels takes the hub's kernels, Liger's among them"
+    ),
     "trl.deepspeed": Mapped("deepspeed"),
 }
 

@@ -135,6 +135,7 @@ def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
             "dtype": dtype,
             "attn_implementation": section.attn_implementation,
             "trust_remote_code": section.trust_remote_code,
+            "use_kernels": trl_section(recipe).use_kernels,
             "device_map": None,
         }
         return _sharded_place(recipe)
@@ -142,6 +143,8 @@ def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
     if section.quantization == "none":
         changes["device"] = "cpu"
     model: Any = load_model(section.model_copy(update=changes), frozen=frozen)
+    if trl_section(recipe).use_kernels:
+        model.set_use_kernels(True)
     if section.quantization != "none" and model.device.type == "cuda":
         # accelerate compares devices by their numbers.
         model.hf_device_map = {"": torch.cuda.current_device()}
