@@ -32,6 +32,7 @@ def judge_settings(subject: Subject, find: Find) -> list[Finding]:
             _attention(recipe, find),
             _quantization(recipe, find),
             _adapters(subject),
+            _length(subject),
         )
         if finding is not None
     ]
@@ -121,6 +122,16 @@ def _adapters(subject: Subject) -> Finding | None:
     allowed = ", ".join(sorted({layer.name for layer in counts.linears}))
     advice = f"Allowed are all-linear or {allowed}."
     return problem("lora.target_modules", f"no layer {unknown[0]!r}", advice, stops=True)
+
+
+def _length(subject: Subject) -> Finding | None:
+    limit, prompt = subject.shape.positions, subject.prompts.tokens
+    completion = subject.recipe.generation.max_completion_length
+    if limit is None or prompt + completion <= limit:
+        return None
+    found = f"prompts of {prompt} and completions of {completion} tokens; the model takes {limit}"
+    advice = f"Take --set generation.max_completion_length={max(1, limit - prompt)} or less."
+    return problem("length", found, advice, stops=not subject.prompts.assumed)
 
 
 def _gib(count: int) -> str:

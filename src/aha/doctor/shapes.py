@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, Qwen2Config
 
 from aha.bench.spec import SHAPES
+from aha.rollout.positions import positions_of
 from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.adapters import base_name, is_adapter
@@ -40,7 +41,7 @@ class Shape:
     """A model without its weights.
 
     `saved_item`: bytes of a weight in its files, none where the configuration does not say.
-    `known_from`: where the configuration was found.
+    `known_from`: where the configuration was found. `positions`: tokens of the longest text.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Shape:
     counts: Counts
     saved_item: int | None
     known_from: str
+    positions: int | None
 
 
 def shape_of(section: ModelSection, config_file: Path | None = None, online: bool = True) -> Shape:
@@ -92,6 +94,7 @@ def measured(config: Any, name: str, known_from: str, trust_remote_code: bool = 
         counts=counts,
         saved_item=dtype.itemsize if isinstance(dtype, torch.dtype) else None,
         known_from=known_from,
+        positions=positions_of(config),
     )
 
 

@@ -25,6 +25,7 @@ from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.decoder import Decoder, HFDecoder, refuse_unfit
 from aha.rollout.partial import Partial, in_groups, unfinished_text
+from aha.rollout.positions import require_positions
 from aha.rollout.sampler import sample, uniforms
 from aha.rollout.static import StaticDecoder
 from aha.rollout.stops import StopStrings
@@ -132,10 +133,11 @@ class NativeEngine:
         settings: SamplingSettings,
         seed: int,
     ) -> _Rollout:
-        longest = max(len(p.token_ids) for p in prompts) + settings.max_completion_length
+        prompt, limit = max(len(p.token_ids) for p in prompts), settings.max_completion_length
+        require_positions(self._model.config, prompt, limit)
         rows = min(max(self._max_rows, num_generations), len(prompts) * num_generations)
         return _Rollout(
-            self._new_decoder(rows, longest),
+            self._new_decoder(rows, prompt + limit),
             [prompt.token_ids for prompt in prompts],
             num_generations,
             settings,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-from transformers import AutoConfig
 
 from aha.recipe import Recipe, dump_recipe
 from aha.rewards.score import rewards_of
+from aha.rollout.positions import require_positions
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
-from aha.train.adapters import base_name, is_adapter
 from aha.train.memory import Counts, adapter_parameters, counts_of, weights_bytes
-from aha.train.policy import choose_device, choose_dtype, find_model, load_tokenizer
+from aha.train.policy import choose_device, choose_dtype, load_config, load_tokenizer
 from aha.types import Prompt
 
 
@@ -23,6 +20,8 @@ def describe(recipe: Recipe) -> str:
     tokenizer: Any = load_tokenizer(recipe.model)
     problem = load_problems(recipe.task, "train", 1).problems[0]
     (prompt,) = ask([problem], recipe, tokenizer)
+    config, trusted = load_config(recipe.model), recipe.model.trust_remote_code
+    require_positions(config, len(prompt.token_ids), recipe.generation.max_completion_length)
     return "\n".join(
         [
             dump_recipe(recipe),
@@ -30,15 +29,14 @@ def describe(recipe: Recipe) -> str:
             f"first prompt, {len(prompt.token_ids)} tokens, special tokens included:",
             tokenizer.decode(list(prompt.token_ids)),
             "",
-            _needs(recipe, prompt),
+            _needs(recipe, prompt, counts_of(config, trusted)),
         ]
     )
 
 
-def _needs(recipe: Recipe, prompt: Prompt) -> str:
+def _needs(recipe: Recipe, prompt: Prompt, counts: Counts) -> str:
     device = choose_device(recipe.model)
     dtype = choose_dtype(recipe.model, frozen=recipe.lora is not None)
-    counts = _counts(recipe)
     adapters = adapter_parameters(counts, recipe.lora)
     weights = weights_bytes(counts, dtype.itemsize, recipe.model.quantization)
     # What is trained has a gradient and AdamW's two moments; adapters are in float32.
@@ -55,10 +53,3 @@ def _needs(recipe: Recipe, prompt: Prompt) -> str:
         f"{recipe.train.max_steps} steps writes {rows} completions, at most {tokens:,} tokens "
         "with their prompts."
     )
-
-
-def _counts(recipe: Recipe) -> Counts:
-    trust, place = recipe.model.trust_remote_code, find_model(recipe.model.name)
-    if is_adapter(Path(place)):
-        place = find_model(base_name(Path(place)))
-    return counts_of(AutoConfig.from_pretrained(place, trust_remote_code=trust), trust)

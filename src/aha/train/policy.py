@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -111,6 +112,14 @@ def product_dtype(recipe: Recipe) -> torch.dtype:
 
 def _on_bfloat16_gpu(section: ModelSection) -> bool:
     return choose_device(section).type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def load_config(section: ModelSection) -> Any:
+    """The configuration of the recipe's model; of an adapter's base where it is an adapter."""
+    place = find_model(section.name)
+    if is_adapter(Path(place)):
+        place = find_model(base_name(Path(place)))
+    return _load(AutoConfig, section, place)
 
 
 def load_tokenizer(section: ModelSection, source: str | None = None) -> PreTrainedTokenizerBase:

@@ -20,6 +20,7 @@ from aha.rewards.score import WeightedReward, rewards_of
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, choose
 from aha.rollout.native import NativeEngine
+from aha.rollout.positions import require_positions
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.train.checkpoint import Progress, restore
@@ -74,9 +75,13 @@ def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -
     _seed_global_streams(recipe.train.seed)
     source = str(resume_from) if resume_from else None
     tokenizer = load_tokenizer(recipe.model, source)
-    # A way of asking that does not fit the task or the tokenizer is refused here.
-    ask([*problems.problems[:1], *held_out[:1]], recipe, tokenizer)
+    stream = _stream(recipe, problems.problems)
+    # Prompts are made step by step. Those of the first step and of the evaluation are made here
+    # too: a way of asking that does not fit, or a text that is too long, is refused early.
+    prompts = ask([*stream.at(1), *held_out], recipe, tokenizer)
     model = load_policy(recipe, resume_from)
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    require_positions(model.config, longest, recipe.generation.max_completion_length)
     start = _frozen_copy(recipe, model, resumed=resume_from is not None)
     blocks = blocks_of(model)
     engine = build_engine(recipe, model, tokenizer, blocks, decoded)
@@ -92,7 +97,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -
         engine=engine,
         optimizer=optimizer,
         rewards=rewards,
-        stream=_stream(recipe, problems.problems),
+        stream=stream,
         held_out=held_out,
         budget=Budget(
             recipe.train.tokens_per_microbatch

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
     set_hf_deepspeed_config,
@@ -20,9 +20,10 @@ from transformers.integrations.deepspeed import (
 from aha.backends.trl.config import asked_for_fsdp, trl_section
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of
+from aha.rollout.positions import require_positions
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
-from aha.train.adapters import base_name, is_adapter, lora_config
+from aha.train.adapters import is_adapter, lora_config
 from aha.train.data import ProblemStream
 from aha.train.memory import (
     Pass,
@@ -36,6 +37,7 @@ from aha.train.policy import (
     choose_device,
     choose_dtype,
     find_model,
+    load_config,
     load_model,
     load_tokenizer,
     product_dtype,
@@ -81,6 +83,8 @@ def load_materials(recipe: Recipe) -> Materials:
     tokenizer = load_tokenizer(recipe.model)
     stream = ProblemStream(found.problems, recipe.grpo.prompts_per_step, recipe.train.seed)
     prompts = ask(_drawn(recipe, found.problems, stream), recipe, tokenizer)
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    require_positions(load_config(recipe.model), longest, recipe.generation.max_completion_length)
     return Materials(
         recipe=recipe,
         rewards=rewards,
@@ -88,7 +92,7 @@ def load_materials(recipe: Recipe) -> Materials:
         held_out=held_out,
         stream=stream,
         tokenizer=tokenizer,
-        longest_prompt=max(len(prompt.token_ids) for prompt in prompts),
+        longest_prompt=longest,
         notes=tuple(filter(None, [found.losses()])),
     )
 
@@ -215,11 +219,7 @@ def _bytes_per_token(recipe: Recipe, model: PreTrainedModel) -> int:
 
 def _empty_model(recipe: Recipe) -> PreTrainedModel:
     """The policy's sizes without its weights."""
-    trusted = recipe.model.trust_remote_code
-    place = find_model(recipe.model.name)
-    if is_adapter(Path(place)):
-        place = find_model(base_name(Path(place)))
-    config = AutoConfig.from_pretrained(place, trust_remote_code=trusted)
+    config, trusted = load_config(recipe.model), recipe.model.trust_remote_code
     with torch.device("meta"):
         dtype = choose_dtype(recipe.model, frozen=recipe.lora is not None)
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
