@@ -299,8 +299,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     if EXIT_CODE_FILE in os.environ:
         # The launcher hands signals on from the start; a run that is there takes them itself.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, _too_early)
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+            if hasattr(signal, name):  # Windows has only the first two
+                signal.signal(getattr(signal, name), _too_early)
     try:
         code = app(args=_with_resume_value(given), prog_name="aha", standalone_mode=False)
     except TyperException as error:

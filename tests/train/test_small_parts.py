@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import aha.train.checkpoint as checkpoint
 from aha.sections import OptimizerSection
 from aha.train.data import ProblemStream
 from aha.train.loop import rollout_seed
@@ -50,3 +54,20 @@ def test_a_step_does_not_depend_on_the_steps_before_it() -> None:
 def test_no_two_steps_share_a_random_stream() -> None:
     seeds = {rollout_seed(seed, step) for seed in range(20) for step in range(200)}
     assert len(seeds) == 20 * 200
+
+
+def test_on_windows_files_are_flushed_and_folders_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[Path, int]] = []
+
+    def open_(path: Path, flags: int) -> int:
+        opened.append((path, flags))
+        return os.open(path, flags)
+
+    (tmp_path / "weights").write_text("1")
+    windows = SimpleNamespace(**{**vars(os), "name": "nt", "open": open_})
+    monkeypatch.setattr(checkpoint, "os", windows)
+    checkpoint._flush(tmp_path / "weights")
+    checkpoint._flush(tmp_path)
+    assert opened == [(tmp_path / "weights", os.O_RDWR)]

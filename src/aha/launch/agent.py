@@ -14,8 +14,8 @@ from aha.launch.layout import EXIT_CODE_FILE
 from aha.launch.processes import begin, end, end_at_once, handled
 from aha.types import RunFailure, Stopped
 
-# A closed terminal: the processes know no such signal, and are to save.
-_AS = {signal.SIGHUP: signal.SIGTERM}
+# A closed terminal: the processes know no such signal, and are to save. Windows has none.
+_AS = {getattr(signal, "SIGHUP", None): signal.SIGTERM}
 
 
 def run_agent(command: Sequence[str], environment: Mapping[str, str], exit_file: Path) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 from typing import Any
 
@@ -41,6 +40,8 @@ def compare(gold: str, answer: str) -> str:
 def main() -> None:
     """Say that the imports are done, then answer until standard input closes."""
     if sys.platform == "linux":  # elsewhere address space is not what is bounded
+        import resource
+
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.CRITICAL)
     # What libraries print must not mix with the answers.

@@ -7,7 +7,6 @@ run goes on as if it had never stopped.
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+import psutil
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -320,6 +320,10 @@ def peak_memory_gb() -> float:
     """The most memory held so far: the GPU's when there is one, else the process's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset / 2**30)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
 

@@ -7,6 +7,7 @@ count by these functions.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +277,8 @@ def keep_freed_memory() -> None:
     page faults (docs/log.md). Tensors above 8 MiB still come and go: kept, they would leave holes.
     Other C libraries are left as they are.
     """
+    if sys.platform == "win32":
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
