@@ -25,7 +25,9 @@ class ModelSection(Section):
     autocast: Literal["auto", "none", "bfloat16"] = Field(
         "auto", description="type of large products in training; auto: bfloat16 on a GPU"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda where there is one, else cpu; mps: an Apple GPU, not tried"
+    )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     trust_remote_code: bool = False
     quantization: Literal["none", "nf4", "int8"] = Field(

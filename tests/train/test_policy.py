@@ -16,9 +16,19 @@ from transformers import (
     SeedOssConfig,
 )
 
+import aha.train.policy as policy
+from aha.recipe import load_recipe
 from aha.sections import ModelSection
 from aha.tiny import weights_path
-from aha.train.policy import choose_device, choose_dtype, find_model, load_model, load_tokenizer
+from aha.train.policy import (
+    choose_autocast,
+    choose_device,
+    choose_dtype,
+    find_model,
+    load_model,
+    load_tokenizer,
+)
+from aha.train.start import start_run
 from aha.types import UserError
 
 
@@ -50,6 +60,54 @@ def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"model\.device is 'cuda'"):
         choose_device(ModelSection(device="cuda"))
     assert choose_device(ModelSection()).type == "cpu"
+
+
+def test_an_apple_gpu_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ModelSection(device="mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"model\.device is 'mps', but PyTorch sees no Apple GPU"):
+        choose_device(asked)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(asked).type == "mps"
+    assert choose_dtype(asked, frozen=True) == torch.float32
+    assert choose_autocast(asked) is None
+    assert choose_device(ModelSection()).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (
+            ModelSection(device="cpu", dtype="bfloat16"),
+            r"model\.dtype is 'bfloat16'.* 40\.0 times .*--set model\.dtype=float32\.$",
+        ),
+        (
+            ModelSection(device="cpu", autocast="bfloat16"),
+            r"model\.autocast is 'bfloat16'.* 40\.0 times .*--set model\.autocast=none\.$",
+        ),
+    ],
+)
+def test_bfloat16_that_is_slower_is_refused(
+    section: ModelSection, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("countdown-tiny").model_copy(update={"model": section})
+    monkeypatch.setattr(policy, "bfloat16_slowdown", lambda: 40.0)
+    with pytest.raises(UserError, match=words):
+        start_run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    policy.require_fast_bfloat16(ModelSection(device="cpu"))
+    monkeypatch.setattr(policy, "bfloat16_slowdown", lambda: 0.4)
+    policy.require_fast_bfloat16(section)
+
+
+def test_the_slowdown_is_a_ratio_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Products in float32 take 1, those in bfloat16 7; the first of each is slow.
+    spent = [100.0, 100.0] + [1.0, 7.0] * 5
+    clock = iter([x for length in spent for x in (0.0, length)])
+    monkeypatch.undo()
+    monkeypatch.setattr(policy.time, "perf_counter", lambda: next(clock))
+    assert policy.bfloat16_slowdown(size=2) == 7.0
 
 
 def test_weights_are_float32_unless_asked_otherwise() -> None:

@@ -72,7 +72,8 @@ def _device(facts: Facts, recipe: Recipe, asked: Device | None) -> Device:
         return asked
     if recipe.model.device == "auto":
         return "cuda" if facts.gpus else "cpu"
-    return recipe.model.device
+    # An Apple GPU has the processor's memory.
+    return "cpu" if recipe.model.device == "mps" else recipe.model.device
 
 
 def process_bytes(recipe: Recipe) -> int:

@@ -119,7 +119,8 @@ class HFDecoder(Decoder):
     def step(self, tokens_R: Tensor) -> Tensor:
         self._mask_RT = functional.pad(self._mask_RT, (0, 1), value=1)
         position_R1 = self._next_position_R[:, None]
-        logits_R1V = self._forward(tokens_R[:, None], self._mask_RT, position_R1, self._cache)
+        ids_R1 = tokens_R[:, None].to(self._model.device)
+        logits_R1V = self._forward(ids_R1, self._mask_RT, position_R1, self._cache)
         self._next_position_R = self._next_position_R + 1
         return logits_R1V[:, -1]
 
@@ -127,6 +128,7 @@ class HFDecoder(Decoder):
         if not len(rows_K):
             self._cache = None
             return
+        rows_K = rows_K.to(self._model.device)
         self._cache.reorder_cache(rows_K)
         self._mask_RT = self._mask_RT[rows_K]
         self._next_position_R = self._next_position_R[rows_K]

@@ -60,7 +60,9 @@ class NativeEngine:
         self._tokenizer = tokenizer
         self._blocks = blocks
         self._max_rows = max_rows
-        self._end_ids = torch.tensor(sorted(_end_ids(model, tokenizer)), device=model.device)
+        # Where tokens are drawn: in float64, which an Apple GPU does not have.
+        device = torch.device("cpu") if model.device.type == "mps" else model.device
+        self._end_ids = torch.tensor(sorted(_end_ids(model, tokenizer)), device=device)
         if blocks is None:
             with self._without_training():
                 refuse_unfit(model)
@@ -329,7 +331,7 @@ class _Rollout:
         """
         limit, row_R = self._settings.max_completion_length, self._row_R
         uniforms_R = self._uniforms_BT[row_R, self._position_R.clamp(max=limit - 1)]
-        tokens_R, chosen_R = sample(logits_RV, uniforms_R, self._settings)
+        tokens_R, chosen_R = sample(logits_RV.to(row_R.device), uniforms_R, self._settings)
         self._steps.append((row_R, tokens_R, chosen_R))
         self._position_R = self._position_R + 1
         ended_R = (tokens_R[:, None] == self._end_ids).any(dim=1)

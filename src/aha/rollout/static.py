@@ -76,7 +76,7 @@ class StaticDecoder(Decoder):
         return logits_RV[: self._rows]
 
     def keep(self, rows_K: Tensor) -> None:
-        kept = len(rows_K)
+        kept, rows_K = len(rows_K), rows_K.to(self._length_S.device)
         for cache in (self._keys, self._values):
             for layer in cache:
                 layer[:kept] = layer[rows_K]

@@ -22,7 +22,7 @@ from aha.blocks.llama import supports
 from aha.sections import LoraSection
 
 # Beyond this, a CPU's caches hold less than a micro-batch and a step gets slower (docs/log.md).
-_MOST_TOKENS = {"cpu": 2048, "cuda": 65_536}
+_MOST_TOKENS = {"cpu": 2048, "cuda": 65_536, "mps": 8192}
 _MOST_HIDDEN_VALUES = 2**20
 _FEWEST_TOKENS = 256
 # The share of free memory that a micro-batch may take; the rest is for what this does not count.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,11 +75,19 @@ def _require_on_hub(name: str) -> None:
 
 
 def choose_device(section: ModelSection) -> torch.device:
-    """The recipe's device. Errors: UserError for a GPU that is not there."""
+    """The recipe's device. Errors: UserError for a GPU that is not there.
+
+    An Apple GPU is taken only where it is asked for: nobody has tried it.
+    """
     if section.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if section.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device is 'cuda', but PyTorch sees no GPU; allowed here is 'cpu'.")
+    if section.device == "mps" and not torch.backends.mps.is_available():
+        raise UserError(
+            "model.device is 'mps', but PyTorch sees no Apple GPU; allowed here are 'auto' and "
+            "'cpu'."
+        )
     return torch.device(section.device)
 
 
@@ -102,6 +113,35 @@ def choose_autocast(section: ModelSection, frozen: bool = False) -> torch.dtype 
     if section.autocast == "bfloat16":
         return torch.bfloat16
     return torch.bfloat16 if _on_bfloat16_gpu(section) else None
+
+
+def require_fast_bfloat16(section: ModelSection) -> None:
+    """Errors: UserError for bfloat16 on a processor that computes it more slowly than float32."""
+    fields = {"dtype": "float32", "autocast": "none"}
+    asked = [name for name in fields if getattr(section, name) == "bfloat16"]
+    if not asked or choose_device(section).type != "cpu":
+        return
+    slower = bfloat16_slowdown()
+    # Less than that may be chance.
+    if slower > 1.5:
+        settings = " ".join(f"--set model.{name}={fields[name]}" for name in asked)
+        raise UserError(
+            f"model.{asked[0]} is 'bfloat16', in which products take {slower:.1f} times as long as "
+            f"in float32 on this processor; {settings}."
+        )
+
+
+def bfloat16_slowdown(size: int = 256, tries: int = 5) -> float:
+    """How many times as long as in float32 a product takes in bfloat16, on the CPU."""
+    best = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
+    factors = {dtype: torch.ones(size, size, dtype=dtype) for dtype in best}
+    # In turns, so that what else the machine does meets both; the first of each is to warm up.
+    for count, (dtype, factor) in itertools.product(range(tries + 1), factors.items()):
+        started = time.perf_counter()
+        factor @ factor
+        spent = time.perf_counter() - started
+        best[dtype] = min(best[dtype], spent if count else math.inf)
+    return best[torch.bfloat16] / best[torch.float32]
 
 
 def product_dtype(recipe: Recipe) -> torch.dtype:

@@ -26,7 +26,13 @@ from aha.tasks.load import load_problems
 from aha.train.checkpoint import Progress, restore
 from aha.train.data import ProblemStream
 from aha.train.memory import tokens_that_fit
-from aha.train.policy import choose_autocast, load_model, load_policy, load_tokenizer
+from aha.train.policy import (
+    choose_autocast,
+    load_model,
+    load_policy,
+    load_tokenizer,
+    require_fast_bfloat16,
+)
 from aha.train.update import UpdateSettings
 from aha.types import Problem
 
@@ -67,6 +73,7 @@ def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -
 
     `decoded`: the kernel path that a resumed run decoded on, kept where this machine has it.
     """
+    require_fast_bfloat16(recipe.model)
     rewards = rewards_of(recipe)
     problems = load_problems(recipe.task, "train", recipe.task.num_train)
     held_out: tuple[Problem, ...] = ()

@@ -41,6 +41,7 @@ from aha.train.policy import (
     load_model,
     load_tokenizer,
     product_dtype,
+    require_fast_bfloat16,
 )
 from aha.types import Problem, UserError
 
@@ -74,6 +75,7 @@ class Policy:
 
 def load_materials(recipe: Recipe) -> Materials:
     """Rewards, problems and tokenizer. Errors: UserError for what cannot be had."""
+    require_fast_bfloat16(recipe.model)
     rewards = rewards_of(recipe)
     found = load_problems(recipe.task, "train", recipe.task.num_train)
     held_out: tuple[Problem, ...] = ()
