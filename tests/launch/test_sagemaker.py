@@ -110,7 +110,7 @@ def test_the_image_is_aws_s_own_for_gpus_and_cpus(tmp_path: Path) -> None:
     registry = "763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch:2.13-"
     for instance, kind in (
         ("ml.g5.2xlarge", "cu133"),
-        ("ml.p5.48xlarge", "cu133"),
+        ("ml.p5.4xlarge", "cu133"),
         ("ml.m5.xlarge", "cpu"),
     ):
         job = training_job(ask(image=None, wheel=wheel, instance_type=instance))
@@ -175,6 +175,11 @@ def test_settings_whose_order_matters_are_refused() -> None:
         ({"instance_type": "ml.g5.3xlarge"}, "--instance-type is 'ml.g5.3xlarge'.* ml.g5.2xlarge"),
         ({"instance_count": 0}, "--instance-count is 0"),
         ({"instance_count": 2}, "--instance-count is 2; the native engine is one process"),
+        (
+            {"instance_type": "ml.g5.12xlarge"},
+            "--instance-type is ml.g5.12xlarge, which has 4 GPUs; the native engine is one process",
+        ),
+        ({"instance_type": "ml.p4d.24xlarge"}, "has 8 GPUs; .*--set engine=trl"),
         ({"strategy": "fsdp2"}, "--strategy is fsdp2; the native engine is one process"),
         (
             {"strategy": "zero2", "instance_count": 2, "overrides": ["engine=trl"]},
@@ -200,6 +205,11 @@ def test_settings_whose_order_matters_are_refused() -> None:
 def test_what_is_impossible_is_said(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         training_job(ask(**changes))
+
+
+def test_several_gpus_are_for_trl() -> None:
+    job = training_job(ask(instance_type="ml.g5.12xlarge", overrides=["engine=trl"]))
+    assert job.request["ResourceConfig"]["InstanceType"] == "ml.g5.12xlarge"
 
 
 def test_a_region_with_another_registry_needs_an_image(tmp_path: Path) -> None:

@@ -36,6 +36,17 @@ _REGIONS = frozenset(
         "sa-east-1", "us-east-1", "us-east-2", "us-west-1", "us-west-2",
     )
 )  # fmt: skip
+# Instance types with more than one GPU, as AWS's pages of accelerated instances list them. A type
+# that is missing here passes for one with a single GPU.
+_GPUS = {
+    **{f"ml.{family}.{size}xlarge": count for family in ("g4dn", "g5", "g6", "g6e")
+       for size, count in ((12, 4), (24, 4), (48, 8))},
+    "ml.g7e.12xlarge": 2, "ml.g7e.24xlarge": 4, "ml.g7e.48xlarge": 8,
+    "ml.p2.8xlarge": 8, "ml.p2.16xlarge": 16, "ml.p3.8xlarge": 4, "ml.p3.16xlarge": 8,
+    "ml.p3dn.24xlarge": 8, "ml.p4d.24xlarge": 8, "ml.p4de.24xlarge": 8, "ml.p5.48xlarge": 8,
+    "ml.p5e.48xlarge": 8, "ml.p5en.48xlarge": 8, "ml.p6-b200.48xlarge": 8,
+    "ml.p6-b300.48xlarge": 8, "ml.p6e-gb200.36xlarge": 4,
+}  # fmt: skip
 _ENTRY = "sagemaker_entry.py"
 _CODE = "/opt/ml/input/data/code"
 _CHECKPOINTS = "/opt/ml/checkpoints"
@@ -212,6 +223,12 @@ def _check(request: Request, engine: str) -> None:
         raise UserError(
             f"--instance-count is {request.instance_count}; the native engine is one process, so "
             "add --set engine=trl, or ask for one machine."
+        )
+    gpus = _GPUS.get(str(request.instance_type), 1)
+    if gpus > 1 and engine == "native":
+        raise UserError(
+            f"--instance-type is {request.instance_type}, which has {gpus} GPUs; the native engine "
+            "is one process on one GPU, so add --set engine=trl, or ask for a type with one GPU."
         )
     if request.instance_count > 1 and request.strategy.startswith("zero"):
         raise UserError(
