@@ -118,3 +118,44 @@ def test_no_shipped_recipe_sets_what_has_no_effect(name: str) -> None:
 @pytest.mark.parametrize("key", ["epsilon", "epsilon_high"])
 def test_the_clip_range_says_when_it_has_an_effect(key: str) -> None:
     assert "num_iterations" in (GrpoSection.model_fields[key].description or "")
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("max_steps=3", "train.max_steps"),
+        ("max_step=3", "train.max_steps"),
+        ("train.max_step=3", "train.max_steps"),
+        ("model.learning_rate=3", "optimizer.learning_rate"),
+        ("optim.learning_rate=3", "optimizer"),
+        ("lora={rank: 3, aplha: 4}", None),
+        ("lora={aplha: 4}", "lora.alpha"),
+        ("trl={vlm: 'off'}", "trl.vllm"),
+        ("rewards=[{name: format, wieght: 2}]", "rewards.0.weight"),
+        ("prompt.examples=[{problem: a, completions: b}]", "prompt.examples.0.completion"),
+        ("grpo.loss_type=dr-grpo", "dr_grpo"),
+        ("task.name=GSM8k", "gsm8k"),
+        ("task.name=count-down", "countdown"),
+        ("logging.report_to=[tensorbord]", "tensorboard"),
+        ("lora.target_modules=all_linear", "all-linear"),
+        ("zzz=1", None),
+    ],
+)
+def test_a_near_name_is_suggested(override: str, meant: str | None) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(DEFAULT_RECIPE, [override])
+    message = str(caught.value)
+    if meant is None:
+        assert "Did you mean" not in message
+    else:
+        assert message.endswith(f". Did you mean {meant!r}?"), message
+
+
+def test_a_near_key_of_a_file_is_suggested(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ngeneration:\n  num_generation: 4\n")
+    with pytest.raises(UserError, match=r"Did you mean 'generation\.num_generations'\?$"):
+        load_recipe(str(path))
+
+
+def test_a_near_recipe_is_suggested() -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'gsm8k-r1-1\.5b'\?$"):
+        load_recipe("gsm8k-r1-1.5")

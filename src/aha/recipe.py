@@ -6,11 +6,12 @@ combination is one sentence that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -31,7 +32,7 @@ from aha.sections import (
     TrlSection,
 )
 from aha.types import UserError
-from aha.visible import quoted
+from aha.visible import did_you_mean, quoted
 
 DEFAULT_RECIPE = "countdown-tiny"
 
@@ -188,7 +189,11 @@ def _file_text(name: str) -> str:
             return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name!r} cannot be read: {error}.") from None
-    raise UserError(f"recipe {name!r} is neither a file nor one of {', '.join(shipped_recipes())}.")
+    shipped = shipped_recipes()
+    raise UserError(
+        f"recipe {name!r} is neither a file nor one of {', '.join(shipped)}."
+        f"{did_you_mean(name, shipped)}"
+    )
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -223,20 +228,25 @@ def _numeric(value: Any) -> Any:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first fault of a validation as one sentence."""
-    fault = error.errors()[0]
+    """The first fault of a validation as one sentence; a misspelt key before a missing one."""
+    faults = error.errors()
+    fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        allowed = ", ".join(_siblings(fault["loc"]))
-        return f"{quoted(key)} is not a known key; allowed there are {allowed}."
+        siblings = _siblings(fault["loc"])
+        beside = {name: ".".join([*key.split(".")[:-1], name]) for name in siblings}
+        known = {**_known_keys(Recipe), **beside}
+        near = did_you_mean(fault["loc"][-1], known, written=known)
+        return f"{quoted(key)} is not a known key; allowed there are {', '.join(siblings)}.{near}"
     if kind == "missing":
         return f"{key} is missing; it is required."
     if kind == "value_error":
         prefix = f"{key}: " if fault["loc"] else ""
         return f"{prefix}{context['error']}."
     message = fault["msg"].removeprefix("Input ").removeprefix("Value ")
-    return f"{key} is {quoted(value)}; it {message}."
+    near = did_you_mean(value, re.findall("'([^']+)'", context.get("expected", "")))
+    return f"{key} is {quoted(value)}; it {message}.{near}"
 
 
 def _siblings(location: Sequence[int | str]) -> list[str]:
@@ -244,7 +254,23 @@ def _siblings(location: Sequence[int | str]) -> list[str]:
     for part in location[:-1]:
         if isinstance(part, int):
             continue
-        annotation = model.model_fields[part].annotation
-        arguments = getattr(annotation, "__args__", ())
-        model = arguments[0] if arguments else annotation
+        model = _inner(model.model_fields[part].annotation)
     return list(model.model_fields)
+
+
+def _known_keys(section: type[Section], prefix: str = "") -> dict[str, str]:
+    """Each key that `--set` takes by its last part; of several the first in a recipe."""
+    known: dict[str, str] = {}
+    for name, field in section.model_fields.items():
+        inner = _inner(field.annotation)
+        keys = {name: f"{prefix}{name}"}
+        if get_origin(field.annotation) is not tuple and hasattr(inner, "model_fields"):
+            keys |= _known_keys(inner, f"{prefix}{name}.")
+        known = {**keys, **known}
+    return known
+
+
+def _inner(annotation: Any) -> Any:
+    """The type in `X | None` or `tuple[X, ...]`; another as it is."""
+    arguments = getattr(annotation, "__args__", ())
+    return arguments[0] if arguments else annotation

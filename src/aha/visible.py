@@ -1,4 +1,4 @@
-"""Model text made harmless for people's eyes: what would steer a terminal or a page is spelled out.
+"""Text for people's eyes: model text made harmless, and values and near names in messages.
 
 Escape codes, other control characters and the marks that turn the direction of writing can hide
 or forge what a text says. They are shown as ⟨U+001B⟩; letters of every language stay.
@@ -7,6 +7,8 @@ or forge what a text says. They are shown as ⟨U+001B⟩; letters of every lang
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 _QUOTED = 200
 
@@ -28,3 +30,15 @@ def quoted(value: object) -> str:
     """A value as a message shows it: its repr, a long one without its middle."""
     text = repr(value)
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 40]} ... {text[-30:]}"
+
+
+def did_you_mean(
+    name: object, allowed: Iterable[str], written: Mapping[str, str] | None = None
+) -> str:
+    """The end of a message about an unknown name: the nearest allowed one, or nothing.
+
+    `written` gives the form to show, where it is not the name itself.
+    """
+    for near in get_close_matches(str(name).lower(), list(allowed), n=1, cutoff=0.7):
+        return f" Did you mean {(written or {}).get(near, near)!r}?"
+    return ""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,16 @@ def test_an_option_that_is_not_finite_is_refused() -> None:
     for value in (float("inf"), float("nan")):
         with pytest.raises(UserError, match=r"rewards\.equation\.options\.valid is (inf|nan)"):
             load_reward("equation", valid=value)
+
+
+def test_a_near_reward_or_option_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'accuracy'\?$"):
+        load_reward("acuracy")
+    with pytest.raises(UserError, match=r"Did you mean 'partial'\?$"):
+        load_reward("format", partail=1.0)
+    path = tmp_path / "mine.py"
+    path.write_text("def brevity(completions, words=50):\n    return [0.0] * len(completions)\n")
+    with pytest.raises(UserError, match=r"Did you mean 'brevity'\?$"):
+        load_reward(f"{path}:brevety")
+    with pytest.raises(UserError, match=r"Did you mean 'words'\?$"):
+        load_reward(f"{path}:brevity", word=3)

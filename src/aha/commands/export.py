@@ -18,6 +18,7 @@ from aha.commands.subject import Subject, find_subject, recipe_for
 from aha.recipe import Recipe, dump_recipe
 from aha.train.policy import load_model, load_tokenizer
 from aha.types import UserError
+from aha.visible import did_you_mean
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -111,7 +112,8 @@ def _gguf(folder: Path) -> list[str]:
 
 def _dtype(name: str | None) -> torch.dtype | None:
     if name is not None and name not in _DTYPES:
-        raise UserError(f"--dtype is {name!r}; allowed are {', '.join(_DTYPES)}.")
+        near = did_you_mean(name, _DTYPES)
+        raise UserError(f"--dtype is {name!r}; allowed are {', '.join(_DTYPES)}.{near}")
     return None if name is None else _DTYPES[name]
 
 

@@ -27,7 +27,7 @@ from aha.rewards.length import (
 )
 from aha.rewards.prose import ReasoningStepsReward, ReflectionReward, RepetitionPenaltyReward
 from aha.types import UserError
-from aha.visible import quoted
+from aha.visible import did_you_mean, quoted
 
 _SHIPPED: tuple[type[Reward], ...] = (
     AccuracyReward,
@@ -60,7 +60,7 @@ def load_reward(name: str, /, **options: Any) -> Reward | CustomReward:
     if name not in REWARDS:
         raise UserError(
             f"rewards: {quoted(name)} is unknown; allowed are {', '.join(sorted(REWARDS))}, "
-            "module:function and path/file.py:function."
+            f"module:function and path/file.py:function.{did_you_mean(name, REWARDS)}"
         )
     try:
         return REWARDS[name](**options)
@@ -72,8 +72,11 @@ def _sentence(name: str, error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        allowed = ", ".join(REWARDS[name].model_fields) or "none"
-        return f"rewards.{name}.options: {field!r} is unknown; allowed are {allowed}."
+        options = REWARDS[name].model_fields
+        return (
+            f"rewards.{name}.options: {field!r} is unknown; allowed are "
+            f"{', '.join(options) or 'none'}.{did_you_mean(field, options)}"
+        )
     return f"rewards.{name}.options.{field} is {quoted(first['input'])}; {first['msg'].lower()}."
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from aha.rewards.parse import Text
 from aha.types import UserError
+from aha.visible import did_you_mean
 
 
 class CustomReward:
@@ -52,7 +53,8 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
     module = _from_file(where) if where.endswith(".py") else _from_module(where)
     function = getattr(module, name, None)
     if not callable(function):
-        raise UserError(f"rewards: {where!r} has no function {name!r}.")
+        near = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")])
+        raise UserError(f"rewards: {where!r} has no function {name!r}.{near}")
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:
@@ -61,7 +63,10 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
     for option in options:
         if option not in known and not takes_all:
-            raise UserError(f"rewards.{reference}.options: {name}() takes no {option!r}.")
+            raise UserError(
+                f"rewards.{reference}.options: {name}() takes no {option!r}."
+                f"{did_you_mean(option, known)}"
+            )
     return CustomReward(name, function, options)
 
 

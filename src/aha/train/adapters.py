@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from aha.blocks.adapters import has_adapters
 from aha.sections import LoraSection
 from aha.types import RunFailure, UserError
+from aha.visible import did_you_mean
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -164,6 +165,6 @@ def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
         if name not in allowed:
             raise UserError(
                 f"lora.target_modules: {name!r} is no linear layer of the model's blocks; allowed "
-                f"are all-linear or {', '.join(sorted(allowed))}."
+                f"are all-linear or {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
             )
     return list(lora.target_modules)

@@ -25,6 +25,7 @@ from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.adapters import add_adapters, base_name, is_adapter, load_adapters, with_adapter
 from aha.types import UserError
+from aha.visible import did_you_mean
 
 
 def find_model(name: str) -> str:
@@ -47,6 +48,7 @@ def find_model(name: str) -> str:
         raise UserError(
             f"model.name: {name!r} does not exist; allowed are {TINY_NAME!r}, a folder with a "
             "Hugging Face model, or a hub name such as Qwen/Qwen2.5-0.5B."
+            f"{did_you_mean(name, [TINY_NAME])}"
         )
     _require_on_hub(name)
     return name
