@@ -39,7 +39,7 @@ def test_the_table_has_each_setting_by_itself() -> None:
         "train.tokens_per_microbatch", "train.gradient_checkpointing", "generation.max_rows",
         "model.dtype", "lora", "lora",
     ]  # fmt: skip
-    assert found[-1] == "lora={} model.quantization=nf4"
+    assert found[-1] == "lora={} optimizer.learning_rate=3e-05 model.quantization=nf4"
     # Checkpointing that is on already is no option.
     assert not any("checkpointing" in text for text in settings(advise(subject(80))))
 
@@ -62,7 +62,8 @@ def test_settings_with_room_come_before_tight_ones() -> None:
     assert set(smaller.changes) == pieces
     assert smaller.fit == "tight"
     assert advice.recommended is not None
-    assert advice.recommended.settings == ("lora={}",)
+    # The recipe's 3e-6 is a rate for all weights; adapters want ten times as much.
+    assert advice.recommended.settings == ("lora={}", "optimizer.learning_rate=3e-05")
 
 
 @pytest.mark.parametrize(("room", "fit"), [(1.2, "yes"), (1.05, "tight"), (0.99, "no")])

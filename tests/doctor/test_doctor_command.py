@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aha.cli import main
 from aha.doctor import command, hub
 from aha.doctor.checks import judge_checkpoints, judge_memory, judge_model, judge_settings
 from aha.doctor.command import Request, run_doctor
 from aha.doctor.facts import Disk, Facts
 from aha.doctor.finding import problem
+from aha.recipe import dump_recipe, load_recipe
 from aha.types import RunFailure, UserError
 from command_line import aha
 
@@ -87,6 +90,26 @@ def test_another_machine_is_not_this_one(here: Facts) -> None:
     assert "on a GPU with 24.00 GiB" in report.as_text()
     assert "Recommended: aha train gsm8k-r1-1.5b --set" in report.as_text()
     assert run_doctor(Request("gsm8k-r1-1.5b", memory_gib=80.0, device="cuda")).fit
+
+
+def test_the_recommended_command_trains_what_was_asked_about(
+    here: Facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "my recipe.yaml"
+    mine.write_text(dump_recipe(load_recipe("gsm8k-r1-1.5b", ["name=other"])))
+    asked = ["train.seed=3", "rewards=[{name: accuracy}]"]
+    report = run_doctor(Request(str(mine), asked, memory_gib=16.0, device="cuda"))
+    lines = report.as_text().partition("Recommended: ")[2].partition("\n\n")[0]
+    taken: list[Any] = []
+    monkeypatch.setattr("aha.backends.choose.start", lambda recipe, output: taken.append(recipe))
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {lines}"], capture_output=True, text=True, check=True
+    )
+    main(words.stdout.splitlines()[1:])
+    (recipe,) = taken
+    assert (recipe.name, recipe.train.seed, len(recipe.rewards)) == ("other", 3, 1)
+    assert recipe.lora is not None
+    assert recipe.optimizer.learning_rate == 3e-5
 
 
 def test_when_nothing_fits_it_says_what_would(here: Facts) -> None:
@@ -189,7 +212,7 @@ def test_a_memory_problem_says_which_settings_help(here: Facts) -> None:
     assert judged is not None
     found = judge_memory(judged.subject, judged.advice)
     assert found.stops
-    assert "--set lora={}" in found.advice
+    assert "--set lora={} --set optimizer.learning_rate=3e-05" in found.advice
 
 
 @pytest.mark.parametrize(

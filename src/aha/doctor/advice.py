@@ -19,8 +19,8 @@ Changes = Mapping[str, Any]
 Fit = Literal["yes", "tight", "no"]
 # Predictions were up to a tenth too low (docs/doctor.md).
 _ROOMY = 0.9
-_LORA: Changes = {"lora": {}}
-_NF4: Changes = {**_LORA, "model.quantization": "nf4"}
+# Adapters want about ten times the learning rate of all weights (docs/lora.md).
+_ADAPTERS_RATE = 10
 _TOKENS, _ROWS = "train.tokens_per_microbatch", "generation.max_rows"
 _CHECKPOINTING: Changes = {"train.gradient_checkpointing": True}
 
@@ -43,8 +43,7 @@ class Option:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """As `--set` takes them."""
-        return tuple(f"{key}={_yaml(value)}" for key, value in self.changes.items())
+        return settings_of(self.changes)
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,17 @@ def advise(subject: Subject) -> Advice:
     return Advice(tuple(shown), recommended, largest)
 
 
+def settings_of(changes: Changes) -> tuple[str, ...]:
+    """Changes as `--set` takes them."""
+    return tuple(f"{key}={_yaml(value)}" for key, value in changes.items())
+
+
+def with_adapters(recipe: Recipe) -> Changes:
+    """What trains adapters in place of all weights: a `lora` section, and the rate they want."""
+    rate = float(f"{_ADAPTERS_RATE * recipe.optimizer.learning_rate:.6g}")
+    return {"lora": {}, "optimizer.learning_rate": rate}
+
+
 def option(subject: Subject, changes: Changes) -> Option:
     predicted = prediction(subject, changes)
     peak = predicted.peak
@@ -115,7 +125,7 @@ def _alternatives(subject: Subject) -> Iterator[Changes]:
     if recipe.model.dtype != "bfloat16":
         yield {"model.dtype": "bfloat16"}
     if recipe.lora is None:
-        yield _LORA
+        yield with_adapters(recipe)
     if recipe.model.quantization == "none":
         yield _nf4(recipe)
 
@@ -125,7 +135,7 @@ def _ladder(subject: Subject) -> Iterator[Changes]:
     recipe = subject.recipe
     bases: list[Changes] = [{}]
     if recipe.lora is None:
-        bases.append(_LORA)
+        bases.append(with_adapters(recipe))
     if recipe.model.quantization == "none":
         bases.append(_nf4(recipe))
     for base in bases:
@@ -147,7 +157,8 @@ def _savings(subject: Subject, base: Changes) -> Iterator[Changes]:
 
 
 def _nf4(recipe: Recipe) -> Changes:
-    return _NF4 if recipe.lora is None else {"model.quantization": "nf4"}
+    adapters = with_adapters(recipe) if recipe.lora is None else {}
+    return {**adapters, "model.quantization": "nf4"}
 
 
 def _checkpointing(recipe: Recipe) -> Changes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from aha.doctor.advice import Advice
+from aha.doctor.advice import Advice, settings_of, with_adapters
 from aha.doctor.asking import Subject
 from aha.doctor.facts import Disk
 from aha.doctor.finding import Finding, note, ok, problem
@@ -103,7 +103,8 @@ def _quantization(recipe: Recipe, find: Find) -> Finding | None:
     if kind == "none":
         return None
     if recipe.lora is None:
-        advice = "Quantised weights are not trained: --set lora={} trains adapters on them."
+        adapters = " ".join(f"--set {setting}" for setting in settings_of(with_adapters(recipe)))
+        advice = f"Quantised weights are not trained: {adapters} trains adapters on them."
         return problem("quantization", f"{kind} without adapters", advice, stops=True)
     if find("bitsandbytes") is None:
         advice = "pip install 'aha-zero[quantized]'."

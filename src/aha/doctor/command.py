@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,13 +48,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Judged:
-    """A recipe's part of the report."""
+    """A recipe's part of the report; `command` trains it as it was asked about."""
 
     subject: Subject
     findings: tuple[Finding, ...]
     prediction: Prediction
     advice: Advice
     measured: Measured | None
+    command: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ class Report:
             recipe = self.judged.subject.recipe
             lines += ["", *finding_lines(f"recipe {recipe.name}", self.judged.findings), ""]
             lines += prediction_lines(
-                self.judged.subject, self.judged.prediction, self.judged.advice
+                self.judged.subject,
+                self.judged.prediction,
+                self.judged.advice,
+                self.judged.command,
             )
             if self.judged.measured is not None:
                 lines += ["", *measured_lines(self.judged.measured)]
@@ -133,12 +138,14 @@ def _judge(request: Request, facts: Facts, hub: hubs.Hub) -> Judged:
         findings.insert(0, judge_model(subject, hub, _cached))
         saved = 3 * sizes_of(recipe, shape, place, subject.prompts.tokens).trained_bytes
         findings.append(judge_checkpoints(subject, saved, facts.disks))
+    settings = [word for override in request.overrides for word in ("--set", override)]
     return Judged(
         subject=subject,
         findings=tuple(findings),
         prediction=prediction(subject, {}),
         advice=advice,
         measured=measure(subject) if request.measure else None,
+        command=shlex.join(["aha", "train", str(request.recipe), *settings]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Sequence
 
@@ -20,11 +21,16 @@ def finding_lines(title: str, findings: Sequence[Finding]) -> list[str]:
     return [title, *(line for finding in findings for line in _finding(finding))]
 
 
-def prediction_lines(subject: Subject, predicted: Prediction, advice: Advice) -> list[str]:
-    """Memory by part and phase, then the settings and which of them fit."""
+def prediction_lines(
+    subject: Subject, predicted: Prediction, advice: Advice, command: str
+) -> list[str]:
+    """Memory by part and phase, then the settings and which of them fit.
+
+    `command` trains the recipe as it was asked about; the recommended settings follow it.
+    """
     lines = textwrap.wrap(_premises(subject, predicted), WIDTH)
     lines += ["", *_parts(predicted.phases), ""]
-    return lines + _options(advice) + _recommended(subject, advice)
+    return lines + _options(advice) + _recommended(command, advice)
 
 
 def measured_lines(measured: Measured) -> list[str]:
@@ -103,7 +109,7 @@ def _options(advice: Advice) -> list[str]:
     return lines
 
 
-def _recommended(subject: Subject, advice: Advice) -> list[str]:
+def _recommended(command: str, advice: Advice) -> list[str]:
     if advice.fits:
         tight = ", by less than a prediction may be wrong" * (advice.options[0].fit == "tight")
         return ["", f"It fits as it is{tight}."]
@@ -111,9 +117,9 @@ def _recommended(subject: Subject, advice: Advice) -> list[str]:
         size = (advice.largest or 0) / 1e6
         text = f"None of these fits. About {size:,.0f} M parameters of this shape would."
         return ["", *textwrap.wrap(text, WIDTH)]
-    settings = " ".join(f"--set {setting}" for setting in advice.recommended.settings)
-    text = f"Recommended: aha train {subject.recipe.name} {settings}"
-    return ["", *textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+    first, *others = (f"--set {shlex.quote(setting)}" for setting in advice.recommended.settings)
+    # A shell takes it as it stands, over several lines too.
+    return ["", *" \\\n  ".join([f"Recommended: {command} {first}", *others]).split("\n")]
 
 
 def _short(option: Option) -> str:
