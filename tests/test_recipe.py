@@ -118,6 +118,8 @@ def test_no_shipped_recipe_sets_what_has_no_effect(name: str) -> None:
 @pytest.mark.parametrize("key", ["epsilon", "epsilon_high"])
 def test_the_clip_range_says_when_it_has_an_effect(key: str) -> None:
     assert "num_iterations" in (GrpoSection.model_fields[key].description or "")
+
+
 @pytest.mark.parametrize(
     ("override", "meant"),
     [

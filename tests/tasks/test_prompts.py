@@ -141,6 +141,21 @@ def test_a_model_without_template_is_one_sentence(tokenizer: PreTrainedTokenizer
         prompt(tokenizer, format="chat")
 
 
+def test_a_template_without_a_system_role_is_one_sentence(
+    chat_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    refusal = (
+        "{% if messages[0]['role'] == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}"
+    )
+    chat_tokenizer.chat_template = refusal + str(chat_tokenizer.chat_template)
+    with pytest.raises(UserError, match="turns system, user: System role not supported; allowed"):
+        prompt(chat_tokenizer, format="chat")
+    # What the sentence names works.
+    assert prompt(chat_tokenizer, format="chat", system="").text.startswith("[user] Using")
+    assert prompt(chat_tokenizer, format="text").text.startswith(INSTRUCTIONS["r1"])
+
+
 def test_the_recipe_asks(tokenizer: PreTrainedTokenizerFast) -> None:
     (made,) = ask([make_problem([3, 7, 12], 24)], load_recipe("countdown-tiny"), tokenizer)
     assert made.text == "Make 24 from 3 7 12 . <think>"

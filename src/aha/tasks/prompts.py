@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from jinja2 import TemplateError
+
 from aha.rewards.parse import opened_thoughts
 from aha.sections import PromptSection
 from aha.types import Prompt, UserError
@@ -114,7 +116,15 @@ def _chat(
         messages.append({"role": "user", "content": example.problem})
         messages.append({"role": "assistant", "content": example.completion})
     messages.append({"role": "user", "content": question})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"prompt.format is 'chat', but this model's chat template refuses the turns {roles}: "
+            f"{' '.join(str(error).split())}; allowed are prompt.format 'text', or an empty "
+            "prompt.system, which leaves the system turn with its instruction out."
+        ) from None
     opened, prefill = opened_thoughts(text), settings.prefill
     if opened and opened.strip() in prefill:
         # The prefill goes on from the tag that it shares with the template.
