@@ -142,7 +142,8 @@ def test_a_signal_saves_and_has_its_own_code(
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\ndef slow(completions, **kwargs):\n"
-        "    print('in reward', flush=True)\n    time.sleep(50)\n"
+        "    if len(completions) > 1:\n"  # one is the trial before the start
+        "        print('in reward', flush=True)\n        time.sleep(50)\n"
         "    return [0.0] * len(completions)\n"
     )
     process = subprocess.Popen(
@@ -181,15 +182,18 @@ def test_a_mistake_in_the_data_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_faulty_reward_is_named_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["train"], ["train", "--dry-run"]])
+def test_a_faulty_reward_is_named_with_its_line(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def crash(completions, **kwargs):\n    return [c['x'] for c in completions]\n"
     )
-    done = aha("train", "--rewards", "mine.py:crash", "--set", "evaluation.n=0", cwd=tmp_path)
-    assert done.returncode == 1
+    done = aha(*command, "--rewards", "mine.py:crash", cwd=tmp_path)
+    assert done.returncode == 2
     assert "reward 'crash' raised TypeError" in done.stderr
     assert "mine.py, line 2" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "'target': 38" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
     (tmp_path / "text.txt").write_text("x")
     done = aha("rewards", "try", "mine.py:crash", "--completion", "text.txt", cwd=tmp_path)
     assert done.returncode == 2

@@ -17,6 +17,10 @@ class UserError(Exception):
     """A mistake of the user's: printed as one sentence, exit code 2, no traceback."""
 
 
+class Unreachable(UserError):
+    """What is wanted lies elsewhere and cannot be had from here, though it may well exist."""
+
+
 class Stopped(Exception):
     """A run that was asked to stop, and did so in good order: its message and exit code."""
 

@@ -41,6 +41,13 @@ def test_the_hubs_kernels_are_asked_for(
     assert arguments.model_init_kwargs["use_kernels"] is wanted
 
 
+def test_a_reward_at_fault_ends_the_start(small: Make, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def short(completions):\n    return []\n")
+    with pytest.raises(UserError, match="reward 'short' returned 0 values for 1"):
+        load_materials(small("trl", f"rewards=[{{name: '{path}:short'}}]"))
+
+
 @pytest.mark.parametrize("repeats", [1, 6])
 def test_problems_come_in_the_native_order(repeats: int, small: Make) -> None:
     # 16 steps of 3 prompts go more than once through 40 problems.

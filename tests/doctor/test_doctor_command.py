@@ -252,7 +252,12 @@ def test_the_verdict_names_what_stops_and_what_does_not(
 
 def test_a_trial_that_fails_says_why(here: Facts, tmp_path: Path) -> None:
     reward = tmp_path / "bad.py"
-    reward.write_text("def bad(completions, **columns):\n    raise ValueError('no good')\n")
+    reward.write_text(
+        "def bad(completions, **columns):\n"
+        "    if len(completions) > 1:\n"  # one is the trial before the start
+        "        raise ValueError('no good')\n"
+        "    return [0.0]\n"
+    )
     changes = [f"rewards=[{{name: '{reward}:bad'}}]", "task.num_train=30"]
     with pytest.raises(RunFailure, match="no good"):
         run_doctor(Request("countdown-tiny", changes, measure=True))

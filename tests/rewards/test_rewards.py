@@ -11,7 +11,8 @@ import pytest
 from aha.recipe import load_recipe
 from aha.rewards import REWARDS, load_reward
 from aha.rewards.accuracy import judge
-from aha.rewards.score import WeightedReward, rewards_of, score
+from aha.rewards.custom import CustomReward
+from aha.rewards.score import WeightedReward, rewards_of, score, try_rewards
 from aha.types import Completion, Problem, Prompt, RunFailure, UserError
 
 PROMPT = "Make 65 from 55 10 . <think>"
@@ -213,3 +214,51 @@ def test_a_near_reward_or_option_is_suggested(tmp_path: Path) -> None:
         load_reward(f"{path}:brevety")
     with pytest.raises(UserError, match=r"Did you mean 'words'\?$"):
         load_reward(f"{path}:brevity", word=3)
+
+
+def test_rewards_are_tried_once_on_one_completion() -> None:
+    problem = Problem("countdown", "k", {"target": 65, "nums": [55, 10]})
+    chat = [{"role": "user", "content": "?"}]
+    calls: list[dict[str, Any]] = []
+
+    def mine(**columns: Any) -> list[float]:
+        calls.append(columns)
+        return [0.0]
+
+    rewards = [WeightedReward(CustomReward("mine", mine, {}), 1.0)]
+    try_rewards(rewards, problem, Prompt("?", "", (1,), tuple(chat)), lambda text: [7] * len(text))
+    (columns,) = calls
+    assert (columns["target"], columns["nums"], columns["prompts"]) == ([65], [[55, 10]], [chat])
+    (((turn,),), (token_ids,)) = columns["completions"], columns["completion_ids"]
+    assert turn["role"] == "assistant"
+    assert token_ids == [7] * len(turn["content"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (1.0, "reward 'mine' returned 1.0; it must be a list"),
+        ([1.0, 2.0], "reward 'mine' returned 2 values for 1"),
+        (["x"], "reward 'mine' returned 'x' for row 0"),
+        (ValueError("no"), "reward 'mine' raised ValueError: no"),
+    ],
+)
+def test_a_reward_at_fault_ends_the_start(returned: Any, words: str) -> None:
+    problem = Problem("countdown", "k", {"target": 65, "nums": [55, 10]})
+
+    def mine(completions: Any) -> Any:
+        if isinstance(returned, Exception):
+            raise returned
+        return returned
+
+    reward = CustomReward("mine", mine, {})
+    with pytest.raises(UserError, match=f"{words}.*first problem, {{'target': 65"):
+        try_rewards([WeightedReward(reward, 1.0)], problem, Prompt("?", "", ()), list)  # type: ignore[arg-type]
+    try_rewards([WeightedReward(reward, 1.0, "none")], problem, Prompt("?", "", ()), list)  # type: ignore[arg-type]
+
+
+def test_a_shipped_reward_without_its_column_ends_the_start() -> None:
+    recipe = load_recipe("countdown-tiny", ["rewards=[{name: equation}]"])
+    problem = Problem("gsm8k", "k", {"problem": "1 + 1?", "answer": "2"})
+    with pytest.raises(UserError, match="'equation' needs the column 'target'"):
+        try_rewards(rewards_of(recipe), problem, Prompt("?", "", ()), lambda text: [])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from aha.train.dry_run import describe
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -24,7 +25,6 @@ from aha.recipe import Recipe, load_recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine
 from aha.rollout.positions import positions_of, require_positions
-from aha.train.dry_run import describe
 from aha.train.start import start_run
 from aha.types import Prompt, UserError
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from aha.doctor.dry_run import describe
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.runs import RunDirectory
-from aha.train.dry_run import describe
 from aha.train.loop import score_groups
 from aha.train.start import resume_run, start_run
 from stopped_run import stopped_run

@@ -87,7 +87,7 @@ def process_bytes(recipe: Recipe) -> int:
 
 def prompts_of(recipe: Recipe) -> Prompts:
     """Counted where tokenizer and problems are on this machine, assumed elsewhere."""
-    if not (_is_here(recipe.model.name) and _problems_are_here(recipe)):
+    if not (_is_here(recipe.model.name) and problems_are_here(recipe)):
         return Prompts(_ASSUMED_PROMPT, assumed=True)
     problems = load_problems(recipe.task, "train", 4 * recipe.grpo.prompts_per_step).problems
     prompts = ask(problems, recipe, load_tokenizer(recipe.model))
@@ -98,7 +98,8 @@ def _is_here(model: str) -> bool:
     return model == TINY_NAME or Path(model).expanduser().is_dir()
 
 
-def _problems_are_here(recipe: Recipe) -> bool:
+def problems_are_here(recipe: Recipe) -> bool:
+    """Whether the problems are generated or in a file; the hub has the others."""
     source = recipe.task.source
     if source is None:
         return recipe.task.name == countdown.NAME

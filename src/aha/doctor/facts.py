@@ -54,7 +54,8 @@ class Facts:
 
     `cuda_build`: the CUDA that PyTorch was built for, none for a build without. `driver`: the
     NVIDIA driver's version, and `driver_gpus` what it sees. `kernels`: the path of the
-    compiled kernels, off where there are none, and why. `sdpa`: attention kernels that are switched on.
+    compiled kernels, off where there are none, and why. `sdpa`: attention kernels that are
+    switched on.
     """
 
     system: str

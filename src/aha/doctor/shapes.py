@@ -19,7 +19,7 @@ from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.adapters import base_name, is_adapter
 from aha.train.memory import Counts, Widths, counts_of
-from aha.types import UserError
+from aha.types import Unreachable, UserError
 
 # config.json of huggingface.co/Qwen/Qwen2.5-*, base and -Instruct alike; the three smaller stand
 # in `aha.bench.spec` already.
@@ -134,7 +134,7 @@ def _found_by_hub_name(section: ModelSection, online: bool) -> tuple[Any, str]:
         return config, "its published configuration, shipped with aha"
     if online:
         return _read(name, trust, "model.name"), "the hub"
-    raise UserError(
+    raise Unreachable(
         f"model.name: {name!r} is no folder here, not in the cache, and the hub is not to be had; "
         "give its config.json with --config FILE."
     )

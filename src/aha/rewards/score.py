@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
@@ -12,9 +12,12 @@ from typing import Any, Literal
 from aha.recipe import Recipe
 from aha.rewards import CustomReward, Reward, load_reward
 from aha.rewards.limit import TimeLimit, time_limit
-from aha.types import Completion, Problem, Prompt, RunFailure, Score
+from aha.types import Completion, Problem, Prompt, RunFailure, Score, UserError
+from aha.visible import quoted
 
 OnError = Literal["stop", "none"]
+# A model may write anything, so a reward must take anything.
+_MADE_UP = " 1 + 1 = 2 </think> <answer> 1 + 1 </answer>"
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,7 @@ def score(
     A reward that is None does not apply; where none applies, the total is NaN.
     Errors: RunFailure naming the reward, and the row and value where there is one.
     """
-    columns = _columns(problems)
-    columns["completion_ids"] = [list(c.token_ids) for c in completions]
-    columns["prompts"] = [prompt.for_rewards for prompt in prompts]
-    columns["completions"] = [p.reply(c.text) for p, c in zip(prompts, completions, strict=True)]
+    columns = _arguments(problems, prompts, completions)
     rows = len(completions)
     raw = {
         item.reward.name: call(item.reward, columns, rows, item.on_error, item.timeout_s)
@@ -68,6 +68,31 @@ def score(
             f"has the columns {', '.join(sorted(_columns(problems)))}."
         )
     return scores
+
+
+def try_rewards(
+    rewards: Sequence[WeightedReward],
+    problem: Problem,
+    prompt: Prompt,
+    encode: Callable[[str], Sequence[int]],
+) -> None:
+    """Call each reward once, on a made-up completion of one problem, before anything takes long.
+
+    Those with `on_error` "none" may fail and are not called.
+    Errors: UserError naming the reward and the problem.
+    """
+    completion = Completion(_MADE_UP, tuple(encode(_MADE_UP)), (), "stop")
+    arguments = _arguments([problem], [prompt], [completion])
+    for item in rewards:
+        if item.on_error == "none":
+            continue
+        try:
+            _checked(item.reward.name, _values(item.reward, arguments, item.timeout_s), 1)
+        except _Fault as fault:
+            raise UserError(
+                f"{fault} (tried before the start on a made-up completion of the first problem, "
+                f"{quoted(dict(problem.columns))})"
+            ) from None
 
 
 def call(
@@ -119,6 +144,18 @@ def _values(reward: Reward | CustomReward, columns: dict[str, Any], timeout_s: f
             f"reward {reward.name!r} raised {type(error).__name__}: {error} "
             f"({last.filename}, line {last.lineno})"
         ) from error
+
+
+def _arguments(
+    problems: Sequence[Problem], prompts: Sequence[Prompt], completions: Sequence[Completion]
+) -> dict[str, Any]:
+    """What a reward is called with, by name: a value a row."""
+    return {
+        **_columns(problems),
+        "completion_ids": [list(c.token_ids) for c in completions],
+        "prompts": [prompt.for_rewards for prompt in prompts],
+        "completions": [p.reply(c.text) for p, c in zip(prompts, completions, strict=True)],
+    }
 
 
 def _columns(problems: Sequence[Problem]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aha.types import UserError
+from aha.types import Unreachable, UserError
 
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
@@ -128,6 +128,8 @@ def _read_hub(name: str, config: str | None, split: str) -> Iterator[tuple[str, 
 
     try:
         rows = datasets.load_dataset(name, config, split=split)
+    except ConnectionError as error:
+        raise Unreachable(f"task.source: {name!r} could not be loaded: {error}.") from None
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(f"task.source: {name!r} could not be loaded: {first_line}") from None

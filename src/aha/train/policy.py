@@ -24,7 +24,7 @@ from aha.recipe import Recipe, require_trainable
 from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.adapters import add_adapters, base_name, is_adapter, load_adapters, with_adapter
-from aha.types import UserError
+from aha.types import Unreachable, UserError
 from aha.visible import did_you_mean
 
 
@@ -70,7 +70,7 @@ def _require_on_hub(name: str) -> None:
             f"model.name: {name!r} is neither a folder here nor a model on the hub."
         ) from None
     except Exception as error:  # whatever the network layer raises, it means the same to a user
-        raise UserError(
+        raise Unreachable(
             f"model.name: {name!r} is no folder here, is not in the cache, and the hub could not "
             f"be reached ({type(error).__name__})."
         ) from None

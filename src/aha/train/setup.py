@@ -6,6 +6,7 @@ import copy
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.grpo.logprobs import Reference, Scorer, WithoutAdapters, scorer
 from aha.grpo.losses import LossSettings
 from aha.recipe import Recipe
-from aha.rewards.score import WeightedReward, rewards_of
+from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, choose
 from aha.rollout.native import NativeEngine
@@ -79,13 +80,16 @@ def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -
     held_out: tuple[Problem, ...] = ()
     if recipe.evaluation.n:
         held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
-    _seed_global_streams(recipe.train.seed)
     source = str(resume_from) if resume_from else None
-    tokenizer = load_tokenizer(recipe.model, source)
+    tokenizer: Any = load_tokenizer(recipe.model, source)
     stream = _stream(recipe, problems.problems)
     # Prompts are made step by step. Those of the first step and of the evaluation are made here
     # too: a way of asking that does not fit, or a text that is too long, is refused early.
-    prompts = ask([*stream.at(1), *held_out], recipe, tokenizer)
+    first = stream.at(1)
+    prompts = ask([*first, *held_out], recipe, tokenizer)
+    try_rewards(rewards, first[0], prompts[0], tokenizer.encode)
+    # After the trial, so that the run's own draws do not depend on it.
+    _seed_global_streams(recipe.train.seed)
     model = load_policy(recipe, resume_from)
     longest = max(len(prompt.token_ids) for prompt in prompts)
     require_positions(model.config, longest, recipe.generation.max_completion_length)

@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import (
 
 from aha.backends.trl.config import asked_for_fsdp, trl_section
 from aha.recipe import Recipe
-from aha.rewards.score import WeightedReward, rewards_of
+from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.positions import require_positions
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
@@ -82,11 +82,13 @@ def load_materials(recipe: Recipe) -> Materials:
     if recipe.evaluation.n:
         held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
     _require_reference(recipe)
-    tokenizer = load_tokenizer(recipe.model)
+    tokenizer: Any = load_tokenizer(recipe.model)
     stream = ProblemStream(found.problems, recipe.grpo.prompts_per_step, recipe.train.seed)
-    prompts = ask(_drawn(recipe, found.problems, stream), recipe, tokenizer)
+    drawn = _drawn(recipe, found.problems, stream)
+    prompts = ask(drawn, recipe, tokenizer)
     longest = max(len(prompt.token_ids) for prompt in prompts)
     require_positions(load_config(recipe.model), longest, recipe.generation.max_completion_length)
+    try_rewards(rewards, drawn[0], prompts[0], tokenizer.encode)
     return Materials(
         recipe=recipe,
         rewards=rewards,
