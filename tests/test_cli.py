@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from aha.cli import _with_resume_value
+from aha.cli import _with_resume_value, app
 from command_line import aha
 
 
@@ -17,15 +18,51 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom aha.cli import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)))"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'aha.recipe'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
 
 
 @pytest.mark.parametrize(
+    "command",
+    ["", "train", "eval", "data", "data show", "rewards", "rewards try", "recipes", "launch slurm"],
+)
+def test_h_is_help(command: str) -> None:
+    runner = CliRunner()
+    short, long = (runner.invoke(app, [*command.split(), flag]) for flag in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("aha train gsm", ["gsm8k-r1-1.5b", "gsm8k-xml-0.5b"]),
+        ("aha launch slurm r1", ["r1-zero-7b"]),
+        ("aha doctor mini-r1-3", ["mini-r1-3b"]),
+        ("aha train --task nu", ["numina-math-tir"]),
+        ("aha train --rewards accuracy,soft", ["accuracy,soft_format", "accuracy,soft_overlong"]),
+        ("aha rewards try eq", ["equation"]),
+        # The shell itself completes a file's name.
+        ("aha train ./mine", []),
+    ],
+)
+def test_names_are_completed(typed: str, offered: list[str]) -> None:
+    place = str(len(typed.split()) - 1)
+    done = aha(_AHA_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=place)
+    assert done.stdout.split() == offered
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["train", "--set", "max_steps=3"], ["'max_steps'", "Did you mean 'train.max_steps'?"]),
+        (["train", "gsm8k-r1-1.5"], ["Did you mean 'gsm8k-r1-1.5b'?"]),
+        (["train", "--rewards", "acuracy"], ["Did you mean 'accuracy'?"]),
+        (["train", "--task", "gsm8"], ["Did you mean 'gsm8k'?"]),
+        (["train", "--model", "aha-tyni"], ["Did you mean 'aha-tiny'?"]),
         (["train", "--max-steps", "many"], ["train.max_steps", "'many'", "integer"]),
         (["train", "--learning-rate", "-1"], ["optimizer.learning_rate", "greater than 0"]),
         (["train", "--rewards", "accuracy,beauty"], ["'beauty'", "allowed are accuracy"]),

@@ -21,13 +21,15 @@ from aha.cli_show import (
     AllowChangeOption,
     ResumeOption,
     SetOption,
+    complete_recipe,
+    complete_rewards,
+    complete_task,
     data_app,
     recipes,
     rewards_app,
     tasks,
 )
 from aha.launch.layout import EXIT_CODE_FILE
-from aha.runs import LATEST, found_run
 from aha.types import RunFailure, Stopped, UserError
 
 EXIT_FAILED = 1
@@ -36,7 +38,7 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Train a small language model to reason with GRPO, and see it learn to check itself.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -46,13 +48,22 @@ app = typer.Typer(
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A shipped recipe's name or a YAML file; default countdown-tiny."),
+        typer.Argument(
+            help="A shipped recipe's name or a YAML file; default countdown-tiny.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     set_: SetOption = None,
     model: Annotated[str | None, typer.Option(help="model.name")] = None,
-    task: Annotated[str | None, typer.Option(help="task.name")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="task.name", autocompletion=complete_task)
+    ] = None,
     rewards: Annotated[
-        str | None, typer.Option(help="Names with commas, such as accuracy,format; weight 1 each.")
+        str | None,
+        typer.Option(
+            help="Names with commas, such as accuracy,format; weight 1 each.",
+            autocompletion=complete_rewards,
+        ),
     ] = None,
     max_steps: Annotated[str | None, typer.Option(help="train.max_steps")] = None,
     learning_rate: Annotated[str | None, typer.Option(help="optimizer.learning_rate")] = None,
@@ -127,6 +138,7 @@ def _resume(
             "recipe, no --output and no --dry-run."
         )
     from aha.backends.choose import resume as go_on
+    from aha.runs import found_run
 
     go_on(found_run(resume), overrides, allow_change)
 
@@ -335,6 +347,8 @@ def _with_resume_value(arguments: list[str]) -> list[str]:
         result.append(argument)
         following = arguments[index + 1 : index + 2]
         if argument == "--resume" and (not following or following[0].startswith("-")):
+            from aha.runs import LATEST
+
             result.append(LATEST)
     return result
 

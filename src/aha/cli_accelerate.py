@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from aha.cli_show import AllowChangeOption, ResumeOption, SetOption
+from aha.cli_show import AllowChangeOption, ResumeOption, SetOption, complete_recipe
 from aha.launch.layout import Strategy
 
 StrategyOption = Annotated[
@@ -18,7 +18,11 @@ StrategyOption = Annotated[
 
 def accelerate(
     recipe: Annotated[
-        str | None, typer.Argument(help="A shipped recipe's name or a YAML file; or --resume.")
+        str | None,
+        typer.Argument(
+            help="A shipped recipe's name or a YAML file; or --resume.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     processes: Annotated[
         int, typer.Option(help="Processes that train, in all: one a GPU.", min=1)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from aha.cli_show import SetOption
+from aha.cli_show import SetOption, complete_recipe
 
 _EXIT_UNFIT = 1
 
@@ -15,7 +15,10 @@ _EXIT_UNFIT = 1
 def doctor(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A shipped recipe's name or a YAML file: does it fit into memory?"),
+        typer.Argument(
+            help="A shipped recipe's name or a YAML file: does it fit into memory?",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     set_: SetOption = None,
     memory: Annotated[

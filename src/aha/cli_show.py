@@ -12,7 +12,32 @@ from aha.types import UserError
 data_app = typer.Typer(help="Look at a recipe's problems, or write them for elsewhere.")
 rewards_app = typer.Typer(help="List the rewards, or try one on a text.")
 
-RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")]
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """For the shell; where no name fits, it completes files."""
+    from aha.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    from aha.tasks.registry import TASKS
+
+    return [name for name in TASKS if name.startswith(incomplete)]
+
+
+def complete_rewards(incomplete: str) -> list[str]:
+    """The last of names with commas."""
+    from aha.rewards import REWARDS
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in sorted(REWARDS) if name.startswith(last)]
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
@@ -128,7 +153,12 @@ def rewards_list(context: typer.Context) -> None:
 
 @rewards_app.command("try")
 def rewards_try(
-    name: Annotated[str, typer.Argument(help="A reward's name, or path/file.py:function.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A reward's name, or path/file.py:function.", autocompletion=complete_rewards
+        ),
+    ],
     completion: Annotated[Path, typer.Option(help="A file with the completion's text.")],
     column: Annotated[
         list[str] | None,

@@ -7,11 +7,13 @@ what it calls a multi-GPU run, so the file says that there too, and `use_cpu` be
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from aha.recipe import Recipe
-from aha.sections import TrlSection
 from aha.types import UserError
+
+# The command line's options take a type from here, and `aha --help` shall not wait for pydantic.
+if TYPE_CHECKING:
+    from aha.recipe import Recipe
 
 Strategy = Literal["ddp", "zero2", "zero3", "fsdp2"]
 VllmMode = Literal["off", "colocate", "server"]
@@ -57,6 +59,8 @@ class Layout:
 
 def check_together(strategy: Strategy, recipe: Recipe) -> None:
     """Errors: UserError for a recipe's `trl` section that does not go with the strategy."""
+    from aha.sections import TrlSection
+
     section = recipe.trl or TrlSection()
     if section.vllm == "colocate" and strategy == "fsdp2":
         raise UserError(
