@@ -47,7 +47,13 @@ def test_set_reads_numbers_lists_and_exponents() -> None:
         ("task.sizes=[1]", ["sizes is [1]", "2 to 8"]),
         ("generation.num_generations=1", ["num_generations", "greater than or equal to 2"]),
         ("generation.temperature=.inf", ["temperature", "finite"]),
-        ("rewards=[]", ["rewards"]),
+        ("rewards=[]", ["rewards is []; it should not be empty"]),
+        ("rewards={}", ["rewards is {}; it should be a list"]),
+        ("train=null", ["train is None; it should be a mapping of keys"]),
+        ("train={1: 2}", ["train.1 is 1; it should have a text as its key"]),
+        ("train.max_steps=1e99", ["it should be a smaller number"]),
+        ("train.max_steps=2020-13-45", ["not a YAML value"]),
+        (f"train.max_steps={'[' * 3000}", ["not a YAML value"]),
         ("rewards=[{name: a}, {name: a}]", ["rewards", "once"]),
         ("train=3", ["train", "3"]),
         ("train", ["--set 'train'", "key=value"]),
@@ -64,7 +70,10 @@ def test_a_mistake_is_one_sentence(override: str, words: list[str]) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("content", ["- 1\n", "a: [\n", "", "\tx: 1\n"])
+@pytest.mark.parametrize(
+    "content",
+    ["- 1\n", "a: [\n", "", "\tx: 1\n", "a: 2020-13-45\n", f"a: {'[' * 3000}{']' * 3000}"],
+)
 def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(content)
@@ -86,6 +95,13 @@ def test_yaml_can_not_build_objects(tmp_path: Path) -> None:
 
 def test_the_defaults_alone_are_a_recipe() -> None:
     assert yaml.safe_load(dump_recipe(Recipe(name="x")))["name"] == "x"
+
+
+def test_a_number_in_quotes_is_a_text() -> None:
+    assert load_recipe("countdown-tiny", ['model.name="123"']).model.name == "123"
+    assert load_recipe("countdown-tiny", ["optimizer.learning_rate= 1e-4 "]) == load_recipe(
+        "countdown-tiny", ["optimizer.learning_rate=0.0001"]
+    )
 
 
 def test_a_long_value_is_shown_without_its_middle() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -90,18 +92,19 @@ def train(
     overrides = list(set_ or [])
     overrides += _short_options(
         {
-            "model.name": model,
-            "task.name": task,
+            "model.name": _text(model),
+            "task.name": _text(task),
             "train.max_steps": max_steps,
             "optimizer.learning_rate": learning_rate,
             "train.seed": seed,
-            "engine": engine,
+            "engine": _text(engine),
         }
     )
     if lora:
         overrides.insert(0, "lora={}")
     if rewards is not None:
-        overrides.append(f"rewards=[{', '.join(f'{{name: {n}}}' for n in rewards.split(','))}]")
+        names = [name.strip() for name in rewards.split(",")]
+        overrides.append(f"rewards={json.dumps([{'name': name} for name in names])}")
     if report_to is not None:
         overrides.append(f"logging.report_to=[{'' if report_to == 'none' else report_to}]")
     if resume is not None:
@@ -111,13 +114,18 @@ def train(
         raise UserError("--allow-change goes with --resume; a new run has nothing to change.")
     from aha.recipe import DEFAULT_RECIPE, load_recipe
 
-    loaded = load_recipe(recipe or DEFAULT_RECIPE, overrides)
+    loaded = load_recipe(DEFAULT_RECIPE if recipe is None else recipe, overrides)
     from aha.backends.choose import describe, start
 
     if dry_run:
         typer.echo(describe(loaded))
         return
     start(loaded, output)
+
+
+def _text(value: str | None) -> str | None:
+    """As YAML that is a text whatever it looks like: a folder may be called 2024."""
+    return None if value is None else json.dumps(value)
 
 
 def _short_options(options: dict[str, str | None]) -> list[str]:
@@ -132,7 +140,7 @@ def _resume(
     dry_run: bool,
     allow_change: bool,
 ) -> None:
-    if recipe or output or dry_run:
+    if recipe is not None or output is not None or dry_run:
         raise UserError(
             "--resume goes on with a run's own recipe in its own folder; it takes --set, but no "
             "recipe, no --output and no --dry-run."
@@ -315,9 +323,11 @@ def main(arguments: list[str] | None = None) -> None:
             if hasattr(signal, name):  # Windows has only the first two
                 signal.signal(getattr(signal, name), _too_early)
     try:
+        _refuse_empty(given)
         code = app(args=_with_resume_value(given), prog_name="aha", standalone_mode=False)
     except TyperException as error:
-        _stop(f"error: {' '.join(error.format_message().split())}", EXIT_USER_ERROR)
+        sentence = " ".join(error.format_message().split()).replace("Value error, ", "")
+        _stop(f"error: {sentence}", EXIT_USER_ERROR)
     except UserError as error:
         _stop(f"error: {error}", EXIT_USER_ERROR)
     except RunFailure as error:
@@ -338,6 +348,17 @@ def main(arguments: list[str] | None = None) -> None:
         _stop("interrupted; go on from the last checkpoint with --resume", EXIT_INTERRUPTED)
     if code:
         raise SystemExit(code)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty option is a shell variable that was not set; as a path it would mean this folder.
+
+    Errors: UserError, but for `--prompt`, which may be empty.
+    """
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        unset = argument.startswith("--") and "=" not in argument and following == ""
+        if (unset or re.fullmatch("--[a-z-]+=", argument)) and not argument.startswith("--prompt"):
+            raise UserError(f"{argument.rstrip('=')} is empty; give it a value, or leave it out.")
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:

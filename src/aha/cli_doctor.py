@@ -24,7 +24,10 @@ def doctor(
     memory: Annotated[
         float | None,
         typer.Option(
-            metavar="GIB", help="Ask about another machine, with so much memory.", min=0.1
+            metavar="GIB",
+            help="Ask about another machine, with so much memory.",
+            min=0.1,
+            max=1_000_000,
         ),
     ] = None,
     device: Annotated[

@@ -6,6 +6,7 @@ combination is one sentence that names the key, the value and what is allowed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,17 @@ from aha.types import UserError
 from aha.visible import did_you_mean, quoted
 
 DEFAULT_RECIPE = "countdown-tiny"
+# What PyYAML raises for a text: its own errors, a date or number that cannot be, too deep a nest.
+YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError)
+# In place of pydantic's words, which are Python's.
+_PLAIN = {
+    "model_type": "should be a mapping of keys",
+    "dict_type": "should be a mapping of keys",
+    "tuple_type": "should be a list",
+    "too_short": "should not be empty",
+    "invalid_key": "should have a text as its key",
+    "int_parsing_size": "should be a smaller number",
+}
 
 
 class Recipe(Section):
@@ -175,7 +187,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
     text = shipped_recipes().get(name_or_path) or _file_text(name_or_path)
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except YAML_FAULTS as error:
         raise UserError(f"{name_or_path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{name_or_path}: a recipe is a mapping of sections, not {data!r}.")
@@ -183,7 +195,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
 
 
 def _file_text(name: str) -> str:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if path.is_file():
             return path.read_text(encoding="utf-8")
@@ -203,9 +215,11 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not separator or not all(parts):
         raise UserError(f"--set {override!r}: write it as key=value, such as train.max_steps=100.")
     try:
-        value = _numeric(yaml.safe_load(text))
-    except yaml.YAMLError:
+        value = yaml.safe_load(text)
+    except YAML_FAULTS:
         raise UserError(f"--set {override!r}: {text!r} is not a YAML value.") from None
+    if value == text.strip():  # a text without quotes; with them it is meant as one
+        value = _numeric(value)
     node = data
     for part in parts[:-1]:
         child = node.setdefault(part, {})
@@ -244,7 +258,7 @@ def _sentence(error: ValidationError) -> str:
     if kind == "value_error":
         prefix = f"{key}: " if fault["loc"] else ""
         return f"{prefix}{context['error']}."
-    message = fault["msg"].removeprefix("Input ").removeprefix("Value ")
+    message = _PLAIN.get(kind) or fault["msg"].removeprefix("Input ").removeprefix("Value ")
     near = did_you_mean(value, re.findall("'([^']+)'", context.get("expected", "")))
     return f"{key} is {quoted(value)}; it {message}.{near}"
 

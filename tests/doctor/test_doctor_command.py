@@ -224,6 +224,7 @@ def test_a_memory_problem_says_which_settings_help(here: Facts) -> None:
         (Request("countdown-tiny", measure=True, memory_gib=24.0), "leave --memory"),
         (Request("countdown-tiny", ["nope=1"]), "'nope'"),
         (Request("no-such-recipe"), "'no-such-recipe'"),
+        (Request("countdown-tiny", ["rewards=[{name: nope}]"]), "'nope' is unknown"),
         (Request("countdown-tiny", ["model.name=no-one/nothing"]), "--config"),
     ],
 )

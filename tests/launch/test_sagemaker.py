@@ -196,6 +196,8 @@ def test_settings_whose_order_matters_are_refused() -> None:
         ({"max_hours": 700.0}, "--max-hours is 700"),
         ({"max_wait_hours": 30.0}, "--max-wait-hours goes with --spot"),
         ({"spot": True, "max_wait_hours": 1.0}, "--max-wait-hours is 1; .* --max-hours, 24"),
+        ({"spot": True, "max_wait_hours": float("inf")}, "--max-wait-hours is inf; .* finite"),
+        ({"overrides": ["rewards=[{name: acuracy}]"]}, "Did you mean 'accuracy'"),
         ({"volume_gb": 0}, "--volume-gb is 0"),
         ({"overrides": [f"model.name={'x' * 2501}"]}, "--set has 2501 characters"),
         ({"overrides": ["train.max_steps=0"]}, "train.max_steps is 0"),

@@ -299,6 +299,7 @@ def test_setup_modules_and_resources_stand_in_the_script() -> None:
         ({"engine": "trl", "gpus_per_node": 5}, "which 5 processes cannot share evenly"),
         ({"recipe": "nothing"}, "recipe 'nothing' is neither a file nor one of"),
         ({"overrides": ["train.max_steps=-1"]}, "train.max_steps is -1"),
+        ({"overrides": ["rewards=[{name: acuracy}]"]}, "Did you mean 'accuracy'"),
     ],
 )
 def test_what_is_impossible_is_said(changes: dict[str, Any], said: str) -> None:

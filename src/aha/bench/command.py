@@ -12,6 +12,7 @@ from aha.bench import run
 from aha.recipe import DEFAULT_RECIPE, load_recipe
 from aha.runs import find_runs
 from aha.train.checkpoint import latest_checkpoint
+from aha.train.policy import find_model
 from aha.types import UserError
 
 _RUNS = Path("runs")
@@ -23,6 +24,8 @@ def bench(
     """Run the benchmark, say what comes out, and write it to `json_path`."""
     if json_path is not None and not json_path.resolve().parent.is_dir():
         raise UserError(f"--json is {str(json_path)!r}; its folder does not exist.")
+    if json_path is not None and json_path.is_dir():
+        raise UserError(f"--json is {str(json_path)!r}, a folder; it must be a file.")
     run.require_trl()
     threads = torch.get_num_threads()
     trained = _trained(after, say)
@@ -58,8 +61,9 @@ def _trained(after: str | None, say: run.Say) -> str:
     """A trained embedded model: the given one, that of the latest finished run, or a new run's."""
     if after is not None:
         path = Path(after)
-        checkpoint = latest_checkpoint(path / "checkpoints")
-        return str(checkpoint or path)
+        model = str(latest_checkpoint(path / "checkpoints") or path)
+        find_model(model)  # a wrong one would be found out after minutes
+        return model
     for directory in find_runs(_RUNS):
         finished = "after" in directory.evaluation()
         checkpoint = latest_checkpoint(directory.checkpoints)

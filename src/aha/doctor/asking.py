@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def prompts_of(recipe: Recipe) -> Prompts:
 
 
 def _is_here(model: str) -> bool:
-    return model == TINY_NAME or Path(model).expanduser().is_dir()
+    return model == TINY_NAME or Path(os.path.expanduser(model)).is_dir()
 
 
 def problems_are_here(recipe: Recipe) -> bool:
@@ -103,4 +104,4 @@ def problems_are_here(recipe: Recipe) -> bool:
     source = recipe.task.source
     if source is None:
         return recipe.task.name == countdown.NAME
-    return Path(source).expanduser().exists()
+    return Path(os.path.expanduser(source)).exists()

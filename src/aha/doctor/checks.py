@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def judge_model(subject: Subject, hub: Hub, cached: Callable[[str, str], bool]) 
     """Whether the weights are here or can be fetched; `cached` says what the hub's cache holds."""
     shape, name = subject.shape, subject.recipe.model.name
     what = f"{name}, {shape.counts.parameters / 1e6:,.2f} M parameters"
-    if name == TINY_NAME or Path(name).expanduser().is_dir():
+    if name == TINY_NAME or Path(os.path.expanduser(name)).is_dir():
         return ok("model", f"{what}, on this machine")
     if any(cached(name, file) for file in _WEIGHTS_FILES):
         return ok("model", f"{what}, in the hub's cache")

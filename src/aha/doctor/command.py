@@ -24,6 +24,7 @@ from aha.doctor.shapes import Shape, shape_of
 from aha.doctor.sizes import Device, sizes_of
 from aha.doctor.text import finding_lines, measured_lines, prediction_lines
 from aha.recipe import Recipe, load_recipe
+from aha.rewards.score import require_known
 from aha.types import UserError
 from aha.visible import visible
 
@@ -128,6 +129,7 @@ def _check(request: Request) -> None:
 
 def _judge(request: Request, facts: Facts, hub: hubs.Hub) -> Judged:
     recipe = load_recipe(request.recipe or "", request.overrides)
+    require_known(recipe)
     shape = _shape(recipe, request.config, hub)
     asked = None if request.memory_gib is None else int(request.memory_gib * 2**30)
     place = place_of(facts, recipe, request.device, asked)

@@ -6,6 +6,7 @@ be predicted where there is no network. Left out: any look at the weights themse
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def _found(section: ModelSection, config_file: Path | None, online: bool) -> tup
         return _read(str(config_file), trust, "--config"), f"{config_file}"
     if name == TINY_NAME:
         return _read(str(weights_path()), trust, "model.name"), "the package"
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         if is_adapter(folder):
             base = section.model_copy(update={"name": base_name(folder)})

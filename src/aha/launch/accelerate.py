@@ -129,7 +129,7 @@ def _without_lost_file(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     asked = any(o.partition("=")[0].strip() in ("trl", "trl.deepspeed") for o in overrides)
     if recipe.trl is None or recipe.trl.deepspeed is None or asked:
         return recipe
-    if Path(recipe.trl.deepspeed).expanduser().exists():
+    if Path(os.path.expanduser(recipe.trl.deepspeed)).exists():
         return recipe
     return recipe.model_copy(update={"trl": recipe.trl.model_copy(update={"deepspeed": None})})
 

@@ -23,6 +23,7 @@ from typing import Any
 from aha.launch.layout import Strategy
 from aha.launch.sagemaker_api import region_of, require_boto3, validate
 from aha.recipe import Recipe, load_recipe, shipped_recipes
+from aha.rewards.score import require_known
 from aha.types import UserError
 from aha.visible import quoted
 
@@ -147,6 +148,7 @@ def make_source(request: Request) -> Source:
     Errors: UserError for a recipe that is wrong, or names files that cannot come along.
     """
     recipe = load_recipe(request.recipe, request.overrides)
+    require_known(recipe)
     if recipe.engine == "trl":
         from aha.backends.trl.mapping import refuse
 
@@ -242,10 +244,11 @@ def _check(request: Request, engine: str) -> None:
         raise UserError(f"--max-hours is {request.max_hours:g}; it must be within 0 to 672.")
     if request.max_wait_hours is not None and not request.spot:
         raise UserError("--max-wait-hours goes with --spot: others do not wait for a machine.")
-    if request.max_wait_hours is not None and not request.max_wait_hours >= request.max_hours:
+    waiting = request.max_hours if request.max_wait_hours is None else request.max_wait_hours
+    if not request.max_hours <= waiting < float("inf"):
         raise UserError(
-            f"--max-wait-hours is {request.max_wait_hours:g}; training is part of it, so it must "
-            f"be at least --max-hours, {request.max_hours:g}."
+            f"--max-wait-hours is {waiting:g}; training is part of it, so it must be at least "
+            f"--max-hours, {request.max_hours:g}, and finite."
         )
     if request.image is None and request.wheel is None and _from_source():
         raise UserError(
@@ -316,7 +319,7 @@ def _recipe_text(name_or_path: str) -> str:
     shipped = shipped_recipes()
     if name_or_path in shipped:
         return shipped[name_or_path]
-    return Path(name_or_path).expanduser().read_text(encoding="utf-8")
+    return Path(os.path.expanduser(name_or_path)).read_text(encoding="utf-8")
 
 
 def _requirement(request: Request, recipe: Recipe) -> str:

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from aha.backends.trl.config import vllm_server_dtype
 from aha.launch.layout import Strategy, check_together
 from aha.recipe import Recipe, load_recipe
+from aha.rewards.score import require_known
 from aha.types import RunFailure, UserError
 
 # Written into the run's folder when training is done: a requeue after that does nothing.
@@ -72,6 +73,7 @@ def slurm_script(request: Request) -> str:
     """
     _check_values(request)
     recipe = _recipe(request)
+    require_known(recipe)
     _check_processes(request, recipe)
     environment = Environment(
         loader=PackageLoader("aha.launch"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
 
 
 def _from_file(where: str) -> ModuleType:
-    path = Path(where).expanduser()
+    path = Path(os.path.expanduser(where))
     if not path.is_file():
         raise UserError(f"rewards: there is no file {where!r}.")
     spec = importlib.util.spec_from_file_location(f"aha_custom_{path.stem}", path)
@@ -95,5 +96,6 @@ def _execute(action: Callable[[], None], where: str) -> None:
         action()
     except (Exception, SystemExit) as error:  # the user's own code: what it raises is their news
         raise UserError(
-            f"rewards: {where!r} cannot be imported: {type(error).__name__}: {error}."
+            f"rewards: {where!r} cannot be imported: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}."
         ) from None

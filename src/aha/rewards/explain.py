@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from aha.recipe import YAML_FAULTS
 from aha.rewards import Reward, load_reward
 from aha.rewards.accuracy import gold_answer, is_countdown, judge, read_answer
 from aha.rewards.countdown import why_not
@@ -82,5 +83,5 @@ def _pair(option: str, item: str) -> tuple[str, Any]:
         raise UserError(f"{option} {item!r}: write it as NAME=VALUE.")
     try:
         return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except YAML_FAULTS:
         raise UserError(f"{option} {item!r}: {value!r} is not a YAML value.") from None

@@ -30,6 +30,16 @@ class WeightedReward:
     timeout_s: float | None = None
 
 
+def require_known(recipe: Recipe) -> None:
+    """For a run that begins elsewhere or later: code of the user's own is not run here.
+
+    Errors: UserError for an unknown name or option of a shipped reward.
+    """
+    for section in recipe.rewards:
+        if ":" not in section.name:
+            load_reward(section.name, **section.options)
+
+
 def rewards_of(recipe: Recipe) -> tuple[WeightedReward, ...]:
     """The recipe's rewards; one that needs the length limit gets it from the recipe."""
     loaded = []
@@ -90,8 +100,8 @@ def try_rewards(
             _checked(item.reward.name, _values(item.reward, arguments, item.timeout_s), 1)
         except _Fault as fault:
             raise UserError(
-                f"{fault} (tried before the start on a made-up completion of the first problem, "
-                f"{quoted(dict(problem.columns))})"
+                f"{str(fault).rstrip('.')} (tried before the start on a made-up completion of the "
+                f"first problem, {quoted(dict(problem.columns))})."
             ) from None
 
 
@@ -141,8 +151,8 @@ def _values(reward: Reward | CustomReward, columns: dict[str, Any], timeout_s: f
     except Exception as error:  # anyone's code: whatever it raises, the run must name it
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise _Fault(
-            f"reward {reward.name!r} raised {type(error).__name__}: {error} "
-            f"({last.filename}, line {last.lineno})"
+            f"reward {reward.name!r} raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())} ({last.filename}, line {last.lineno})"
         ) from error
 
 

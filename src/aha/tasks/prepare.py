@@ -48,7 +48,11 @@ def prepare(task: TaskSection, folder: Path, decontaminate: Sequence[str]) -> Pr
     left_out: set[str] = set()
     for source in decontaminate:
         unmapped = task.model_copy(update={"columns": {}})
-        found = overlap(train.problems, load_all(unmapped, source).problems)
+        try:
+            found = overlap(train.problems, load_all(unmapped, source).problems)
+        except UserError as error:
+            fault = str(error).removeprefix("task.source: ")
+            raise UserError(f"--decontaminate {source!r}: {fault}") from None
         overlaps[source] = found
         left_out |= set(found.keys)
     kept = [problem for problem in train.problems if problem.key not in left_out]

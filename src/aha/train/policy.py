@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def find_model(name: str) -> str:
     """
     if name == TINY_NAME:
         return str(weights_path())
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         if not (path / "config.json").is_file() and not is_adapter(path):
             raise UserError(

@@ -148,7 +148,7 @@ def require_trl() -> None:
 def read_deepspeed(path: str) -> dict[str, Any]:
     """A DeepSpeed configuration. Errors: UserError for a file that is none."""
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        found = json.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"trl.deepspeed: {path!r} cannot be read: {error}.") from None
     if not isinstance(found, dict):
@@ -250,7 +250,7 @@ def _optimizer(recipe: Recipe) -> dict[str, Any]:
         "adam_beta2": settings.adam_beta2,
         "adam_epsilon": settings.adam_epsilon,
         "max_grad_norm": settings.max_grad_norm,
-        **({} if deepspeed is None else {"deepspeed": str(Path(deepspeed).expanduser())}),
+        **({} if deepspeed is None else {"deepspeed": str(Path(os.path.expanduser(deepspeed)))}),
     }
 
 
