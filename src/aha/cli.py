@@ -23,6 +23,7 @@ from aha.cli_show import (
     AllowChangeOption,
     ResumeOption,
     SetOption,
+    bench,
     complete_recipe,
     complete_rewards,
     complete_task,
@@ -272,28 +273,6 @@ def export(
         typer.echo(line)
 
 
-@app.command()
-def bench(
-    json_: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")
-    ] = None,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN", help="A trained embedded model: run or checkpoint; default the latest."
-        ),
-    ] = None,
-    runs: Annotated[int, typer.Option(help="Counted steps of each engine.", min=1)] = 3,
-    full: Annotated[
-        bool, typer.Option("--full", help="Also by length, rows and model size: half an hour.")
-    ] = False,
-) -> None:
-    """Measure the native engine beside TRL's on this machine: about a quarter of an hour."""
-    from aha.bench.command import bench as run_bench
-
-    run_bench(json_, after, runs, full, typer.echo)
-
-
 app.add_typer(data_app, name="data")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(launch_app, name="launch")
@@ -301,6 +280,7 @@ app.command()(play)
 app.command()(doctor)
 app.command()(recipes)
 app.command()(tasks)
+app.command()(bench)
 
 
 @app.callback(invoke_without_command=True)

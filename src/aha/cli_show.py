@@ -1,4 +1,4 @@
-"""The commands that only show something: problems, recipes, tasks, rewards."""
+"""The commands that only show something: problems, recipes, tasks, rewards, speed."""
 
 from __future__ import annotations
 
@@ -173,3 +173,24 @@ def rewards_try(
     from aha.rewards.explain import try_reward
 
     typer.echo(try_reward(name, completion, column or [], option or [], prompt))
+
+
+def bench(
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="A trained embedded model: run or checkpoint; default the latest."
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Counted steps of each engine.", min=1)] = 3,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also by length, rows and model size: half an hour.")
+    ] = False,
+) -> None:
+    """Measure the native engine beside TRL's on this machine: about a quarter of an hour."""
+    from aha.bench.command import bench as run_bench
+
+    run_bench(json_, after, runs, full, typer.echo)

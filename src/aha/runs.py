@@ -60,9 +60,12 @@ class RunDirectory:
 
     @classmethod
     @contextmanager
-    def begun(cls, recipe: Recipe, output: Path | None) -> Iterator[RunDirectory]:
+    def begun(
+        cls, recipe: Recipe, output: Path | None, facts: Mapping[str, Any] | None = None
+    ) -> Iterator[RunDirectory]:
         """A new run directory with its recipe and environment, held by this process while inside.
 
+        `facts` go into environment.json beside what `environment` finds.
         A UserError before the first recorded step removes what was made, and nothing else.
         Errors: UserError when `output` already holds a run or cannot be written.
         """
@@ -80,7 +83,9 @@ class RunDirectory:
                     for folder in (run.checkpoints, run.samples):
                         folder.mkdir(exist_ok=True)
                     _replace(run.path / "recipe.yaml", dump_recipe(recipe))
-                    run.write_json("environment.json", environment(recipe.train.seed))
+                    run.write_json(
+                        "environment.json", environment(recipe.train.seed) | dict(facts or {})
+                    )
                 yield run
         except UserError:
             # After the lock is free: a network file system keeps a file that is open.
@@ -128,6 +133,19 @@ class RunDirectory:
         if not is_run:
             raise UserError(f"{str(path)!r} is not a run directory: it has no recipe.yaml.")
         return cls(path)
+
+    def environment(self) -> dict[str, Any]:
+        """What the run began on; empty without environment.json.
+
+        Errors: RunFailure where it is damaged.
+        """
+        path = self.path / "environment.json"
+        if not path.exists():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            raise RunFailure(f"{path} is damaged; remove it, and its facts are left out.") from None
 
     def recipe(self) -> Recipe:
         return load_recipe(str(self.path / "recipe.yaml"))

@@ -15,7 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.doctor.dry_run import describe
+from aha.kernels.build import kernels
 from aha.recipe import Recipe, load_recipe, shipped_recipes
+from aha.rollout.decoder import Decoder
+from aha.rollout.native import NativeEngine
+from aha.rollout.static import StaticDecoder
 from aha.runs import RunDirectory
 from aha.train.loop import score_groups
 from aha.train.start import resume_run, start_run
@@ -186,6 +190,8 @@ def test_an_interrupted_run_resumes_as_if_never_stopped(
     )
     whole = start_run(recipe, tmp_path / "whole")
 
+    assert whole.environment()["decoding"]["path"] == kernels().path
+
     stopped_run(recipe, tmp_path / "parts", 3)
     # Step 3 was recorded, but the last checkpoint is of step 2.
     parts = resume_run(tmp_path / "parts")
@@ -194,6 +200,27 @@ def test_an_interrupted_run_resumes_as_if_never_stopped(
     assert parts.evaluation() == whole.evaluation()
     expected, got = weights(whole, 5), weights(parts, 5)
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+def test_a_resumed_run_keeps_to_its_kernels(model_folder: str, tmp_path: Path) -> None:
+    if kernels().path == "off":
+        pytest.skip("there are no kernels here")
+    stopped_run(small("countdown-tiny", model_folder, "train.max_steps=3"), tmp_path / "run", 2)
+    environment = tmp_path / "run" / "environment.json"
+    facts = json.loads(environment.read_text())
+    facts["decoding"] = {"path": "off", "why": "a test"}
+    environment.write_text(json.dumps(facts))
+    decoders = []
+    new_decoder = NativeEngine._new_decoder
+
+    def spy(self: NativeEngine, rows: int, longest: int) -> Decoder:
+        decoders.append(type(decoder := new_decoder(self, rows, longest)))
+        return decoder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NativeEngine, "_new_decoder", spy)
+        resume_run(tmp_path / "run")
+    assert set(decoders) == {StaticDecoder}
 
 
 def test_resume_without_a_checkpoint_starts_over(model_folder: str, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ Left out: any cache between reports. Reading and analysing a run takes about a s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,12 +69,11 @@ def load(run: RunDirectory) -> RunData:
     if not metrics:
         raise UserError(f"{str(run.path)!r} has no recorded step yet; there is nothing to report.")
     recipe = run.recipe()
-    environment = run.path / "environment.json"
     return RunData(
         name=run.path.resolve().name,
         recipe=recipe,
         earlier_recipes=run.earlier_recipes(),
-        environment=json.loads(environment.read_text("utf-8")) if environment.exists() else {},
+        environment=run.environment(),
         metrics=metrics,
         evaluation=run.evaluation(),
         before=_written(run, "eval-before.jsonl", "held out, before training", recipe.task.name),

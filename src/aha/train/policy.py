@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 import os
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +34,9 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     stop = StopRequest(recipe.train.max_hours)
     # Model, rewards and data are loaded before a folder is made: most mistakes show there.
     trainer = build_trainer(recipe, None)
-    with RunDirectory.begun(recipe, output) as run:
+    decoding = trainer.engine.decoding
+    facts = {} if decoding is None else {"decoding": asdict(decoding)}
+    with RunDirectory.begun(recipe, output, facts) as run:
         return _run(trainer, run, "", stop)
 
 
@@ -54,7 +57,8 @@ def resume_run(
         refuse_changes(changed, allow_change)
         require_services(recipe.logging)
         found = newest_valid(run)
-        trainer = build_trainer(recipe, found.path)
+        decoded = run.environment().get("decoding", {}).get("path", "")
+        trainer = build_trainer(recipe, found.path, decoded)
         done = trainer.progress.step
         lost = run.rewind(
             done, trainer.progress.record_bytes or dict.fromkeys(run.record_bytes(), 0)
