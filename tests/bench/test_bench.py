@@ -100,7 +100,7 @@ def test_both_sides_work_on_the_embedded_model(tmp_path: Path) -> None:
 
 
 def test_the_comparison_with_generate() -> None:
-    comparison = generate_ratio("aha-tiny", threads=2, runs=1)
+    comparison = generate_ratio(Spec("native", "aha-tiny", 16, 8, 240, 2), runs=1)
     assert comparison.ratio.median == pytest.approx(
         comparison.tokens_per_s / comparison.generate_tokens_per_s
     )

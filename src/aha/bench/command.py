@@ -30,9 +30,11 @@ def bench(
     threads = torch.get_num_threads()
     trained = _trained(after, say)
     result: dict[str, Any] = {"machine": run.machine(threads)}
+    machine = result["machine"]
     say(
-        f"machine: {threads} threads, {result['machine']['matmul_gflops']:.0f} GFLOP/s in matrix "
-        f"products, {result['machine']['read_gb_per_s']:.0f} GB/s"
+        f"machine: {machine['processor']} ({machine['features']}, kernels {machine['kernels']}), "
+        f"{threads} threads, {machine['matmul_gflops']:.0f} GFLOP/s in matrix products, "
+        f"{machine['read_gb_per_s']:.0f} GB/s"
     )
     for when, model in (("before_rl", "aha-tiny"), ("after_rl", trained)):
         say(f"embedded model, {when.replace('_', ' ')}:")

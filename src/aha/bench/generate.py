@@ -25,9 +25,8 @@ class GenerateComparison:
     ratio: Ratio
 
 
-def generate_ratio(model: str, threads: int, runs: int) -> GenerateComparison:
-    """16 x 8 completions of at most 240 tokens, `runs` times each."""
-    spec = Spec("native", model, 16, 8, 240, threads)
+def generate_ratio(spec: Spec, runs: int) -> GenerateComparison:
+    """The spec's rollout alone, `runs` times each."""
     side = NativeSide(spec)
 
     def native(seed: int) -> int:
@@ -74,6 +73,7 @@ def _generate(side: NativeSide, spec: Spec, seed: int) -> int:
             temperature=1.0,
             top_k=0,
             max_new_tokens=spec.limit,
+            min_new_tokens=spec.limit if spec.is_shape else None,
             num_return_sequences=spec.generations,
         )
     written = output[:, inputs["input_ids"].shape[1] :]

@@ -66,7 +66,7 @@ def small_model(model: str, threads: int, runs: int, say: Say) -> dict[str, Any]
         f"{_median(results[best], 'step_s'):.2f} s: {_spread(ratio)} times; "
         f"the arithmetic alone would allow {ceiling['ratio']:.0f} times"
     )
-    generate = generate_ratio(model, threads, runs)
+    generate = generate_ratio(specs[0], runs)
     say(
         f"  rollouts: {generate.tokens_per_s:,.0f} tokens/s against generate's "
         f"{generate.generate_tokens_per_s:,.0f}: {_spread(generate.ratio)} times"

@@ -17,7 +17,7 @@ from aha.kernels import calls
 
 # Beyond this many parameters a copy costs more memory than packing saves time.
 _MOST_PACKED = 8_000_000
-_PACKED_ROWS = 32  # rows that a thread takes along together at most
+_PACKED_ROWS = 12  # rows that a thread takes along together at most: two full tiles
 _ROWS_IN_PLACE = 64  # likewise for all threads; MOST_ROWS in decode.c
 
 

@@ -9,7 +9,8 @@
  * Either way an output is summed in the same order whatever rows are beside it. */
 
 enum { PANEL = PANEL_LANES * LANES, PANEL_ROWS = 6, DOT_OUTPUTS = 4 };
-enum { TASK_OUTPUTS = 64 };      /* outputs that a thread takes at a time */
+/* Outputs that a thread takes at a time: whole panels; few, so that all threads end together. */
+enum { PACKED_TASK = 64, TASK_IN_PLACE = 32 };
 #define LEAST_PRODUCT 100000     /* multiplications below which a second thread does not pay */
 
 typedef struct {
@@ -124,14 +125,16 @@ static void outputs_in_place(const product *p, int64_t first, int64_t end) {
 
 static void product_task(void *context, int64_t index) {
     const product *p = context;
-    int64_t first = index * TASK_OUTPUTS, end = first + TASK_OUTPUTS;
+    int64_t share = p->packed ? PACKED_TASK : TASK_IN_PLACE;
+    int64_t first = index * share, end = first + share;
     if (end > p->outputs) end = p->outputs;
     (p->packed ? packed_outputs : outputs_in_place)(p, first, end);
 }
 
 static void multiply(product p, int64_t threads) {
     if (p.rows * p.inputs * p.outputs < LEAST_PRODUCT) threads = 1;
-    parallel_for(product_task, &p, (p.outputs + TASK_OUTPUTS - 1) / TASK_OUTPUTS, threads);
+    int64_t share = p.packed ? PACKED_TASK : TASK_IN_PLACE;
+    parallel_for(product_task, &p, (p.outputs + share - 1) / share, threads);
 }
 
 /* For tests and benchmarks: y (rows, outputs) = x (rows, inputs) W^T + bias. */

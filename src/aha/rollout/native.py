@@ -282,7 +282,7 @@ class _Rollout:
         real_RS = torch.arange(steps) < drawn.written_R[:, None]
         self._steps.append(
             (
-                row_R.repeat_interleave(drawn.written_R),
+                row_R[:, None].expand(-1, steps)[real_RS],
                 drawn.tokens_RS[real_RS],
                 drawn.logprobs_RS[real_RS],
             )

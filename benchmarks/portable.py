@@ -1,0 +1,110 @@
+"""Rollouts on every kernel path that this processor can run, each beside Hugging Face's generate.
+
+    python benchmarks/portable.py --json portable.json [--after RUN]
+
+A path is measured in a process of its own, native engine and generate in turn. Two models: the
+embedded one (16 x 8 completions of at most 240 tokens), and random weights in the shape of
+SmolLM2-135M (32 rows of 32 tokens). With --after also the embedded model of that run. Ratios are
+medians of pairs, with the lowest and the highest; `gflops` are those of the path's products of 32
+rows with large weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aha.bench.generate import GenerateComparison, generate_ratio
+from aha.bench.spec import Spec
+from aha.kernels import calls
+from aha.kernels.build import kernels, runnable_paths
+from aha.runs import processor, usable_cores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the list there")
+    parser.add_argument("--after", help="a trained embedded model: a checkpoint's folder")
+    parser.add_argument("--runs", type=int, default=5, help="counted pairs")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--here", action="store_true", help="only the path of this process")
+    arguments = parser.parse_args()
+    if arguments.here:
+        print(json.dumps(measure(arguments.runs, arguments.threads, arguments.after)))
+        return
+    found = []
+    for path in [*runnable_paths(), "off"]:
+        done = subprocess.run(
+            [sys.executable, __file__, "--here", *sys.argv[1:]],
+            env={**os.environ, "AHA_KERNELS": path},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(", ".join(f"{key} {shown(value)}" for key, value in found[-1].items()), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(runs: int, threads: int, after: str | None) -> dict[str, Any]:
+    """This process's path."""
+    torch.set_num_threads(threads)
+    models = {"tiny": Spec("native", "aha-tiny", 16, 8, 240, threads)}
+    if after:
+        models["tiny_after"] = Spec("native", after, 16, 8, 240, threads)
+    models["m135"] = Spec("native", "smollm2-135m", 1, 32, 32, threads)
+    result: dict[str, Any] = {
+        "path": kernels().path,
+        "processor": processor(),
+        "features": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "gflops": product_gflops(),
+    }
+    for name, spec in models.items():
+        result |= figures(name, generate_ratio(spec, runs))
+    return result
+
+
+def figures(name: str, found: GenerateComparison) -> dict[str, Any]:
+    return {
+        f"{name}_tokens_per_s": found.tokens_per_s,
+        f"{name}_generate_tokens_per_s": found.generate_tokens_per_s,
+        f"{name}_ratio_to_generate": found.ratio.median,
+        f"{name}_ratio_low": found.ratio.low,
+        f"{name}_ratio_high": found.ratio.high,
+    }
+
+
+def product_gflops(rows: int = 32, inputs: int = 576, outputs: int = 3072) -> float:
+    """The best of several products with weights that no cache holds."""
+    x, weights = torch.randn(rows, inputs), torch.randn(16, outputs, inputs)
+
+    def product(weight: torch.Tensor) -> torch.Tensor:
+        if kernels().path == "off":
+            return torch.nn.functional.linear(x, weight)
+        return calls.linear(x, weight, None, outputs, packed=False)
+
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        for weight in weights:
+            product(weight)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * rows * inputs * outputs * len(weights) / best / 1e9
+
+
+def shown(value: Any) -> str:
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
