@@ -3,16 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo train test test-all check format bench bench-gpu clean
+# Versions that the tests passed with. The second variable is what pip 26.2 and newer read for
+# packages that they build, aha among them.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+
+.PHONY: setup demo train test test-all test-versions constraints check format bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.installed
@@ -25,6 +30,16 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+test-versions: $(VENV)/.installed-dev
+	$(BIN)/python tests/versions.py
+
+# torch names the versions of CUDA's packages itself.
+constraints: $(VENV)/.installed-dev
+	echo hatchling | $(BIN)/uv pip compile pyproject.toml - --extra dev --universal --upgrade \
+		--python-version 3.10 --no-annotate --custom-compile-command "make constraints" \
+		--quiet --output-file $(VENV)/constraints.txt
+	grep -Ev '^(nvidia|cuda|triton)' $(VENV)/constraints.txt > constraints.txt
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

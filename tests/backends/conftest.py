@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trl")
+pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
 
 from native_turn import native_turn
 

@@ -41,10 +41,17 @@ def project() -> dict[str, object]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_the_torch_range_is_pyproject_s() -> None:
-    (wanted,) = [d for d in project()["dependencies"] if d.startswith("torch")]
-    installed = re.findall(r"'(torch[^']*)'", DOCKERFILE.read_text())
-    assert installed == [wanted]
+def test_pip_installs_what_constraints_txt_pins() -> None:
+    steps = [f"{name} {argument}" for name, argument in stages()["installed"]]
+    (pinned,) = [x for x in steps if "PIP_CONSTRAINT=" in x]
+    assert pinned.split()[1:] == [
+        "PIP_CONSTRAINT=/opt/aha-source/constraints.txt",
+        "PIP_BUILD_CONSTRAINT=/opt/aha-source/constraints.txt",
+    ]
+    copied = steps.index("COPY constraints.txt ./")
+    assert steps[copied - 1] == "WORKDIR /opt/aha-source"
+    installing = [at for at, step in enumerate(steps) if "pip install" in step]
+    assert min(installing) > max(copied, steps.index(pinned))
 
 
 def test_bases_are_pinned_and_stages_follow_one_another() -> None:
@@ -88,7 +95,7 @@ def test_no_secret_is_baked_in() -> None:
     names = [value for name, value in instructions() if name in ("ARG", "ENV")]
     assert not re.search(r"(?i)token|secret|password|api_?key", " ".join(names))
     copied = [value for name, value in instructions() if name in ("COPY", "ADD")]
-    assert copied == ["pyproject.toml README.md LICENSE ./", "src ./src"]
+    assert copied == ["constraints.txt ./", "pyproject.toml README.md LICENSE ./", "src ./src"]
 
 
 def test_the_builder_sees_only_what_is_copied() -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
+
 from trl import GRPOConfig, GRPOTrainer
 
 from aha.rewards import load_reward

@@ -10,6 +10,9 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
+
 from trl import GRPOConfig, GRPOTrainer
 
 from aha.blocks.llama import blocks_of

@@ -33,7 +33,8 @@ def require_trl() -> None:
     """Errors: UserError where TRL is not installed."""
     if importlib.util.find_spec("trl") is None:
         raise UserError(
-            "aha bench compares with TRL, which is not installed; pip install 'aha-zero[trl]'."
+            "aha bench compares with TRL, which is not installed: pip install 'aha-zero[trl]' with "
+            "Python 3.11 or newer."
         )
 
 

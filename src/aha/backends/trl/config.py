@@ -136,7 +136,10 @@ def require_vllm_server(section: TrlSection, seconds: float = 240.0) -> None:
 def require_trl() -> None:
     """Errors: UserError when TRL is not installed, or is one whose insides are not known."""
     if find_spec("trl") is None or find_spec("accelerate") is None:
-        raise UserError("engine is 'trl', which is not installed: pip install 'aha-zero[trl]'.")
+        raise UserError(
+            "engine is 'trl', which is not installed: pip install 'aha-zero[trl]' with Python 3.11 "
+            "or newer."
+        )
     found = version("trl")
     if not found.startswith(f"{_TRL}."):
         raise UserError(
