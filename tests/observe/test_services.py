@@ -78,6 +78,8 @@ def test_wandb_offline_reads_back(
     (path,) = run.path.rglob("*.wandb")
     messages, until = list[Any](), time.monotonic() + 60
     # W&B's own process writes the file, and may be a little behind.
+    while not path.stat().st_size and time.monotonic() < until:
+        time.sleep(0.1)
     while not any(m.HasField("exit") for m in messages) and time.monotonic() < until:
         messages = [wandb_internal_pb2.Record.FromString(r) for r in log_records(path.read_bytes())]
     rows, configured = [], ""
