@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from aha.cli import main
 
 
 def aha(
@@ -22,3 +26,17 @@ def aha(
         env={**os.environ, **environment},
         timeout=120,
     )
+
+
+def aha_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command in this process, which has imported torch: a start takes seconds."""
+    said, complained, before, code = io.StringIO(), io.StringIO(), Path.cwd(), 0
+    os.chdir(cwd)
+    try:
+        with redirect_stdout(said), redirect_stderr(complained):
+            main(list(arguments))
+    except SystemExit as stopped:
+        code = stopped.code
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())

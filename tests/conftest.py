@@ -29,6 +29,12 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures take longer than a small run."""
+    monkeypatch.setattr("aha.report.build.build_report", lambda run: run.report_file)
+
+
+@pytest.fixture
 def random_model() -> Callable[..., LlamaForCausalLM]:
     """Makes small untrained models over the embedded model's vocabulary."""
 

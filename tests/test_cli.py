@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aha.cli import _with_resume_value, app
-from command_line import aha
+from command_line import aha, aha_here
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
@@ -113,12 +113,18 @@ def test_names_are_completed(typed: str, offered: list[str]) -> None:
 def test_a_mistake_is_one_sentence_and_exit_code_2(
     arguments: list[str], words: list[str], tmp_path: Path
 ) -> None:
-    done = aha(*arguments, cwd=tmp_path)
+    done = aha_here(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert all(word in done.stderr for word in words), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
+    done = aha("train", "--max-steps", "many", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_unreachable_hub_is_said_at_once(tmp_path: Path) -> None:
@@ -141,7 +147,7 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path: Path) -> None:
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("name: mine\n")
-    done = aha("train", "--output", str(tmp_path))
+    done = aha_here("train", "--output", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 2
     assert "already holds a run" in done.stderr
     assert (tmp_path / "recipe.yaml").read_text() == "name: mine\n"
@@ -232,7 +238,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
-    done = aha("eval", "x" * 300, cwd=tmp_path)
+    done = aha_here("eval", "x" * 300, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: 'xxx")
     assert "Traceback" not in done.stderr
@@ -240,7 +246,7 @@ def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
 
 def test_a_mistake_in_the_data_leaves_no_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"target": 1}\n')
-    done = aha("train", "--set", "task.source=rows.jsonl", cwd=tmp_path)
+    done = aha_here("train", "--set", "task.source=rows.jsonl", cwd=tmp_path)
     assert done.returncode == 2
     assert not (tmp_path / "runs").exists()
 
@@ -250,7 +256,7 @@ def test_a_faulty_reward_is_named_with_its_line(command: list[str], tmp_path: Pa
     (tmp_path / "mine.py").write_text(
         "def crash(completions, **kwargs):\n    return [c['x'] for c in completions]\n"
     )
-    done = aha(*command, "--rewards", "mine.py:crash", cwd=tmp_path)
+    done = aha_here(*command, "--rewards", "mine.py:crash", cwd=tmp_path)
     assert done.returncode == 2
     assert "reward 'crash' raised TypeError" in done.stderr
     assert "mine.py, line 2" in done.stderr
@@ -258,13 +264,13 @@ def test_a_faulty_reward_is_named_with_its_line(command: list[str], tmp_path: Pa
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
     (tmp_path / "text.txt").write_text("x")
-    done = aha("rewards", "try", "mine.py:crash", "--completion", "text.txt", cwd=tmp_path)
+    done = aha_here("rewards", "try", "mine.py:crash", "--completion", "text.txt", cwd=tmp_path)
     assert done.returncode == 2
     assert "raised TypeError" in done.stderr
 
 
 def test_dry_run_shows_recipe_prompt_and_needs(tmp_path: Path) -> None:
-    done = aha("train", "--dry-run", "--seed", "7", cwd=tmp_path)
+    done = aha_here("train", "--dry-run", "--seed", "7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seed: 7" in done.stdout
     assert "Make 38 from 16 5 17 . <think>" in done.stdout
@@ -273,7 +279,7 @@ def test_dry_run_shows_recipe_prompt_and_needs(tmp_path: Path) -> None:
 
 
 def test_lists(tmp_path: Path) -> None:
-    assert "countdown-tiny" in aha("recipes").stdout
-    assert "length_penalty" in aha("rewards").stdout
-    shown = aha("data", "show", "--n", "2").stdout
+    assert "countdown-tiny" in aha_here("recipes", cwd=tmp_path).stdout
+    assert "length_penalty" in aha_here("rewards", cwd=tmp_path).stdout
+    shown = aha_here("data", "show", "--n", "2", cwd=tmp_path).stdout
     assert shown.count("<think>") == 2

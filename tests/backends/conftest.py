@@ -16,12 +16,6 @@ from aha.recipe import Recipe, load_recipe
 
 
 @pytest.fixture
-def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pictures take longer than a small run."""
-    monkeypatch.setattr("aha.report.build.build_report", lambda run: run.report_file)
-
-
-@pytest.fixture
 def rewards_file(tmp_path: Path) -> Path:
     """Rewards that vary on what an untrained model writes."""
     path = tmp_path / "rewards.py"

@@ -177,6 +177,7 @@ def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.usefixtures("without_report")
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 def test_an_interrupted_run_resumes_as_if_never_stopped(
     beta: float, model_folder: str, tmp_path: Path
@@ -223,6 +224,7 @@ def test_a_resumed_run_keeps_to_its_kernels(model_folder: str, tmp_path: Path) -
     assert set(decoders) == {StaticDecoder}
 
 
+@pytest.mark.usefixtures("without_report")
 def test_resume_without_a_checkpoint_starts_over(model_folder: str, tmp_path: Path) -> None:
     recipe = small("countdown-tiny", model_folder)
     run = RunDirectory.create(recipe, tmp_path / "run")
@@ -231,6 +233,7 @@ def test_resume_without_a_checkpoint_starts_over(model_folder: str, tmp_path: Pa
     assert [record["step"] for record in resumed.metrics()] == [1, 2]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_save_total_limit_keeps_the_newest(model_folder: str, tmp_path: Path) -> None:
     recipe = small("countdown-tiny", model_folder, "train.max_steps=4", "train.save_total_limit=2")
     run = start_run(recipe, tmp_path / "run")
@@ -238,6 +241,7 @@ def test_save_total_limit_keeps_the_newest(model_folder: str, tmp_path: Path) ->
     assert names == ["step-000003", "step-000004"]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_the_seed_decides_the_run(model_folder: str, tmp_path: Path) -> None:
     def run(name: str, seed: int) -> list[dict[str, Any]]:
         recipe = small("countdown-tiny", model_folder, f"train.seed={seed}", "evaluation.n=0")
@@ -247,6 +251,7 @@ def test_the_seed_decides_the_run(model_folder: str, tmp_path: Path) -> None:
     assert run("c", 1) != run("d", 0)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_held_out_problems_are_evaluated_while_it_trains(model_folder: str, tmp_path: Path) -> None:
     recipe = small(
         "countdown-tiny", model_folder, "train.max_steps=5", "train.save_steps=2",

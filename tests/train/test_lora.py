@@ -26,6 +26,7 @@ from aha.train.start import resume_run, start_run
 from aha.types import UserError
 from stopped_run import stopped_run
 
+pytestmark = pytest.mark.usefixtures("without_report")
 QUANTIZED = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )

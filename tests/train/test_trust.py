@@ -23,6 +23,8 @@ from aha.train.stop import EXIT_TIME_IS_UP, StopRequest
 from aha.types import Completion, Problem, Prompt, RunFailure, Stopped, UserError
 from stopped_run import stopped_run
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 
 def small(model_folder: str, *more: str) -> Recipe:
     return load_recipe(
