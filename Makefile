@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: setup demo train test test-all test-versions constraints check format bench bench-gpu clean
+.PHONY: setup demo train test test-all test-versions constraints wheel check format bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -36,10 +36,16 @@ test-versions: $(VENV)/.installed-dev
 
 # torch names the versions of CUDA's packages itself.
 constraints: $(VENV)/.installed-dev
-	echo hatchling | $(BIN)/uv pip compile pyproject.toml - --extra dev --universal --upgrade \
+	echo hatchling | $(BIN)/uv pip compile pyproject.toml - --extra dev --extra kernels --universal --upgrade \
 		--python-version 3.10 --no-annotate --custom-compile-command "make constraints" \
 		--quiet --output-file $(VENV)/constraints.txt
 	grep -Ev '^(nvidia|cuda|triton)' $(VENV)/constraints.txt > constraints.txt
+
+# A wheel with compiled kernels for Linux, macOS and Windows.
+wheel: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --editable '.[kernels]'
+	$(BIN)/python -m aha.kernels.build
+	$(BIN)/uv build --wheel
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,33 @@ def test_arm_draws_the_same_tokens(packed: str, tmp_path: Path) -> None:
     assert [item[:2] for item in ours] == [item[:2] for item in expected]
     for (_, _, mine), (_, _, theirs) in zip(ours, expected, strict=True):
         assert mine == pytest.approx(theirs, abs=2e-5)
+
+
+@pytest.mark.skipif(ZIG is None, reason="ziglang is not installed")
+def test_a_wheel_brings_kernels_for_every_system(tmp_path: Path) -> None:
+    source, bare = tmp_path / "source", {"PATH": "/nowhere", "HOME": str(tmp_path)}
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "src", source / "src", ignore=shutil.ignore_patterns("ready"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    built = {**os.environ, "PYTHONPATH": os.pathsep.join([str(source / "src"), *sys.path[1:]])}
+    module = [sys.executable, "-m", "aha.kernels.build"]
+    subprocess.run(module, check=True, cwd=tmp_path, env=built)
+    command = [sys.executable, "-m", "uv", "build", "--wheel", "--out-dir", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=source)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for system, machine in build._ZIG_TARGETS:
+        assert any(f"kernels/ready/{system}-{machine}-" in name for name in names)
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "from aha.kernels.build import kernels; print(kernels(), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**bare, "PYTHONPATH": str(tmp_path / "installed")},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert f"path='{build.runnable_paths()[0]}'" in done.stdout
+    assert not list(tmp_path.glob(".cache/**/*.so"))
