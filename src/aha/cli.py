@@ -296,6 +296,9 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
+    # PyTorch's threads wait in loops for milliseconds, which starves them and every other program
+    # once there are more threads than cores. Its OpenMP reads this when it is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = sys.argv[1:] if arguments is None else arguments
     if EXIT_CODE_FILE in os.environ:
         # The launcher hands signals on from the start; a run that is there takes them itself.
