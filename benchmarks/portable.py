@@ -6,7 +6,8 @@ A path is measured in a process of its own, native engine and generate in turn. 
 embedded one (16 x 8 completions of at most 240 tokens), and random weights in the shape of
 SmolLM2-135M (32 rows of 32 tokens). With --after also the embedded model of that run. Ratios are
 medians of pairs, with the lowest and the highest; `gflops` are those of the path's products of 32
-rows with large weights.
+rows with large weights. `operations` are the small operations of training, forward and backward on
+2,048 tokens of the embedded model's width and of the other's: PyTorch's time over the kernel's.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from aha.bench.generate import GenerateComparison, generate_ratio
 from aha.bench.spec import Spec
+from aha.blocks import ops
 from aha.kernels import calls
 from aha.kernels.build import kernels, runnable_paths
 from aha.runs import processor, usable_cores
@@ -71,6 +75,8 @@ def measure(runs: int, threads: int, after: str | None) -> dict[str, Any]:
     }
     for name, spec in models.items():
         result |= figures(name, generate_ratio(spec, runs))
+    if kernels().path != "off":
+        result["operations"] = operations()
     return result
 
 
@@ -100,6 +106,34 @@ def product_gflops(rows: int = 32, inputs: int = 576, outputs: int = 3072) -> fl
             product(weight)
         best = min(best, time.perf_counter() - started)
     return 2.0 * rows * inputs * outputs * len(weights) / best / 1e9
+
+
+def operations() -> dict[str, float]:
+    """How many times as fast the kernels are as PyTorch, forward and backward in turn."""
+    ratios = {}
+    for hidden, inner, heads, width in ((128, 320, 6, 32), (576, 1536, 12, 64)):
+        x = torch.randn(2048, hidden, requires_grad=True)
+        weight = torch.randn(hidden, requires_grad=True)
+        gate_up = torch.randn(2048, 2 * inner, requires_grad=True)
+        query = torch.randn(2048, heads, width, requires_grad=True)
+        cos, sin = torch.randn(2048, 1, width), torch.randn(2048, 1, width)
+        actions = {
+            "rms_norm": lambda x=x, weight=weight: ops.rms_norm(x, weight, 1e-6),
+            "swiglu": lambda x=gate_up: ops.swiglu(x),
+            "rotate": lambda x=query, cos=cos, sin=sin: ops.rotate(x, cos, sin),
+        }
+        for name, action in actions.items():
+            grad = torch.ones_like(action())
+            times: dict[bool, list[float]] = {True: [], False: []}
+            for _ in range(30):
+                for compiled, spent in times.items():
+                    with mock.patch.object(calls, "usable", lambda *_, on=compiled: on):
+                        started = time.perf_counter()
+                        action().backward(grad)
+                        spent.append(time.perf_counter() - started)
+            medians = {on: statistics.median(spent) for on, spent in times.items()}
+            ratios[f"{name}_{hidden}"] = medians[False] / medians[True]
+    return ratios
 
 
 def shown(value: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from aha.blocks import ops
 from aha.blocks.llama import LlamaBlocks
 from aha.kernels import build, calls
 from aha.kernels.build import kernels, runnable_paths
@@ -256,3 +257,26 @@ def test_without_a_compiler_the_reason_is_said(
     assert kernels().path == "off"
     assert "false failed" in kernels().why
     assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(1, 1, 16), (4, 2, 32), (9, 3, 64)])
+@pytest.mark.parametrize("tokens", [1, 5, 32, 33, 140])
+def test_causal_attention_and_its_gradients(
+    heads: int, kv_heads: int, width: int, tokens: int
+) -> None:
+    rows = 3
+    whole = randn(rows * tokens, heads + 2 * kv_heads, width).requires_grad_()
+    twin = whole.detach().clone().requires_grad_()
+    grad = randn(rows * tokens, heads, width, seed=1)
+    ours = ops.causal_attention(*whole.split((heads, kv_heads, kv_heads), dim=1), rows)
+    query, key, value = (
+        x.unflatten(0, (rows, -1)).transpose(1, 2)
+        for x in twin.split((heads, kv_heads, kv_heads), dim=1)
+    )
+    expected = functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, enable_gqa=True
+    )
+    ours.backward(grad)
+    expected.transpose(1, 2).flatten(0, 1).backward(grad)
+    torch.testing.assert_close(ours, expected.transpose(1, 2).flatten(0, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole.grad, twin.grad, rtol=1e-4, atol=2e-5)

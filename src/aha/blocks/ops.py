@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from aha.kernels import calls
 
+# Measured: PyTorch's attention is faster for longer sequences.
+_LONGEST = 512
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32."""
@@ -31,6 +34,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return _Rotate.apply(x, cos, sin)
     return _rotated(x, cos, sin)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
+    """Causal attention of `rows` equally long sequences, one after the other: (M, heads, D).
+
+    query (M, heads, D), key and value (M, KV heads, D); query heads share keys in groups.
+    """
+    dense = all(x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (query, key, value))
+    fits = query.shape[2] % calls.HEAD_MULTIPLE == 0 and len(query) <= rows * _LONGEST
+    if dense and fits and calls.usable(query, key, value):
+        return _CausalAttention.apply(query, key, value, rows)
+    query, key, value = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (query, key, value))
+    attended = functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, enable_gqa=True
+    )
+    return attended.transpose(1, 2).flatten(0, 1)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -120,3 +139,18 @@ class _SwiGLU(torch.autograd.Function):
         torch.mul(functional.silu(gate), grad, out=grad_up)
         grad_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
         return result
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
+        out, total = calls.causal(query, key, value, rows)
+        ctx.rows = rows
+        ctx.save_for_backward(query, key, value, out, total)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, out, total = ctx.saved_tensors
+        grads = calls.causal_backward(grad.contiguous(), query, key, value, out, total, ctx.rows)
+        return *grads, None

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from aha.blocks.adapters import adapters_off
 from aha.blocks.llama import LlamaBlocks
+from aha.blocks.ops import causal_attention
 from aha.grpo.batching import MicroBatch
 
 
@@ -185,13 +186,7 @@ class _BlocksScorer:
         cos, sin = (angle.repeat(rows, 1, 1) for angle in self._blocks.angles(width))
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            query, key, value = (
-                x.unflatten(0, (rows, width)).transpose(1, 2) for x in (query, key, value)
-            )
-            attended = functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, enable_gqa=True
-            )
-            return attended.transpose(1, 2).flatten(0, 1)
+            return causal_attention(query, key, value, rows)
 
         with _casting(self.model, self._autocast):
             hidden_MC = self._blocks.run(embedded_MC, cos, sin, attend, self._recompute)

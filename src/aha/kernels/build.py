@@ -26,7 +26,7 @@ import torch
 
 from aha.types import UserError
 
-_SOURCES = ("decode.c", "threads.h", "vectors.h", "products.h", "ops.h", "attention.h")
+_SOURCES = ("decode.c", "threads.h", "vectors.h", "products.h", "ops.h", "attention.h", "causal.h")
 _FLAGS = (
     "-O3", "-std=gnu11", "-ffast-math", "-fno-finite-math-only", "-fopenmp-simd", "-fPIC",
     "-fvisibility=hidden", "-g0",

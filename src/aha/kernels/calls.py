@@ -27,6 +27,8 @@ _ARGUMENTS = {
     "swiglu": [_POINTER] * 2 + [_INTEGER] * 3,
     "swiglu_backward": [_POINTER] * 3 + [_INTEGER] * 3,
     "store_prompt": [_POINTER] * 4 + [_INTEGER] * 7,
+    "causal_forward": [_POINTER] * 5 + [_INTEGER] * 9,
+    "causal_backward": [_POINTER] * 9 + [_INTEGER] * 9,
     "decode": [_POINTER] * 2,
     "decode_logits": [_POINTER] * 3,
 }
@@ -115,3 +117,31 @@ def store_prompt(key: Tensor, value: Tensor, tables: Tensor, skip: Tensor, layer
     prompts, tokens, kv_heads, width = key.shape
     sizes = (prompts, tokens, tables.shape[1], layer, kv_heads, width)
     call("store_prompt", key, value, tables, skip, *sizes)
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Causal attention of `rows` sequences, and each row's log of its sum of exp(score).
+
+    query (M, heads, D), key and value (M, KV heads, D), M positions of all sequences one after the
+    other; dense but for the stride of M.
+    """
+    out = query.new_empty(query.shape)
+    total = query.new_empty(query.shape[:2])
+    call("causal_forward", query, key, value, out, total, *_causal_sizes(query, key, value, rows))
+    return out, total
+
+
+def causal_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, total: Tensor, rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value; grad and out are dense."""
+    grads = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+    sizes = _causal_sizes(query, key, value, rows)
+    call("causal_backward", query, key, value, grad, out, total, *grads, *sizes)
+    return grads
+
+
+def _causal_sizes(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[int, ...]:
+    heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[2]
+    strides = (query.stride(0), key.stride(0), value.stride(0))
+    return (rows, len(query) // rows, heads, kv_heads, width, *strides)

@@ -12,6 +12,7 @@
 #include "products.h"
 #include "ops.h"
 #include "attention.h"
+#include "causal.h"
 
 /* One block's weights. What the model lacks is 0. */
 typedef struct {
