@@ -26,7 +26,7 @@ demo train: setup
 	$(BIN)/aha train
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Read when torch is imported. The models here are small: a second thread makes them slower, and two
+# programs with two threads each on two cores wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import tiny_random_model
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
