@@ -338,7 +338,7 @@ def _refuse_empty(arguments: list[str]) -> None:
 
     Errors: UserError, but for `--prompt`, which may be empty.
     """
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         unset = argument.startswith("--") and "=" not in argument and following == ""
         if (unset or re.fullmatch("--[a-z-]+=", argument)) and not argument.startswith("--prompt"):
             raise UserError(f"{argument.rstrip('=')} is empty; give it a value, or leave it out.")

@@ -276,10 +276,15 @@ def test_too_many_skipped_steps_end_the_run(
 def test_a_faulty_reward_is_named(small: Make, tmp_path: Path, rewards_file: Path) -> None:
     with rewards_file.open("a") as file:
         file.write("def fails(completions, **_):\n    return [1 / 0 for _ in completions]\n")
-    rewards = f"rewards=[{{name: accuracy}}, {{name: '{rewards_file}:fails', on_error: ON}}]"
-    with pytest.raises(RunFailure, match=r"reward 'fails' raised ZeroDivisionError"):
-        start_run(small("trl", rewards.replace("ON", "stop"), "evaluation.n=0"), tmp_path / "stop")
-    recipe = small("trl", rewards.replace("ON", "none"), "evaluation.n=0", "train.max_steps=1")
+        # Its first call is the trial before the start.
+        file.write("calls = []\ndef fails_later(completions, **_):\n    calls.append(1)\n")
+        file.write("    return [1 / (len(calls) == 1) for _ in completions]\n")
+    rewards = f"rewards=[{{name: accuracy}}, {{name: '{rewards_file}:NAME', on_error: ON}}]"
+    later = rewards.replace("NAME", "fails_later").replace("ON", "stop")
+    with pytest.raises(RunFailure, match=r"reward 'fails_later' raised ZeroDivisionError"):
+        start_run(small("trl", later, "evaluation.n=0"), tmp_path / "stop")
+    always = rewards.replace("NAME", "fails").replace("ON", "none")
+    recipe = small("trl", always, "evaluation.n=0", "train.max_steps=1")
     (record,) = start_run(recipe, tmp_path / "none").metrics()
     assert record["reward"] == record["rewards/accuracy/mean"]
     assert "rewards/fails/mean" not in record

@@ -112,7 +112,15 @@ def test_the_command_writes_the_promised_keys(
     ratio = {"median": 5.0, "low": 4.0, "high": 6.0}
     small = {"step_ratio": ratio, "rollout_ratio": {**ratio, "median": 4.5}}
     monkeypatch.setattr(
-        command.run, "machine", lambda threads: {"matmul_gflops": 1.0, "read_gb_per_s": 1.0}
+        command.run,
+        "machine",
+        lambda threads: {
+            "processor": "A Processor",
+            "features": "AVX2",
+            "kernels": "avx2",
+            "matmul_gflops": 1.0,
+            "read_gb_per_s": 1.0,
+        },
     )
     monkeypatch.setattr(command.run, "small_model", lambda *_: small)
     monkeypatch.setattr(command.run, "large_shape", lambda *_: {"memory_ratio": 0.5})

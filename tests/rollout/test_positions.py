@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from aha.train.dry_run import describe
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from aha.doctor.command import Request, run_doctor
+from aha.doctor.dry_run import describe
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.native import NativeEngine

@@ -216,8 +216,9 @@ def test_steps_without_signal_record_no_entropy_and_no_collapse(
 ) -> None:
     (tmp_path / "mine.py").write_text(
         "steps = []\ndef early(completions, **_):\n    steps.append(1)\n"
-        "    return [float(i % 2) if len(steps) <= 12 else 1.0 for i in range(len(completions))]\n"
+        "    return [float(i % 2) if len(steps) <= 13 else 1.0 for i in range(len(completions))]\n"
     )
+    # The first call is the trial before the start.
     rewards = f"rewards=[{{name: '{tmp_path}/mine.py:early'}}]"
     more = ("train.max_steps=24", "train.save_steps=24", "logging.report_to=[tensorboard]")
     run = start_run(small(model_folder, rewards, *more), tmp_path / "run")

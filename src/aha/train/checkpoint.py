@@ -295,11 +295,11 @@ def _seal(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    on_windows = os.name == "nt"
-    if on_windows and path.is_dir():
-        return  # no folder is opened there
-    # And there only what is open for writing can be flushed.
-    descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and not hasattr(os, "O_DIRECTORY"):  # Windows cannot open one
+        return
+    # Windows flushes only what was opened for writing.
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -320,10 +320,11 @@ def peak_memory_gb() -> float:
     """The most memory held so far: the GPU's when there is one, else the process's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    if sys.platform == "win32":
-        return float(psutil.Process().memory_info().peak_wset / 2**30)
-    import resource
-
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows, where psutil knows the peak
+        held: Any = psutil.Process().memory_info()
+        return float(held.peak_wset / 2**30)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
 

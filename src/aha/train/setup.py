@@ -85,9 +85,9 @@ def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -
     stream = _stream(recipe, problems.problems)
     # Prompts are made step by step. Those of the first step and of the evaluation are made here
     # too: a way of asking that does not fit, or a text that is too long, is refused early.
-    first = stream.at(1)
-    prompts = ask([*first, *held_out], recipe, tokenizer)
-    try_rewards(rewards, first[0], prompts[0], tokenizer.encode)
+    early = [problems.problems[0], *stream.at(1), *held_out]
+    prompts = ask(early, recipe, tokenizer)
+    try_rewards(rewards, early[0], prompts[0], tokenizer.encode)
     # After the trial, so that the run's own draws do not depend on it.
     _seed_global_streams(recipe.train.seed)
     model = load_policy(recipe, resume_from)
