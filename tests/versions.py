@@ -58,7 +58,9 @@ def run_tests(folder: Path, arguments: list[str]) -> tuple[int, str]:
         print(line, end="", flush=True)
         lines.append(line.rstrip())
     broken = [f"  {line}" for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    return process.wait(), "\n".join([lines[-1] if lines else "pytest printed nothing", *broken])
+    # Trackio has a last word after pytest's.
+    counts = [line for line in lines if re.search(r" in \d+\.\d+s", line)]
+    return process.wait(), "\n".join([counts[-1] if counts else "pytest did not end", *broken])
 
 
 def main(arguments: list[str]) -> int:
