@@ -56,6 +56,7 @@ class Kernels:
     path: str
     library: Any
     why: str
+    forced: bool = False
 
 
 @functools.cache
@@ -88,7 +89,7 @@ def kernels() -> Kernels:
             raise UserError(f"AHA_KERNELS: no library for {forced!r}: {error}.") from None
         return Kernels("off", None, str(error))
     why = f"forced by AHA_KERNELS={path}" if forced else "the best this processor has"
-    return Kernels(path, library, why)
+    return Kernels(path, library, why, bool(forced))
 
 
 def runnable_paths() -> list[str]:

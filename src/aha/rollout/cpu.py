@@ -75,7 +75,7 @@ def choose(blocks: LlamaBlocks, before: str = "") -> Choice:
     faster = seconds[1] / seconds[0]
     if not apart <= _MOST_APART:  # NaN counts as apart
         return Choice("off", f"the {found.path} kernels differ from PyTorch by {apart:.1e}")
-    if faster * _TOLERATED < 1 and "forced" not in found.why:
+    if faster * _TOLERATED < 1 and not found.forced:
         return Choice("off", f"the {found.path} kernels reach {faster:.1f} of PyTorch's speed here")
     return Choice(found.path, f"{found.why}; {faster:.1f} times as fast as PyTorch on this model")
 
