@@ -66,7 +66,8 @@ def test_on_windows_files_are_flushed_and_folders_are_not(
         return os.open(path, flags)
 
     (tmp_path / "weights").write_text("1")
-    windows = SimpleNamespace(**{**vars(os), "name": "nt", "open": open_})
+    windows = SimpleNamespace(**{**vars(os), "open": open_})
+    del windows.O_DIRECTORY
     monkeypatch.setattr(checkpoint, "os", windows)
     checkpoint._flush(tmp_path / "weights")
     checkpoint._flush(tmp_path)
