@@ -36,7 +36,7 @@ import importlib, pkgutil
 import aha
 for module in pkgutil.walk_packages(aha.__path__, "aha."):
     # More than one process is for Linux: these need TRL, vLLM or signals.
-    if not module.name.startswith(("aha.launch.", "aha.backends.")):
+    if not module.name.startswith(("aha.launch.", "aha.backends.", "aha.bench.trl_side")):
         importlib.import_module(module.name)
 
 from aha.cli import main
