@@ -12,6 +12,7 @@ from pathlib import Path
 WITHOUT_UNIX = """
 import os, shutil, signal, sys, types
 import psutil, tensorboard, torch, torch.utils.tensorboard, transformers.trainer
+import torch.distributed.elastic.timer
 
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
