@@ -135,7 +135,7 @@ class RunDirectory:
         return cls(path)
 
     def environment(self) -> dict[str, Any]:
-        """What the run began on; empty without environment.json.
+        """The facts in environment.json; empty if there is no such file.
 
         Errors: RunFailure where it is damaged.
         """

@@ -18,7 +18,7 @@ class UserError(Exception):
 
 
 class Unreachable(UserError):
-    """What is wanted lies elsewhere and cannot be had from here, though it may well exist."""
+    """A file or model that may exist on the hub cannot be reached from here."""
 
 
 class Stopped(Exception):
@@ -118,12 +118,12 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Whether there is anything to learn from: two of its rewards differ."""
+        """True if two rewards of the group differ, so that there is something to learn from."""
         return rewards_differ([score.reward for score in self.scores])
 
 
 def rewards_differ(rewards: Sequence[float]) -> bool:
-    """Whether two of a group's rewards differ, NaN (nothing applied) left out.
+    """True if two of the rewards differ. NaN (no reward applied) is left out.
 
     Rewards are sums of floats: what rounding could explain is no difference.
     """

@@ -87,7 +87,7 @@ def settings_of(changes: Changes) -> tuple[str, ...]:
 
 
 def with_adapters(recipe: Recipe) -> Changes:
-    """What trains adapters in place of all weights: a `lora` section, and the rate they want."""
+    """The changes that train adapters instead of all weights: a `lora` section and its rate."""
     rate = float(f"{_ADAPTERS_RATE * recipe.optimizer.learning_rate:.6g}")
     return {"lora": {}, "optimizer.learning_rate": rate}
 

@@ -100,7 +100,7 @@ def _is_here(model: str) -> bool:
 
 
 def problems_are_here(recipe: Recipe) -> bool:
-    """Whether the problems are generated or in a file; the hub has the others."""
+    """True if the problems are generated or in a file; the others are on the hub."""
     source = recipe.task.source
     if source is None:
         return recipe.task.name == countdown.NAME

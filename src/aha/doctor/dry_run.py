@@ -1,4 +1,4 @@
-"""What a run would do, without doing it; without a network, as much of it as can be said."""
+"""Describe a run without starting it. Without a network, describe what can be known."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 def describe(recipe: Recipe) -> str:
     """The resolved recipe, the first prompt as the model sees it, and what the run will need.
 
-    What the hub has and cannot be had from here is left out, and a line says so.
+    A line names each thing that is on the hub and cannot be reached.
     """
     rewards = rewards_of(recipe)
     missing: list[str] = []
@@ -50,7 +50,7 @@ def describe(recipe: Recipe) -> str:
 
 
 def _had(load: Callable[[], T], what: str, missing: list[str]) -> T | None:
-    """What `load` returns; none, and a line in `missing`, where it cannot be had from here."""
+    """The result of `load`. If it is unreachable: none, and a line in `missing`."""
     try:
         return load()
     except Unreachable as error:

@@ -31,7 +31,7 @@ _FLAGS = (
     "-O3", "-std=gnu11", "-ffast-math", "-fno-finite-math-only", "-fopenmp-simd", "-fPIC",
     "-fvisibility=hidden", "-g0",
 )  # fmt: skip
-# What a compiler may use on each path; names are those that AHA_KERNELS takes.
+# Compiler flags of each path. The names are the values of AHA_KERNELS.
 _PROCESSOR_FLAGS = {
     "avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma",
                "-mprefer-vector-width=512"),

@@ -161,7 +161,7 @@ class DecodedModel:
     def _burst(
         self, tables_RN: Tensor, length_R: Tensor, last_R: Tensor, steps: int
     ) -> tuple[_Burst, Tensor]:
-        """What every call needs, and the scratch memory that it points to."""
+        """The fields that every call needs, and the scratch memory that they point to."""
         rows, threads = len(last_R), torch.get_num_threads()
         chunk = min(rows, _ROWS_IN_PLACE)
         if self.packed:  # chunks for every thread first, then full ones

@@ -90,12 +90,14 @@ class CPUDecoder(Decoder):
     stride = 1
     can_join = True
 
-    def __init__(self, blocks: LlamaBlocks, longest: int, model: DecodedModel) -> None:
+    def __init__(
+        self, blocks: LlamaBlocks, longest: int, model: DecodedModel, angles: tuple[Tensor, Tensor]
+    ) -> None:
         self._blocks = blocks
         self._model = model
         self.burst_tokens = _BURST_TOKENS if model.packed else 1
         self._pool = _BlockPool(2 * len(blocks.layers) * blocks.kv_heads * blocks.head_dim)
-        self._cos, self._sin = blocks.angles(longest)
+        self._cos, self._sin = angles
         self._owned: list[list[int]] = []  # each row's block addresses, oldest first
         self._tables_RN = torch.zeros(0, -(-longest // calls.BLOCK), dtype=torch.long)
         self._length_R = torch.zeros(0, dtype=torch.long)
@@ -103,8 +105,9 @@ class CPUDecoder(Decoder):
     @classmethod
     def of(cls, blocks: LlamaBlocks, longest: int) -> CPUDecoder | None:
         """The decoder for a model, none where the kernels cannot run it."""
-        model = blocks.decoded(*blocks.angles(longest))
-        return None if model is None else cls(blocks, longest, model)
+        angles = blocks.angles(longest)
+        model = blocks.decoded(*angles)
+        return None if model is None else cls(blocks, longest, model, angles)
 
     def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         last, start = [], 0
