@@ -24,7 +24,7 @@ PARTS = 6
 def train(recipe: Recipe, folder: Path) -> RunDirectory:
     """The run at `folder`, trained now unless it is there."""
     if not (folder / "report.html").exists():
-        from aha.backends.choose import start
+        from aha.trl.choose import start
 
         start(recipe, folder)
     return RunDirectory.open(folder)

@@ -27,9 +27,9 @@ import torch
 
 from aha.bench.generate import GenerateComparison, generate_ratio
 from aha.bench.spec import Spec
-from aha.blocks import ops
-from aha.kernels import calls
-from aha.kernels.build import kernels, runnable_paths
+from aha.model import ops
+from aha.model.kernels import calls
+from aha.model.kernels.build import kernels, runnable_paths
 from aha.runs import processor, usable_cores
 
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aha.answers.equal import MathVerifier, Pair
 from aha.rewards import load_reward
-from aha.rewards.math_equal import MathVerifier, Pair
 from aha.sections import TaskSection
 from aha.tasks.countdown import CountdownRanges, generate, random_steps
 from aha.tasks.load import load_all

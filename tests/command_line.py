@@ -9,7 +9,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from aha.cli import main
+from aha.cli.main import main
 
 
 def aha(
@@ -17,7 +17,7 @@ def aha(
 ) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, with more in its environment, and what is typed."""
     return subprocess.run(
-        [sys.executable, "-m", "aha.cli", *arguments],
+        [sys.executable, "-m", "aha.cli.main", *arguments],
         capture_output=True,
         text=True,
         check=False,

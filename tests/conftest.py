@@ -20,7 +20,7 @@ from aha.tiny.tokenizer import VOCABULARY_SIZE, build_tokenizer
 @pytest.fixture(autouse=True)
 def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests in bfloat16 are small, and run on every processor."""
-    monkeypatch.setattr("aha.train.policy.bfloat16_slowdown", lambda: 0.5)
+    monkeypatch.setattr("aha.model.load.bfloat16_slowdown", lambda: 0.5)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aha.rollout.base import SamplingSettings
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
 from aha.types import Prompt
 
 

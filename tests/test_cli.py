@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aha.cli import _with_resume_value, app
+from aha.cli.main import _with_resume_value, app
 from command_line import aha, aha_here
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom aha.cli import main\n"
+        "import sys\nfrom aha.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'aha.recipe'}\n"
         "print(sorted(heavy & set(sys.modules)))"
@@ -130,7 +130,7 @@ def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
 def test_an_unreachable_hub_is_said_at_once(tmp_path: Path) -> None:
     code = (
         "import os\nos.environ['HF_ENDPOINT'] = 'http://127.0.0.1:9'\n"
-        "from aha.cli import main\nmain(['train', '--model', 'no-one/no-model'])"
+        "from aha.cli.main import main\nmain(['train', '--model', 'no-one/no-model'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -180,7 +180,7 @@ def test_a_signal_saves_and_has_its_own_code(
         [
             sys.executable,
             "-m",
-            "aha.cli",
+            "aha.cli.main",
             "train",
             "--output",
             "run",
@@ -216,8 +216,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         "    return [0.0] * len(completions)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "aha.cli", "train", "--output", "run", "--set", "evaluation.n=0",
-         "--rewards", "slow.py:slow"],
+        [sys.executable, "-m", "aha.cli.main", "train", "--output", "run",
+         "--set", "evaluation.n=0", "--rewards", "slow.py:slow"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,

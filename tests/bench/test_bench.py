@@ -16,7 +16,7 @@ from aha.bench.models import fill_optimizer
 from aha.bench.pair import Ratio, Worker, in_turn
 from aha.bench.run import linear_fit
 from aha.bench.spec import SHAPES, Spec
-from aha.cli import main
+from aha.cli.main import main
 from aha.types import RunFailure
 
 

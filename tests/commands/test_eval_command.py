@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fake_vllm
-from aha.cli import main
+from aha.cli.main import main
 from aha.commands.evaluate import Request, run_eval
 from aha.commands.export import Request as ExportRequest
 from aha.commands.export import export

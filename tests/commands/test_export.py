@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aha.cli import main
+from aha.cli.main import main
 from aha.commands.evaluate import Request as EvalRequest
 from aha.commands.evaluate import run_eval
 from aha.commands.export import Request, export

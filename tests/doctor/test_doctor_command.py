@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aha.cli import main
+from aha.cli.main import main
 from aha.doctor import command, hub
 from aha.doctor.checks import judge_checkpoints, judge_memory, judge_model, judge_settings
 from aha.doctor.command import Request, run_doctor
@@ -101,7 +101,7 @@ def test_the_recommended_command_trains_what_was_asked_about(
     report = run_doctor(Request(str(mine), asked, memory_gib=16.0, device="cuda"))
     lines = report.as_text().partition("Recommended: ")[2].partition("\n\n")[0]
     taken: list[Any] = []
-    monkeypatch.setattr("aha.backends.choose.start", lambda recipe, output: taken.append(recipe))
+    monkeypatch.setattr("aha.trl.choose.start", lambda recipe, output: taken.append(recipe))
     words = subprocess.run(
         ["sh", "-c", f"printf '%s\\n' {lines}"], capture_output=True, text=True, check=True
     )

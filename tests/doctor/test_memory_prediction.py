@@ -92,7 +92,7 @@ def test_the_command_predicts_what_it_measures(
     changes = [f"model.name={folder}", *SMALL_STEP]
     done = subprocess.run(
         [
-            sys.executable, "-m", "aha.cli", "doctor", "countdown-tiny", "--offline", "--json",
+            sys.executable, "-m", "aha.cli.main", "doctor", "countdown-tiny", "--offline", "--json",
             "--measure", *(part for change in changes for part in ("--set", change)),
         ],
         capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ},

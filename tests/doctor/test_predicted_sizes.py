@@ -13,7 +13,7 @@ from aha.doctor.shapes import Shape, measured, public_shape
 from aha.doctor.sizes import Place, sizes_of
 from aha.grpo import logprobs
 from aha.recipe import Recipe, load_recipe
-from aha.rollout import cpu, static
+from aha.rollout import cpu, cuda
 from aha.train.memory import (
     HEAP_STEP_BYTES,
     Pass,
@@ -190,7 +190,7 @@ def test_sizes_of_a_configuration_that_says_little() -> None:
 
 
 def test_constants_that_the_predictions_by_hand_stand_on() -> None:
-    assert (static.STRIDE, static.POSITIONS, cpu.SLAB_BLOCKS) == (16, 256, 64)
+    assert (cuda.STRIDE, cuda.POSITIONS, cpu.SLAB_BLOCKS) == (16, 256, 64)
 
 
 @pytest.mark.parametrize("version", [1, 2])

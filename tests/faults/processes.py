@@ -10,7 +10,7 @@ from pathlib import Path
 def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
     """`aha` in a process of its own, its output in one stream."""
     return subprocess.Popen(
-        [sys.executable, "-m", "aha.cli", *map(str, arguments)],
+        [sys.executable, "-m", "aha.cli.main", *map(str, arguments)],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -14,10 +14,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aha.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, shipped_recipes
-from aha.rewards.expression import ExpressionError, parse_expression
-from aha.rewards.numbers import parse_number
-from aha.rewards.parse import (
+from aha.answers.expression import ExpressionError, parse_expression
+from aha.answers.numbers import parse_number
+from aha.answers.tags import (
     answer_block,
     has_all_tags,
     last_boxed,
@@ -25,6 +24,7 @@ from aha.rewards.parse import (
     strict_answer,
     thoughts_of,
 )
+from aha.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, shipped_recipes
 from aha.rewards.score import rewards_of
 from aha.tasks.load import load_problems
 from aha.types import UserError

@@ -35,7 +35,7 @@ PATIENCE_S = 900
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "aha.cli", "launch", "accelerate", *arguments]
+    return [sys.executable, "-m", "aha.cli.main", "launch", "accelerate", *arguments]
 
 
 @contextmanager
@@ -109,7 +109,8 @@ def test_two_processes_learn_stop_and_go_on(strategy: str, tmp_path: Path) -> No
     # Nothing ran as plain copies in silence.
     assert state["sharding"] == {"ddp": "none", "fsdp2": "fsdp"}.get(strategy, "deepspeed")
     again = subprocess.run(
-        [sys.executable, "-m", "aha.cli", "eval", str(run), "--json", "--output", str(tmp_path)],
+        [sys.executable, "-m", "aha.cli.main", "eval", str(run), "--json",
+         "--output", str(tmp_path)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(again.stdout)["accuracy"] == pytest.approx(after["accuracy"], abs=0.02)

@@ -16,7 +16,7 @@ from aha.launch.layout import EXIT_CODE_FILE
 from aha.types import RunFailure, Stopped
 from left_running import nothing_left_running
 
-# A rank that leaves its exit code, as `aha.cli` does, and ends well; it says when it listens.
+# A rank that leaves its exit code, as `aha.cli.main` does, and ends well; it says when it listens.
 RANK = f"""
 import os, pathlib, signal, sys, time
 def stop(number, frame):

@@ -262,7 +262,7 @@ def test_a_refusal_is_one_sentence() -> None:
 def test_without_submit_the_request_is_printed_and_nothing_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from aha.cli import app
+    from aha.cli.main import app
 
     def forbidden(*_: object) -> str:
         raise AssertionError("sent")

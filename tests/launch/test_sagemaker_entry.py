@@ -44,7 +44,7 @@ def test_a_bare_container_is_read_from_its_files(entry: ModuleType, tmp_path: Pa
     assert job.settings == {"lora.r": "4", "lora": "{}", "engine": "native"}
     # A section comes before its keys, whatever the order of the file.
     assert entry.train_command(job)[1:] == [
-        "-m", "aha.cli", "train", "recipe.yaml", "--output", str(job.run),
+        "-m", "aha.cli.main", "train", "recipe.yaml", "--output", str(job.run),
         "--set", "engine=native", "--set", "lora={}", "--set", "lora.r=4",
     ]  # fmt: skip
 
@@ -78,7 +78,7 @@ def test_several_machines_meet_at_the_first(
     monkeypatch.setenv("AHA_STRATEGY", "zero3")
     command = entry.train_command(entry.find_job())
     assert command[1:] == [
-        "-m", "aha.cli", "launch", "accelerate", "recipe.yaml", "--output", command[7],
+        "-m", "aha.cli.main", "launch", "accelerate", "recipe.yaml", "--output", command[7],
         "--set", "engine=trl",
         "--processes", "16", "--nodes", "2", "--node-rank", "1",
         "--head", "algo-1", "--port", "29500", "--strategy", "zero3", "--folder", command[-1],
@@ -152,7 +152,7 @@ def test_an_interrupted_job_goes_on_and_exports(tmp_path: Path) -> None:
 def test_the_command_runs_the_entry_point_itself(tmp_path: Path) -> None:
     started = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "aha.cli", "launch", "sagemaker", "countdown-tiny", "--local",
+        [sys.executable, "-m", "aha.cli.main", "launch", "sagemaker", "countdown-tiny", "--local",
          "--folder", str(tmp_path / "ml"), "--set", "train.max_steps=1",
          *[f"--set={setting}" for setting in SMALL]],
         capture_output=True, text=True, check=False, cwd=tmp_path,

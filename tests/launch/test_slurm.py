@@ -13,7 +13,7 @@ import pytest
 from programs import program
 from typer.testing import CliRunner
 
-from aha.cli import app
+from aha.cli.main import app
 from aha.launch.slurm import FINISHED, Request, slurm_script
 from aha.types import RunFailure, UserError
 

@@ -41,7 +41,7 @@ def submit(cluster: Cluster, folder: Path, steps: int, *options: str) -> str:
     """Submit a small run with the command itself; the job's number."""
     settings = [f"--set={setting}" for setting in (*SMALL, f"train.max_steps={steps}")]
     said = cluster.run(
-        sys.executable, "-m", "aha.cli", "launch", "slurm", "countdown-tiny", *settings,
+        sys.executable, "-m", "aha.cli.main", "launch", "slurm", "countdown-tiny", *settings,
         "--gpus-per-node", "0", "--output", RUN, "--submit", *options,
         "--setup", f"export PATH={Path(sys.executable).parent}:$PATH OMP_NUM_THREADS=1",
         cwd=folder,

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aha.backends.trl.config import vllm_server_dtype
 from aha.launch import vllm_server
 from aha.launch.processes import stopped_by_signals
 from aha.launch.vllm_server import health_address, server_command, serving
 from aha.recipe import load_recipe
+from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, Stopped
 from left_running import nothing_left_running
 from ports import free_port
@@ -126,8 +126,9 @@ def test_the_server_samples_in_the_type_that_is_trained(changes: list[str], dtyp
 def test_trl_takes_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its options are read by TRL's own parser."""
     pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
-    from trl import TrlParser
     from trl.scripts.vllm_serve import ScriptArguments
+
+    from trl import TrlParser
 
     recipe = load_recipe(
         "countdown-tiny", ["engine=trl", "trl={vllm: server, vllm_server_port: 8123}"]

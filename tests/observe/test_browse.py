@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aha.cli import app
+from aha.cli.main import app
 from aha.observe.browse import Query, browse, text
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aha.cli import app, main
+from aha.cli.main import app, main
 from aha.play.command import Options, run
 from aha.play.session import Request
 from aha.types import UserError
@@ -97,7 +97,7 @@ def test_without_gradio_web_names_what_to_install(monkeypatch: pytest.MonkeyPatc
 
 def test_help_is_light() -> None:
     code = (
-        "import sys\nfrom aha.cli import main\n"
+        "import sys\nfrom aha.cli.main import main\n"
         "try:\n    main(['play', '--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules)))"
     )

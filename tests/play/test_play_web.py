@@ -257,7 +257,16 @@ def test_the_command_serves_this_machine_only_and_asks_nobody_else(
         "    return connect(self, address)\n"
         "socket.socket.connect = spy\n"
     )
-    command = [sys.executable, "-m", "aha.cli", "play", str(run_folder), "--web", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "aha.cli.main",
+        "play",
+        str(run_folder),
+        "--web",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)},

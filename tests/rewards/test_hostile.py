@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aha.answers.tags import strict_answer, with_opened_thoughts
 from aha.rewards import REWARDS, load_reward
 from aha.rewards.accuracy import judge
-from aha.rewards.parse import strict_answer, with_opened_thoughts
 
 COUNTDOWN = {"target": 65, "nums": [55, 10]}
 SIX = {"target": 6, "nums": [1, 2, 3]}

@@ -12,9 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
 
-from trl import GRPOConfig, GRPOTrainer
-
 from aha.rewards import load_reward
+from trl import GRPOConfig, GRPOTrainer
 
 QUESTION = "What is 2 + 2?"
 CHAT = [{"role": "user", "content": QUESTION}]

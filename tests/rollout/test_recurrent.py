@@ -33,7 +33,7 @@ from transformers import (
 
 from aha.recipe import load_recipe
 from aha.rollout.base import SamplingSettings
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
 from aha.train.loop import train_step
 from aha.train.setup import build_trainer
 from aha.types import Completion, Prompt, UserError

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.rollout.base import SamplingSettings
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
 from aha.rollout.stops import StopStrings
 from aha.types import Prompt
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from aha.blocks.llama import blocks_of
-from aha.kernels import calls
+from aha.model.kernels import calls
+from aha.model.llama import blocks_of
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, CPUDecoder
-from aha.rollout.decoder import HFDecoder
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
+from aha.rollout.hf import HFDecoder
 from aha.rollout.partial import Partial, in_groups, unfinished_text
 from aha.types import Prompt
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 import fake_vllm
-from aha.blocks.llama import blocks_of
+from aha.model.llama import blocks_of
+from aha.model.load import load_model, load_tokenizer
 from aha.recipe import load_recipe
 from aha.rollout.base import SamplingSettings
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
 from aha.rollout.vllm import VllmEngine
 from aha.sections import ModelSection
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.tiny import weights_path
-from aha.train.policy import load_model, load_tokenizer
 from aha.types import Completion, Prompt, RunFailure, UserError
 
 MODEL = str(weights_path())

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from aha.cli import main
+from aha.cli.main import main
 from aha.recipe import Recipe, load_recipe
 from aha.tasks.ask import ask
 from aha.tasks.harness import spelled, task_name, write_task

@@ -13,14 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
 
-from trl import GRPOConfig, GRPOTrainer
-
-from aha.blocks.llama import blocks_of
 from aha.grpo.advantages import group_advantages
 from aha.grpo.logprobs import scorer
 from aha.grpo.losses import LossSettings, LossType
-from aha.train.update import UpdateSettings, _backward, _parts, _Sums
+from aha.grpo.update import UpdateSettings, _backward, _parts, _Sums
+from aha.model.llama import blocks_of
 from aha.types import Completion, Group, Problem, Prompt
+from trl import GRPOConfig, GRPOTrainer
 
 P, G, LIMIT = 3, 4, 24
 TEMPERATURE = 0.9

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.doctor.dry_run import describe
-from aha.kernels.build import kernels
+from aha.model.kernels.build import kernels
 from aha.recipe import Recipe, load_recipe, shipped_recipes
-from aha.rollout.decoder import Decoder
-from aha.rollout.native import NativeEngine
-from aha.rollout.static import StaticDecoder
+from aha.rollout.cuda import StaticDecoder
+from aha.rollout.engine import NativeEngine
+from aha.rollout.hf import Decoder
 from aha.runs import RunDirectory
 from aha.train.loop import score_groups
 from aha.train.start import resume_run, start_run

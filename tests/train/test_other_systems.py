@@ -37,10 +37,10 @@ import importlib, pkgutil
 import aha
 for module in pkgutil.walk_packages(aha.__path__, "aha."):
     # More than one process is for Linux: these need TRL, vLLM or signals.
-    if not module.name.startswith(("aha.launch.", "aha.backends.", "aha.bench.trl_side")):
+    if not module.name.startswith(("aha.launch.", "aha.trl.", "aha.bench.trl_side")):
         importlib.import_module(module.name)
 
-from aha.cli import main
+from aha.cli.main import main
 main(["train", "--max-steps", "1", "--output", "run", "--set", "evaluation.n=4",
       "--set", "grpo.prompts_per_step=2", "--set", "generation.num_generations=4"])
 """

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from aha.bench import run
+from aha.model.load import find_model
 from aha.recipe import DEFAULT_RECIPE, load_recipe
 from aha.runs import find_runs
 from aha.train.checkpoint import latest_checkpoint
-from aha.train.policy import find_model
 from aha.types import UserError
 
 _RUNS = Path("runs")

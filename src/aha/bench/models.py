@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
 
 from aha.bench.spec import SHAPES, Spec
+from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, load_recipe
 from aha.tasks.load import load_problems
 from aha.tiny.tokenizer import build_tokenizer
-from aha.train.policy import load_model, load_tokenizer
 from aha.types import Problem
 
 

@@ -9,16 +9,16 @@ import torch
 
 from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
 from aha.bench.spec import Spec, StepTimes
-from aha.blocks.llama import blocks_of
 from aha.grpo.logprobs import scorer
+from aha.grpo.update import update
+from aha.model.llama import blocks_of
 from aha.rewards.score import rewards_of
 from aha.rollout.base import SamplingSettings
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
 from aha.tasks.ask import ask
 from aha.train.loop import peak_memory_gb, score_groups, with_advantages
 from aha.train.memory import keep_freed_memory, tokens_that_fit
 from aha.train.setup import build_optimizer, sampling_settings, update_settings
-from aha.train.update import update
 from aha.types import Completion, Group
 
 

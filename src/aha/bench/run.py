@@ -17,9 +17,9 @@ from aha.bench.generate import generate_ratio, seconds_per_token
 from aha.bench.machine import matmul_peak, read_bandwidth
 from aha.bench.pair import Ratio, Worker, in_turn
 from aha.bench.spec import SHAPES, Side, Spec, StepTimes
-from aha.kernels.build import kernels
+from aha.model.kernels.build import kernels
+from aha.model.load import find_model
 from aha.runs import processor
-from aha.train.policy import find_model
 from aha.types import UserError
 
 Say = Callable[[str], None]

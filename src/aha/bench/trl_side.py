@@ -12,13 +12,13 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
 
 from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
 from aha.bench.spec import Spec, StepTimes
 from aha.rewards.score import rewards_of
 from aha.tasks.ask import ask
 from aha.train.loop import peak_memory_gb
+from trl import GRPOConfig, GRPOTrainer
 
 
 def run(spec: Spec, wait: Callable[[], bool], report: Callable[[StepTimes], None]) -> None:

@@ -15,14 +15,14 @@ from aha.commands.subject import Subject, find_subject, load, own_recipe, recipe
 from aha.commands.table import comparison_lines, table
 from aha.evaluate.evaluate import Evaluation
 from aha.evaluate.paired import Comparison, compare
+from aha.model.load import find_model, load_tokenizer, product_dtype
+from aha.model.lora import is_adapter
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.vllm import VllmEngine
 from aha.runs import write_lines
 from aha.tasks.load import load_problems
 from aha.tasks.overlap import overlap
-from aha.train.adapters import is_adapter
 from aha.train.loop import evaluate_held_out
-from aha.train.policy import find_model, load_tokenizer, product_dtype
 from aha.types import Problem, UserError
 
 EngineName = Literal["native", "vllm"]

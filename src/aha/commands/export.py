@@ -15,8 +15,8 @@ from transformers import GenerationConfig
 
 from aha.commands.card import model_card
 from aha.commands.subject import Subject, find_subject, recipe_for
+from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, dump_recipe
-from aha.train.policy import load_model, load_tokenizer
 from aha.types import UserError
 from aha.visible import did_you_mean
 

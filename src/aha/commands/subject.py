@@ -8,14 +8,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.blocks.llama import blocks_of
+from aha.model.llama import blocks_of
+from aha.model.load import load_model, load_tokenizer
+from aha.model.lora import is_adapter
 from aha.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
 from aha.runs import RunDirectory
 from aha.tiny import TINY_NAME
-from aha.train.adapters import is_adapter
 from aha.train.checkpoint import latest_checkpoint
-from aha.train.policy import load_model, load_tokenizer
 from aha.train.setup import build_engine
 from aha.types import UserError
 

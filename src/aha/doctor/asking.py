@@ -11,12 +11,12 @@ import psutil
 from aha.doctor.facts import Facts
 from aha.doctor.shapes import Shape
 from aha.doctor.sizes import Device, Place
+from aha.model.load import load_tokenizer
 from aha.recipe import Recipe
 from aha.tasks import countdown
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.tiny import TINY_NAME
-from aha.train.policy import load_tokenizer
 from aha.types import UserError
 
 # A GPU's context and its libraries' workspaces: an assumption, no GPU was at hand.

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from aha.doctor import hub
 from aha.doctor.asking import problems_are_here
 from aha.doctor.shapes import shape_of
+from aha.model.load import choose_device, choose_dtype, load_config, load_tokenizer
 from aha.recipe import Recipe, dump_recipe
 from aha.rewards.score import rewards_of, try_rewards
 from aha.rollout.positions import require_positions
 from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.train.memory import Counts, adapter_parameters, counts_of, weights_bytes
-from aha.train.policy import choose_device, choose_dtype, load_config, load_tokenizer
 from aha.types import Problem, Prompt, Unreachable
 
 T = TypeVar("T")

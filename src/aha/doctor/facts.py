@@ -18,7 +18,7 @@ import psutil
 import torch
 from huggingface_hub import constants
 
-from aha.kernels.build import kernels
+from aha.model.kernels.build import kernels
 from aha.runs import processor, usable_cores
 from aha.train.memory import container_limit, free_memory
 

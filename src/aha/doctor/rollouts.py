@@ -5,9 +5,9 @@ from __future__ import annotations
 from aha.doctor.needs import Need
 from aha.doctor.shapes import Shape
 from aha.doctor.sizes import STACKS, Sizes, tensors
-from aha.kernels import calls
-from aha.kernels.decode import Sizes as KernelSizes
-from aha.rollout import cpu, static
+from aha.model.kernels import calls
+from aha.model.kernels.decode import Sizes as KernelSizes
+from aha.rollout import cpu, cuda
 from aha.sections import GenerationSection
 from aha.train.memory import LARGE_TENSOR_BYTES, Linear, adapted_layers
 
@@ -100,7 +100,7 @@ def _cache(sizes: Sizes) -> Need:
         return Need("KV cache", blocks * block, cpu.SLAB_BLOCKS * block)
     capacity = sizes.longest + 1
     if sizes.place.device == "cuda":
-        capacity = -(-(sizes.longest + static.STRIDE) // static.POSITIONS) * static.POSITIONS
+        capacity = -(-(sizes.longest + cuda.STRIDE) // cuda.POSITIONS) * cuda.POSITIONS
     total = sizes.rows * capacity * per_position
     return Need("KV cache", total, total)
 
@@ -111,7 +111,7 @@ def _logits(sizes: Sizes) -> Need:
     total = one * _tensors(sizes.recipe.generation, sizes.widths.vocabulary)
     if sizes.place.device == "cuda" and sizes.shape.counts.fused:
         # Each graph keeps its own: one for every further 256 positions.
-        graphs = -(-sizes.completion // static.POSITIONS) + 1
+        graphs = -(-sizes.completion // cuda.POSITIONS) + 1
         total += graphs * sizes.rows * sizes.widths.vocabulary * sizes.rollout_item
     return Need("logits", total, one)
 
@@ -127,7 +127,7 @@ def _tensors(generation: GenerationSection, vocabulary: int) -> int:
 
 def _prompts(sizes: Sizes) -> Need:
     """One block's values for the prompts that are read at a time, nothing kept of them."""
-    most = cpu.PREFILL_TOKENS if _in_c(sizes) else static.PREFILL_TOKENS
+    most = cpu.PREFILL_TOKENS if _in_c(sizes) else cuda.PREFILL_TOKENS
     tokens = sizes.groups * sizes.prompt
     if sizes.shape.counts.fused:
         tokens = max(min(tokens, most), sizes.rows)

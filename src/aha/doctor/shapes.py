@@ -15,10 +15,10 @@ import torch
 from transformers import AutoConfig, Qwen2Config
 
 from aha.bench.spec import SHAPES
+from aha.model.lora import base_name, is_adapter
 from aha.rollout.positions import positions_of
 from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
-from aha.train.adapters import base_name, is_adapter
 from aha.train.memory import Counts, Widths, counts_of
 from aha.types import Unreachable, UserError
 

@@ -20,7 +20,7 @@ from aha.train.memory import (
 
 Device = Literal["cpu", "cuda"]
 _ADAPTER_ITEM = 4  # adapters are trained in float32 whatever the base is
-# Layers with one input that the fused blocks compute as one product (`aha.blocks.llama`).
+# Layers with one input that the fused blocks compute as one product (`aha.model.llama`).
 STACKS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 

@@ -10,16 +10,16 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aha.rewards.accuracy import bare, is_countdown
-from aha.rewards.expression import (
+from aha.answers.equal import MAX_CHARACTERS, normal_text
+from aha.answers.expression import (
     ExpressionError,
     bare_equation,
     expression_side,
     other_side,
     parse_expression,
 )
-from aha.rewards.math_equal import MAX_CHARACTERS, normal_text
-from aha.rewards.numbers import parse_quantity
+from aha.answers.numbers import parse_quantity
+from aha.rewards.accuracy import bare, is_countdown
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def ballot(answer: str | None, columns: Mapping[str, Any]) -> Ballot | None:
 
     Numbers by exact value ("1,000", "1000.0", "$1000"); Countdown expressions by value and the
     numbers they use, in any order; other mathematics by its text without what
-    `aha.rewards.math_equal` passes over (space, sizes of brackets, dollars).
+    `aha.answers.equal` passes over (space, sizes of brackets, dollars).
     """
     if answer is None or not answer.strip():
         return None

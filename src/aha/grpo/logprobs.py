@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from aha.blocks.adapters import adapters_off
-from aha.blocks.llama import LlamaBlocks
-from aha.blocks.ops import causal_attention
-from aha.grpo.batching import MicroBatch
+from aha.grpo.batches import MicroBatch
+from aha.model.adapters import adapters_off
+from aha.model.llama import LlamaBlocks
+from aha.model.ops import causal_attention
 
 
 class LossOf(Protocol):

@@ -97,7 +97,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
 def _server(
     recipe: Recipe, layout: Layout, folder: Path, say: Callable[[str], None]
 ) -> AbstractContextManager[None]:
-    from aha.train.policy import find_model
+    from aha.model.load import find_model
 
     gpus = server_gpus(layout)
     command = server_command(recipe, find_model(recipe.model.name), len(gpus))
@@ -157,7 +157,7 @@ def _added(request: Request) -> list[str]:
 
 def _check(recipe: Recipe, request: Request) -> str:
     """What each process will do, in words. Errors: UserError for what cannot be."""
-    from aha.backends.trl.config import check, require_trl
+    from aha.trl.config import check, require_trl
 
     layout = request.layout
     if recipe.engine != "trl":
@@ -177,7 +177,7 @@ def _check(recipe: Recipe, request: Request) -> str:
 
 def _check_stage(recipe: Recipe, layout: Layout) -> None:
     """Errors: UserError for a DeepSpeed file that is not of the strategy."""
-    from aha.backends.trl.config import read_deepspeed, trl_section
+    from aha.trl.config import read_deepspeed, trl_section
 
     path = trl_section(recipe).deepspeed
     if path is None:
@@ -236,7 +236,7 @@ def _command(request: Request, folder: Path, with_deepspeed: bool) -> list[str]:
         train += ["--set", override]
     config = str((folder / "accelerate.yaml").resolve())
     return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config,
-            "-m", "aha.cli", "train", *train]  # fmt: skip
+            "-m", "aha.cli.main", "train", *train]  # fmt: skip
 
 
 def server_gpus(layout: Layout) -> list[str]:

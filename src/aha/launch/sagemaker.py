@@ -150,7 +150,7 @@ def make_source(request: Request) -> Source:
     recipe = load_recipe(request.recipe, request.overrides)
     require_known(recipe)
     if recipe.engine == "trl":
-        from aha.backends.trl.mapping import refuse
+        from aha.trl.mapping import refuse
 
         refuse(recipe)
     elif request.strategy != "ddp":

@@ -102,9 +102,9 @@ def train_command(job: Job) -> list[str]:
     for key, value in sorted(job.settings.items()):
         train += ["--set", f"{key}={value}"]
     if job.processes == 1:
-        return [sys.executable, "-m", "aha.cli", "train", *train]
+        return [sys.executable, "-m", "aha.cli.main", "train", *train]
     return [
-        sys.executable, "-m", "aha.cli", "launch", "accelerate", *train,
+        sys.executable, "-m", "aha.cli.main", "launch", "accelerate", *train,
         "--processes", str(job.processes), "--nodes", str(len(job.hosts)),
         "--node-rank", str(job.hosts.index(job.host)),
         "--head", job.hosts[0], "--port", str(_PORT),
@@ -119,7 +119,9 @@ def export(job: Job) -> int:
     The model's files lie at the top of model.tar.gz, as SageMaker's endpoints expect them.
     """
     folder = job.model / "exported"
-    code = run([sys.executable, "-m", "aha.cli", "export", str(job.run), str(folder)], job.code)
+    code = run(
+        [sys.executable, "-m", "aha.cli.main", "export", str(job.run), str(folder)], job.code
+    )
     if code == 0:
         for path in sorted(folder.iterdir()):
             os.replace(path, job.model / path.name)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from aha.backends.trl.config import vllm_server_dtype
 from aha.launch.layout import Strategy, check_together
 from aha.recipe import Recipe, load_recipe
 from aha.rewards.score import require_known
+from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, UserError
 
 # Written into the run's folder when training is done: a requeue after that does nothing.
@@ -217,8 +217,8 @@ def _check_processes(request: Request, recipe: Recipe) -> None:
     if request.vllm_node and not request.gpus_per_node:
         raise UserError("--vllm-node with --gpus-per-node 0: a vLLM server needs a GPU.")
     if recipe.engine == "trl":
-        from aha.backends.trl.mapping import refuse
-        from aha.backends.trl.plan import batch_plan
+        from aha.trl.mapping import refuse
+        from aha.trl.plan import batch_plan
 
         refuse(recipe)
         batch_plan(

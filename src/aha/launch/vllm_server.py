@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from aha.backends.trl.config import vllm_server_dtype
 from aha.launch.processes import begin, end
 from aha.recipe import Recipe
 from aha.sections import TrlSection
+from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure
 
 # Reading and compiling a model of some billions of parameters takes minutes.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from aha.rewards.expression import (
+from aha.answers.expression import (
     ExpressionError,
     expression_side,
     other_side,

@@ -1,6 +1,6 @@
 """One side of an equation as a model writes it: `$1,200 / 4`, `2.5 * 3`, `20%`, `2(3 + 4)`, `2^3`.
 
-What arithmetic means is `aha.rewards.expression`'s; here the rest is rewritten to it. Left out, so
+What arithmetic means is `aha.answers.expression`'s; here the rest is rewritten to it. Left out, so
 that a side has no value: variables, units between numbers, roots, powers of brackets or with an
 exponent over 20, and an implied product beside a division (`6/2(1+2)`), which people read in two
 ways.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from aha.rewards.expression import ExpressionError, parse_expression
+from aha.answers.expression import ExpressionError, parse_expression
 
 MAX_CHARACTERS = 200
 MAX_EXPONENT = 20

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from aha.rewards.base import Reward
-from aha.rewards.countdown import check_answer
-from aha.rewards.math_equal import Pair, shared_verifier
-from aha.rewards.parse import (
+from aha.answers.equal import Pair, shared_verifier
+from aha.answers.tags import (
     Text,
     answer_block,
     last_boxed,
@@ -17,6 +15,8 @@ from aha.rewards.parse import (
     strict_answer,
     with_opened_thoughts,
 )
+from aha.rewards.base import Reward
+from aha.rewards.countdown import check_answer
 
 
 def gold_answer(columns: Mapping[str, Any]) -> str | None:
@@ -50,7 +50,7 @@ def correct_many(
 ) -> list[bool | None]:
     """Whether each extracted answer is right for its row; None where the row has no usable gold.
 
-    Countdown exactly; everything else by `aha.rewards.math_equal`, all at once.
+    Countdown exactly; everything else by `aha.answers.equal`, all at once.
     """
     results: list[bool | None] = [None] * len(answers)
     pairs: dict[int, Pair] = {}
@@ -126,7 +126,7 @@ def rows_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
 class AccuracyReward(Reward):
     """1 when the answer is right, else 0; None when the row's gold is missing or unreadable.
 
-    Lenient reading (see `aha.rewards.parse`). Countdown (`target`, `nums`): an expression that uses
+    Lenient reading (see `aha.answers.tags`). Countdown (`target`, `nums`): an expression that uses
     each number exactly once and equals the target. Otherwise (`answer` or `solution`):
     mathematical equality. Source: DeepSeek-R1 (arXiv:2501.12948) section 2.2.2; open-r1.
     """

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from aha.rewards.parse import Text
+from aha.answers.tags import Text
 
 
 class Reward(BaseModel, ABC):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from aha.answers.tags import Text, answer_block, with_opened_thoughts
 from aha.rewards.accuracy import gold_answer, rows_of
 from aha.rewards.base import Reward
-from aha.rewards.parse import Text, answer_block, with_opened_thoughts
 
 
 class CorrectnessReward(Reward):

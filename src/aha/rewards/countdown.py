@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from aha.rewards.base import Reward, column
-from aha.rewards.expression import (
+from aha.answers.expression import (
     Expression,
     ExpressionError,
     bare_equation,
@@ -19,7 +18,8 @@ from aha.rewards.expression import (
     other_side,
     parse_expression,
 )
-from aha.rewards.parse import Text, answer_block, with_opened_thoughts
+from aha.answers.tags import Text, answer_block, with_opened_thoughts
+from aha.rewards.base import Reward, column
 
 
 def check_answer(answer: str | None, target: int, nums: Sequence[int]) -> bool | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aha.rewards.parse import Text
+from aha.answers.tags import Text
 from aha.types import UserError
 from aha.visible import did_you_mean
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from aha.answers.tags import strict_answer, with_opened_thoughts
 from aha.recipe import YAML_FAULTS
 from aha.rewards import Reward, load_reward
 from aha.rewards.accuracy import gold_answer, is_countdown, judge, read_answer
 from aha.rewards.countdown import why_not
-from aha.rewards.parse import strict_answer, with_opened_thoughts
 from aha.rewards.score import call
 from aha.types import RunFailure, UserError
 

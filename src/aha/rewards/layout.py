@@ -7,8 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from aha.rewards.base import Reward
-from aha.rewards.parse import (
+from aha.answers.tags import (
     LAYOUTS,
     REASONING,
     Text,
@@ -17,6 +16,7 @@ from aha.rewards.parse import (
     strict_answer,
     with_opened_thoughts,
 )
+from aha.rewards.base import Reward
 
 _CLOSING_ANSWER = "</answer>"
 _SOFT_MIDDLE = re.compile(r"</reasoning>\s*<answer>")

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from aha.answers.tags import Text
 from aha.rewards.accuracy import correctness
 from aha.rewards.base import Reward, column
-from aha.rewards.parse import Text
 
 
 class _LimitReward(Reward):

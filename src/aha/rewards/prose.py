@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from aha.answers.tags import Text, text_of
 from aha.reasoning.reflection import count_phrases
 from aha.rewards.base import Reward
-from aha.rewards.parse import Text, text_of
 
 _MARKER = re.compile(
     r"(?:^|(?<=\n))[ \t]*(?:(step[ \t]+\d+)[ \t]*[:.)]|(\d{1,3})[.)](?=\s)|([-*\u2022])(?=[ \t]))"

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aha.blocks.llama import LlamaBlocks
-from aha.kernels import calls
-from aha.kernels.build import kernels
-from aha.kernels.decode import DecodedModel, Drawn
-from aha.rollout.decoder import Decoder, prompt_mask
-from aha.rollout.static import StaticDecoder
+from aha.model.kernels import calls
+from aha.model.kernels.build import kernels
+from aha.model.kernels.decode import DecodedModel, Drawn
+from aha.model.llama import LlamaBlocks
+from aha.rollout.cuda import StaticDecoder
+from aha.rollout.hf import Decoder, prompt_mask
 
 _BURST_TOKENS = 16  # that a small model's rows write before the next look at who has ended
 SLAB_BLOCKS = 64  # blocks are allocated this many at a time

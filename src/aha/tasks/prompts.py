@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
-from aha.rewards.parse import opened_thoughts
+from aha.answers.tags import opened_thoughts
 from aha.sections import PromptSection
 from aha.types import Prompt, UserError
 

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from aha.rewards.numbers import parse_number
-from aha.rewards.parse import last_boxed
+from aha.answers.numbers import parse_number
+from aha.answers.tags import last_boxed
 from aha.types import Problem, UserError
 
 # Columns that evaluations group by; kept when a row has them.

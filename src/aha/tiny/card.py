@@ -12,11 +12,11 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aha.blocks.llama import blocks_of
+from aha.model.llama import blocks_of
 from aha.reasoning.reflection import reflection_count
 from aha.rewards.accuracy import judge
 from aha.rollout.base import SamplingSettings
-from aha.rollout.native import NativeEngine
+from aha.rollout.engine import NativeEngine
 from aha.sections import PromptSection
 from aha.tasks.countdown import generate
 from aha.tasks.prompts import compact_question, render

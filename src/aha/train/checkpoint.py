@@ -24,9 +24,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.blocks.adapters import has_adapters
+from aha.model.adapters import has_adapters
+from aha.model.lora import save_adapters, trained_state
 from aha.runs import RunDirectory
-from aha.train.adapters import save_adapters, trained_state
 from aha.types import RunFailure
 
 _STATE = "trainer_state.pt"

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aha.evaluate.evaluate import Evaluation, evaluate
 from aha.grpo.advantages import group_advantages
+from aha.grpo.update import UpdateStats, update
 from aha.observe.alerts import Watch
 from aha.observe.machine import Meter
 from aha.observe.observer import Observer
@@ -34,7 +35,6 @@ from aha.train.saving import Saver
 from aha.train.schedule import learning_rate_at
 from aha.train.setup import Trainer, sampling_settings, update_settings
 from aha.train.stop import StopRequest
-from aha.train.update import UpdateStats, update
 from aha.types import Group, Problem, RunFailure, Stopped
 
 # Evaluations draw from a stream of their own, never from one of a training step.

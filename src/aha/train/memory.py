@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from aha.blocks.llama import supports
+from aha.model.llama import supports
 from aha.sections import LoraSection
 
 # Beyond this, a CPU's caches hold less than a micro-batch and a step gets slower (docs/log.md).

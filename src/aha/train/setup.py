@@ -12,29 +12,29 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.blocks.adapters import can_fold_in, folded_copy, has_adapters
-from aha.blocks.llama import LlamaBlocks, blocks_of
 from aha.grpo.logprobs import Reference, Scorer, WithoutAdapters, scorer
 from aha.grpo.losses import LossSettings
-from aha.recipe import Recipe
-from aha.rewards.score import WeightedReward, rewards_of, try_rewards
-from aha.rollout.base import SamplingSettings
-from aha.rollout.cpu import Choice, choose
-from aha.rollout.native import NativeEngine
-from aha.rollout.positions import require_positions
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
-from aha.train.checkpoint import Progress, restore
-from aha.train.data import ProblemStream
-from aha.train.memory import tokens_that_fit
-from aha.train.policy import (
+from aha.grpo.update import UpdateSettings
+from aha.model.adapters import can_fold_in, folded_copy, has_adapters
+from aha.model.llama import LlamaBlocks, blocks_of
+from aha.model.load import (
     choose_autocast,
     load_model,
     load_policy,
     load_tokenizer,
     require_fast_bfloat16,
 )
-from aha.train.update import UpdateSettings
+from aha.recipe import Recipe
+from aha.rewards.score import WeightedReward, rewards_of, try_rewards
+from aha.rollout.base import SamplingSettings
+from aha.rollout.cpu import Choice, choose
+from aha.rollout.engine import NativeEngine
+from aha.rollout.positions import require_positions
+from aha.tasks.ask import ask
+from aha.tasks.load import load_problems
+from aha.train.checkpoint import Progress, restore
+from aha.train.data import ProblemStream
+from aha.train.memory import tokens_that_fit
 from aha.types import Problem
 
 

@@ -1,0 +1,288 @@
+"""Are two mathematical answers equal: string and number fast paths, then math-verify.
+
+math-verify (sympy behind it) can be made to run for hours, or to eat all memory, by a short
+text. So it runs in worker processes that are killed at a time limit and started again; a
+worker that lives is used again. Nothing here depends on signals, so any thread may call, nor on
+the main script, so a notebook may.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Literal
+
+from aha.answers.numbers import Quantity, parse_quantity
+from aha.types import RunFailure
+
+# Equal, different, or: the gold cannot be parsed, so that there is nothing to be equal to.
+Outcome = Literal["equal", "different", "no_gold"]
+
+MAX_CHARACTERS = 2_000
+_START_SECONDS = 120.0
+
+_THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
+# Space between two digits is not nothing: `7 2` is not 72.
+_SPACE = re.compile(r"(?<![0-9])(?:\s|\\ |\\quad|\\qquad)+|(?:\s|\\ |\\quad|\\qquad)+(?![0-9\s\\])")
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_SIZES = re.compile(r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr)(?![A-Za-z])")
+_BASE = re.compile(r"[0-9]_\{?[0-9]")
+_BRACES = str.maketrans("", "", "{}")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+# A time: its hours, minutes and half of the day. math-verify would divide the first two.
+_TIME = re.compile(
+    r"(?<![0-9:])0?([0-9]{1,2}):([0-5][0-9])(?![0-9:])(?:(?:\s|\\text\s*\{)*([ap])\.?m\b)?"
+)
+_LONE_LETTER = re.compile(
+    r"(?<=[0-9A-Za-z})])\s*\\(?:text|textbf|mathrm|mathbf)\s*\{\s*([A-Za-z])\s*\}"
+)
+# Units of one letter, as text: metres, volts and the like.
+_UNIT_LETTERS = frozenset("mgshlLCFVAWJNK")
+_ROOT = re.compile(
+    "\u221a" + r"\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[A-Za-z]|\\pi))"
+)
+_SYMBOLS = str.maketrans({"\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge "})
+_DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gold answer and what is compared with it."""
+
+    gold: str
+    answer: str
+
+
+class MathVerifier:
+    """Compares answers in `workers` processes, `timeout` seconds each at the most.
+
+    Use `equal_many` for a batch; results are cached. Thread-safe. `close` ends the workers.
+    """
+
+    def __init__(
+        self, workers: int | None = None, timeout: float = 2.0, cache_size: int = 100_000
+    ) -> None:
+        self._count = workers or max(1, min(4, os.cpu_count() or 1))
+        self._timeout = timeout
+        self._cache_size = cache_size
+        self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+        self.killed = 0
+
+    def equal(self, gold: str, answer: str) -> Outcome:
+        """`equal_many` for one pair."""
+        return self.equal_many([Pair(gold, answer)])[0]
+
+    def equal_many(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        """An outcome for each pair, in order. A comparison past its time is "different"."""
+        with self._lock:
+            slow: dict[Pair, None] = {}
+            for pair in pairs:
+                if pair not in self._cache:
+                    outcome = fast_outcome(pair.gold, pair.answer)
+                    if outcome is None:
+                        slow[pair] = None
+                    else:
+                        self._remember(pair, outcome)
+            if slow:
+                self._compare(list(slow))
+            outcomes = [self._cache[pair] for pair in pairs]
+            while len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+            return outcomes
+
+    def close(self) -> None:
+        """End the workers; the next comparison starts new ones."""
+        with self._lock:
+            for worker in self._workers:
+                worker.kill()
+            self._workers.clear()
+
+    def _remember(self, pair: Pair, outcome: Outcome) -> None:
+        self._cache[pair] = outcome
+
+    def _compare(self, pairs: list[Pair]) -> None:
+        waiting: Iterator[Pair] = iter(pairs)
+        wanted = min(self._count, len(pairs))
+        while len(self._workers) < wanted:
+            self._workers.append(_Worker())
+        try:
+            busy = [worker for worker in self._workers if self._give(worker, waiting)]
+            while busy:
+                self._collect(busy)
+                busy = [worker for worker in busy if worker.pair or self._give(worker, waiting)]
+        finally:
+            # An answer that nobody read would be taken for the next pair's. Out of the list first:
+            # a second interrupt during the kills must not leave such a worker in it.
+            pending = [worker for worker in self._workers if worker.pair]
+            self._workers = [worker for worker in self._workers if not worker.pair]
+            for worker in pending:
+                worker.kill()
+
+    def _give(self, worker: _Worker, waiting: Iterator[Pair]) -> bool:
+        pair = next(waiting, None)
+        if pair is not None:
+            worker.give(pair, self._timeout)
+        return pair is not None
+
+    def _collect(self, busy: Sequence[_Worker]) -> None:
+        """Take every answer that is there, and kill every worker whose time is over."""
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        ready = wait([worker.answers.fileno() for worker in busy], timeout=patience)
+        for worker in busy:
+            pair = worker.pair
+            assert pair is not None
+            if worker.answers.fileno() in ready:
+                self._remember(pair, worker.take())
+            elif time.monotonic() >= worker.deadline:
+                worker.kill()
+                self._remember(pair, "different")
+            else:
+                continue
+            worker.pair = None
+            self.killed += not worker.alive
+
+
+class _Worker:
+    """One process with at most one comparison under way."""
+
+    def __init__(self) -> None:
+        self.pair: Pair | None = None
+        self.deadline = 0.0
+        self.alive = False
+        self._start()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "aha.answers.equal_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self.answers = self._process.stdin, self._process.stdout
+        self.alive = True
+        self._ready = False
+
+    def give(self, pair: Pair, timeout: float) -> None:
+        # Before anything is read or written: whoever is interrupted here must find the pair.
+        self.pair = pair
+        if not self.alive:
+            self._start()
+        if not self._ready:
+            # Importing sympy takes a second or two, which is not the comparison's fault.
+            if (
+                not wait([self.answers.fileno()], timeout=_START_SECONDS)
+                or not self.answers.readline()
+            ):
+                raise RunFailure("math-verify's process did not start; is it installed?")
+            self._ready = True
+        self.deadline = time.monotonic() + timeout
+        request = json.dumps([as_latex(pair.gold), as_latex(pair.answer)])
+        self._requests.write(request.encode() + b"\n")
+        self._requests.flush()
+
+    def take(self) -> Outcome:
+        """The answer that is waiting; "different" from a process that died of its memory."""
+        line = self.answers.readline()
+        if not line:
+            self.kill()
+            return "different"
+        outcome: Outcome = json.loads(line)
+        return outcome
+
+    def kill(self) -> None:
+        self.alive = False
+        self._process.kill()
+        self._process.wait()
+        # Closing flushes, and there may be nobody to flush to.
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()
+        self.answers.close()
+
+
+@functools.cache
+def shared_verifier() -> MathVerifier:
+    """One verifier for all rewards of the process, started when first needed."""
+    verifier = MathVerifier()
+    atexit.register(verifier.close)
+    return verifier
+
+
+def fast_outcome(gold: str, answer: str) -> Outcome | None:
+    """The outcome where strings or exact numbers decide; None where algebra must."""
+    if len(gold) > MAX_CHARACTERS or len(answer) > MAX_CHARACTERS or not answer.strip():
+        return "different"
+    if not gold.strip():
+        return "no_gold"
+    gold, answer = as_latex(gold), as_latex(answer)
+    if normal_text(gold) == normal_text(answer):
+        return "equal"
+    time_of_gold, time_of_answer = _TIME.search(gold.lower()), _TIME.search(answer.lower())
+    if time_of_gold and time_of_answer:
+        both = zip(time_of_gold.groups(), time_of_answer.groups(), strict=True)
+        if any(one and other and one != other for one, other in both):
+            return "different"
+    if _BASE.search(gold) or _BASE.search(answer):
+        # math-verify drops the base of a numeral; only the same digits in the same base are equal.
+        same = normal_text(gold).translate(_BRACES) == normal_text(answer).translate(_BRACES)
+        return "equal" if same else "different"
+    gold_quantity = parse_quantity(gold)
+    if gold_quantity is None:
+        return None
+    answer_quantity = parse_quantity(answer)
+    if answer_quantity is None:
+        # Words are no number, nor is an equation of more than a name (`x + 1 = 72`): algebra would
+        # drop the words, or the left side, and find its number in the rest.
+        unread = "=" in answer or _WORD.search(_TEXT.sub(r" \1 ", answer))
+        return "different" if unread else None
+    return _compare_quantities(gold_quantity, answer_quantity)
+
+
+def _compare_quantities(gold: Quantity, answer: Quantity) -> Outcome:
+    """Numbers decide, and a unit only where both name one.
+
+    A gold in per cent may be answered as such, as the bare number, or as the share it is.
+    """
+    if gold.unit and answer.unit and gold.unit != answer.unit:
+        return "different"
+    as_share = gold.unit == "%" and not answer.unit and gold.value == 100 * answer.value
+    return "equal" if gold.value == answer.value or as_share else "different"
+
+
+def as_latex(text: str) -> str:
+    """A root, infinity and comparisons in Unicode as LaTeX; a variable in `\\text{}` as itself.
+
+    math-verify drops `\\text{}`, so that `6\\text{x}` would be 6. The border: one letter after
+    something else is a unit where it is a common symbol (`6\\text{ m}`), and else a variable. Two
+    letters or more are a word, so a unit (`12 \\text{ cm}`).
+    """
+    if not text.isascii():
+        text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
+        text = text.translate(_SYMBOLS)
+    if "\\text" in text or "\\math" in text:
+        text = _LONE_LETTER.sub(
+            lambda match: match.group() if match[1] in _UNIT_LETTERS else f" {match[1]}", text
+        )
+    return text
+
+
+def normal_text(text: str) -> str:
+    """Text without what never changes its mathematics: space, sizes of brackets, dollars."""
+    text = _TEXT.sub(r" \1 ", text.strip().strip("$")).strip().removesuffix(".")
+    text = _DISPLAY_FRACTION.sub(r"\\frac", _SIZES.sub("", text))
+    return _SPACE.sub("", _THIN_SPACE.sub("", text)).replace("\u2212", "-")

@@ -1,0 +1,237 @@
+"""Numbers as models write them: `1,234`, `$72.50`, `-3`, `40%`, `3 1/2`, `\\frac{1}{2}`, `1e3`.
+
+Everything is exact (`fractions`), bounded in length, and refuses rather than guesses: a text
+with two different numbers, such as `60% of 240 is 144`, has no value.
+
+What follows a number is its unit, or the text has no value. Words of two letters or more are a
+unit, unless they say another number (`half`, `million`) or are mathematics (`sin`, `or`). One
+letter is a unit where it is a common symbol (`5 m`), and else a variable (`5 x`). Letters that
+touch the number are variables (`5ab`), unless they are a common unit (`5cm`). A power belongs to a
+unit of two letters or more, or to metres: `12 cm^2`, `12 m^2`, not `12 s^2`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from aha.answers.expression import ExpressionError, parse_expression
+
+MAX_CHARACTERS = 100
+
+_CHARACTERS = str.maketrans(
+    {
+        "\u2212": "-",  # minus sign
+        "\u2013": "-",  # en dash
+        "\u2014": "-",  # em dash
+        "\uff0d": "-",  # full-width hyphen
+        "\u00a0": " ",  # no-break space
+        "\u202f": " ",  # narrow no-break space
+        "\u2009": " ",  # thin space
+        "\uff0c": ",",  # full-width comma
+        "\uff05": "%",  # full-width per cent
+        "\u00b2": "^2",
+        "\u00b3": "^3",
+    }
+)
+_MARKUP = re.compile(r"\\(?:left|right|!|,|;|:|quad|qquad)(?![A-Za-z])|\\\(|\\\)|\\\[|\\\]")
+_WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed)\s*\{([^{}]*)\}")
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
+_SIGNS = "$\u20ac\u00a3\u00a5"
+# A sign may stand before the currency's: `-$5`.
+_CURRENCY = re.compile(rf"([-+]?)\s*([{_SIGNS}])\s*")
+_NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}")
+_LABEL = re.compile(r"([A-Za-z]{2,}(?:[ '-][A-Za-z]+)*):\**\s+")
+# Words of a label after which the number is not the answer, or not all of it.
+_DENIALS = frozenset((
+    "not", "no", "never", "isn", "wrong", "incorrect", "false", "or", "than", "more", "less",
+    "least", "most", "over", "under", "above", "below", "without", "except", "nearly", "almost",
+    "minus", "negative", "plus", "times", "half", "twice", "double", "triple", "squared", "root",
+))  # fmt: skip
+_LEFT_OUT = re.compile(rf"[{_SIGNS}]|(?<=\d),(?=\d{{3}})")
+_DECIMAL = re.compile(r"(\d+)\.(\d+)")
+_PLAIN = re.compile(
+    r"([-+])?\s*(\d{1,3}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+(?!\d)|\d+)?(?:\.(\d*))?"
+    r"(?:(?<=[\d.])[eE]([-+]?\d{1,2})(?!\d))?"
+)
+_REPEATING = re.compile(r"([-+]?)\s*(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
+_SLASH = re.compile(r"([-+]?)\s*(\d+)\s*/\s*(\d+)")
+_MIXED = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
+_WORD = r"[A-Za-z][A-Za-z.]*(?:-[A-Za-z]{2,})*"
+_UNIT = re.compile(
+    rf"\s*([%\u00b0{_SIGNS}])\s*|(\s*)({_WORD}(?:[ \t/]+{_WORD})*)(?:\^\{{?([23])\}}?)?"
+)
+# Letters after a number that are mathematics or a scale, not a unit: the value is another.
+# fmt: off
+_NOT_UNITS = frozenset((
+    "pi", "e", "i", "x", "y", "z", "n", "k", "a", "b", "c", "d", "sqrt", "sin", "cos", "tan",
+    "cot", "sec", "csc", "log", "ln", "exp", "mod", "choose", "times", "half", "halves",
+    "thirds", "quarters", "squared", "cubed", "hundred", "thousand", "million", "billion",
+    "trillion", "dozen", "dozens", "thousands", "millions", "billions", "or", "and", "to",
+    "over", "minus", "plus",
+    "not", "no", "is", "wrong", "isn", "less", "more", "than", "by", "below", "above", "base",
+    "divided", "factorial", "remainder", "mod", "percent", "tenths", "tenth", "hundredths",
+    "hundredth", "thousandths", "thousandth", "zero", "one", "two", "three", "four", "five",
+    "six", "seven", "eight", "nine", "ten", "twenty", "thirty", "forty", "fifty", "sixty",
+    "seventy", "eighty", "ninety", "alpha", "beta", "gamma", "delta", "theta", "phi",
+    "lambda", "omega", "if", "but", "maybe", "approximately", "about",
+))
+_TOUCHING_UNITS = frozenset((
+    "cm", "mm", "km", "kg", "mg", "ml", "ft", "lb", "lbs", "oz", "hr", "hrs", "min", "mins",
+    "sec", "secs", "mph", "am", "pm", "km/h", "th", "st", "nd", "rd",
+))
+_LETTER_UNITS = frozenset("mgshlLCF")
+_SAME_UNITS = {
+    "dollars": "$", "dollar": "$", "euros": "\u20ac", "euro": "\u20ac",
+    "degrees": "\u00b0", "degree": "\u00b0",
+}
+_MAX_UNIT_WORDS = 4
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An exact value and the unit that was written after it ("" for none, "%" for per cent)."""
+
+    value: Fraction
+    unit: str
+
+
+def parse_quantity(text: str) -> Quantity | None:
+    """The value and unit of a text that is one number; None for anything else.
+
+    Read: thousands separators, a currency sign, Unicode minus, a trailing full stop, a mixed
+    number, a simple LaTeX fraction, `0.\\overline{3}`, `1e3`, words of a unit; before the number a
+    name (`x = 5`, `Total cost: $18`) or arithmetic that it is the result of (`9 * 2 = 18`).
+    """
+    if len(text) > MAX_CHARACTERS:
+        return None
+    cleaned = text.translate(_CHARACTERS).strip().strip("*`").strip()
+    if cleaned[:1] == cleaned[-1:] == "$":  # delimiters of mathematics, not a currency
+        cleaned = cleaned.strip("$").strip()
+    cleaned = _WRAPPED.sub(r" \1", _MARKUP.sub("", cleaned))
+    cleaned = cleaned.replace("\\%", "%").replace("\\$", "$").replace("^\\circ", "\u00b0")
+    label = _LABEL.match(cleaned)
+    if label is not None:
+        if not _DENIALS.isdisjoint(re.split(r"[ '-]", label.group(1).lower())):
+            return None
+        cleaned = cleaned[label.end() :]
+    if cleaned.count("=") != 1:
+        return _quantity(cleaned)
+    left, _, right = cleaned.partition("=")
+    quantity = _quantity(right)
+    if quantity is None or _NAME.fullmatch(left.strip()):
+        return quantity
+    return quantity if _result(left) == quantity.value else None
+
+
+def _quantity(text: str) -> Quantity | None:
+    """A number and its unit, with nothing before them."""
+    text = _LATEX_FRACTION.sub(_as_slash, text).strip()
+    currency = _CURRENCY.match(text)
+    if currency is not None:
+        text = currency.group(1) + text[currency.end() :]
+    for pattern, value_of in (
+        (_REPEATING, _repeating),
+        (_MIXED, _mixed),
+        (_SLASH, _slash),
+        (_PLAIN, _plain),
+    ):
+        match = pattern.match(text)
+        if match is None:
+            continue
+        value, unit = value_of(match), _unit(text[match.end() :])
+        if value is None or unit is None:
+            continue
+        if currency is None:
+            return Quantity(value, unit)
+        sign = currency.group(2)
+        # Two currencies are no unit; any other word, as in `$5 each`, stands.
+        return None if unit in _SIGNS and unit not in ("", sign) else Quantity(value, unit or sign)
+    return None
+
+
+def _result(arithmetic: str) -> Fraction | None:
+    """What the left side of an equation is worth; None where it is not arithmetic."""
+    whole = _LEFT_OUT.sub("", arithmetic)
+    whole = _DECIMAL.sub(lambda match: f"({match[1]}{match[2]}/1{'0' * len(match[2])})", whole)
+    try:
+        return parse_expression(whole).value
+    except ExpressionError:
+        return None
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The value of `parse_quantity`, whatever its unit."""
+    quantity = parse_quantity(text)
+    return None if quantity is None else quantity.value
+
+
+def _unit(rest: str) -> str | None:
+    """The unit that `rest` is; "" for nothing; None when it is something else."""
+    rest = rest.rstrip().removesuffix(".")
+    if not rest.strip():
+        return ""
+    match = _UNIT.fullmatch(rest)
+    if match is None:
+        return None
+    sign, space, words, power = match.groups()
+    if sign:
+        return sign
+    names = words.lower().replace("/", " ").split()
+    if names in (["percent"], ["per", "cent"]):
+        return "%"
+    if len(names) > _MAX_UNIT_WORDS:
+        return None
+    if any(part.strip(".") in _NOT_UNITS for name in names for part in name.split("-")):
+        return None
+    # Letters that touch the number are variables (`2x`, `5ab`), unless they are a known unit.
+    if not space and words.strip(".").lower() not in _TOUCHING_UNITS:
+        return None
+    if len(words) == 1 and words not in _LETTER_UNITS:
+        return None
+    if power and len(names[-1]) == 1 and words != "m":
+        return None
+    unit = " ".join(names)
+    return f"{unit}^{power}" if power else _SAME_UNITS.get(unit, unit)
+
+
+def _as_slash(match: re.Match[str]) -> str:
+    top, bottom = match.group(1) or match.group(3), match.group(2) or match.group(4)
+    return f" {top}/{bottom}"
+
+
+def _mixed(match: re.Match[str]) -> Fraction | None:
+    sign, whole, top, bottom = match.groups()
+    if int(bottom) == 0:
+        return None
+    value = int(whole) + Fraction(int(top), int(bottom))
+    return -value if sign == "-" else value
+
+
+def _slash(match: re.Match[str]) -> Fraction | None:
+    sign, top, bottom = match.groups()
+    if int(bottom) == 0:
+        return None
+    value = Fraction(int(top), int(bottom))
+    return -value if sign == "-" else value
+
+
+def _repeating(match: re.Match[str]) -> Fraction:
+    sign, whole, decimals, period = match.groups()
+    # The digits up to the end of one period, less those before it, over nines and then zeros.
+    top = int(whole + decimals + period) - int(whole + decimals or "0")
+    value = Fraction(top, (10 ** len(period) - 1) * 10 ** len(decimals))
+    return -value if sign == "-" else value
+
+
+def _plain(match: re.Match[str]) -> Fraction | None:
+    sign, whole, decimals, exponent = match.groups()
+    if not whole and not decimals:
+        return None
+    digits = (whole or "0").replace(",", "").replace(" ", "")
+    value = Fraction(int(digits + (decimals or "")), 10 ** len(decimals or ""))
+    if exponent:
+        value *= Fraction(10) ** int(exponent)
+    return -value if sign == "-" else value

@@ -1,1 +1,0 @@
-"""Other trainers that can run a recipe."""

@@ -1,1 +1,0 @@
-"""Recipes on TRL's GRPOTrainer."""

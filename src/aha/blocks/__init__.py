@@ -1,1 +1,0 @@
-"""Llama-like blocks computed on the policy's own weights: what rollouts and training share."""

@@ -1,0 +1,1 @@
+"""The command line: options and their help. The work is done elsewhere."""

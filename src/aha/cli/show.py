@@ -1,0 +1,196 @@
+"""The commands that only show something: problems, recipes, tasks, rewards, speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from aha.types import UserError
+
+data_app = typer.Typer(help="Look at a recipe's problems, or write them for elsewhere.")
+rewards_app = typer.Typer(help="List the rewards, or try one on a text.")
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """For the shell; where no name fits, it completes files."""
+    from aha.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+def complete_task(incomplete: str) -> list[str]:
+    from aha.tasks.registry import TASKS
+
+    return [name for name in TASKS if name.startswith(incomplete)]
+
+
+def complete_rewards(incomplete: str) -> list[str]:
+    """The last of names with commas."""
+    from aha.rewards import REWARDS
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in sorted(REWARDS) if name.startswith(last)]
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
+]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
+]
+AllowChangeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-change", help="With --resume and --set: also what changes the run's meaning."
+    ),
+]
+
+
+@data_app.command("show")
+def data_show(
+    recipe: RecipeArgument = "countdown-tiny",
+    set_: SetOption = None,
+    split: Annotated[Literal["train", "test"], typer.Option()] = "train",
+    n: Annotated[int, typer.Option(help="How many problems.", min=1)] = 5,
+) -> None:
+    """Show RECIPE's first problems as the model sees them."""
+    from aha.model.load import load_tokenizer
+    from aha.recipe import load_recipe
+    from aha.tasks.ask import ask
+    from aha.tasks.load import load_problems
+
+    loaded = load_recipe(recipe, set_ or [])
+    tokenizer: Any = load_tokenizer(loaded.model)
+    found = load_problems(loaded.task, split, n)
+    if losses := found.losses():
+        typer.echo(losses)
+    for problem, prompt in zip(found.problems, ask(found.problems, loaded, tokenizer), strict=True):
+        typer.echo(f"{dict(problem.columns)}")
+        typer.echo(tokenizer.decode(list(prompt.token_ids)) + "\n")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Option(help="Folder for train.jsonl and test.jsonl.")],
+    set_: SetOption = None,
+    decontaminate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SET", help="File or hub set; what overlaps with it is left out."),
+    ] = None,
+) -> None:
+    """Write RECIPE's train and test problems, with counts, duplicates and overlap."""
+    from aha.recipe import load_recipe
+    from aha.tasks.prepare import prepare
+
+    prepared = prepare(load_recipe(recipe, set_ or []).task, output, decontaminate or [])
+    for line in prepared.lines():
+        typer.echo(line)
+
+
+@data_app.command("harness")
+def data_harness(
+    recipe: RecipeArgument,
+    folder: Annotated[Path, typer.Argument(help="Where to; must not hold anything yet.")],
+    set_: SetOption = None,
+    split: Annotated[Literal["train", "test"], typer.Option()] = "test",
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="evaluation.n: how many problems.", min=1)
+    ] = None,
+) -> None:
+    """Write RECIPE's problems to FOLDER as a task of lm-evaluation-harness."""
+    from aha.model.load import load_tokenizer
+    from aha.recipe import load_recipe
+    from aha.tasks.ask import ask
+    from aha.tasks.harness import write_task
+    from aha.tasks.load import load_problems
+
+    loaded = load_recipe(recipe, [*(set_ or []), *([f"evaluation.n={n}"] if n else [])])
+    if loaded.evaluation.n == 0:
+        raise UserError("evaluation.n is 0, so there is nothing to write; add --n 500.")
+    tokenizer: Any = load_tokenizer(loaded.model)
+    problems = load_problems(loaded.task, split, loaded.evaluation.n).problems
+    prompts = ask(problems, loaded, tokenizer)
+    for line in write_task(loaded, problems, prompts, tokenizer, folder):
+        typer.echo(line)
+
+
+def recipes() -> None:
+    """List the shipped recipes."""
+    from aha.recipe import load_recipe, shipped_recipes
+
+    for name in shipped_recipes():
+        typer.echo(f"{name:24} {load_recipe(name).description}")
+
+
+def tasks() -> None:
+    """List the tasks."""
+    from aha.tasks.registry import TASKS
+
+    for name, spec in TASKS.items():
+        typer.echo(f"{name:24} {spec.summary}")
+
+
+@rewards_app.callback(invoke_without_command=True)
+def rewards_list(context: typer.Context) -> None:
+    """List the rewards, or try one."""
+    if context.invoked_subcommand is not None:
+        return
+    from aha.rewards import REWARDS
+
+    for name, reward in sorted(REWARDS.items()):
+        first = " ".join((reward.__doc__ or "").split("\n\n")[0].split())
+        typer.echo(f"{name:20} {first}")
+
+
+@rewards_app.command("try")
+def rewards_try(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A reward's name, or path/file.py:function.", autocompletion=complete_rewards
+        ),
+    ],
+    completion: Annotated[Path, typer.Option(help="A file with the completion's text.")],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A data column, such as target=24 or nums=[3,8]."),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the reward.")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="The prompt, if its end matters.")] = "",
+) -> None:
+    """Score one text with the reward NAME, and say why."""
+    from aha.rewards.explain import try_reward
+
+    typer.echo(try_reward(name, completion, column or [], option or [], prompt))
+
+
+def bench(
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="A trained embedded model: run or checkpoint; default the latest."
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Counted steps of each engine.", min=1)] = 3,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also by length, rows and model size: half an hour.")
+    ] = False,
+) -> None:
+    """Measure the native engine beside TRL's on this machine: about a quarter of an hour."""
+    from aha.bench.command import bench as run_bench
+
+    run_bench(json_, after, runs, full, typer.echo)

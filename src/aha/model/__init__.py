@@ -1,0 +1,1 @@
+"""The policy: loading it, LoRA, and a Llama-like block with its own kernels."""

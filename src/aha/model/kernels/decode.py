@@ -1,0 +1,193 @@
+"""A Llama-like model decoded whole in C: see decode.c.
+
+Weights of small models are copied into panels for the time of a rollout, and sixteen tokens of all
+rows are one call. Weights of large models are read where they are, a token a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aha.model.kernels import calls
+
+# Beyond this many parameters a copy costs more memory than packing saves time.
+_MOST_PACKED = 8_000_000
+_PACKED_ROWS = 12  # rows that a thread takes along together at most: two full tiles
+_ROWS_IN_PLACE = 64  # likewise for all threads; MOST_ROWS in decode.c
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one block, in the order of decode.c; what the model lacks is none."""
+
+    norm1: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    norm2: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """In the order of decode.c."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    width: int
+    inner: int
+    vocabulary: int
+
+    @property
+    def packs(self) -> bool:
+        """True if the weights are copied into panels."""
+        attended = (2 * self.heads + 2 * self.kv_heads) * self.width
+        weights = self.layers * self.hidden * (attended + 3 * self.inner)
+        # 64: a residual stream is whole panels on every kind of processor.
+        return self.hidden % 64 == 0 and weights + self.hidden * self.vocabulary <= _MOST_PACKED
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Tokens and log-probabilities (R, steps), of which the first `written_R` count."""
+
+    tokens_RS: Tensor
+    logprobs_RS: Tensor
+    written_R: Tensor
+    ended_R: Tensor
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in (
+            "layers", "hidden", "heads", "kv_heads", "width", "inner", "vocabulary", "packed")),
+        *((name, ctypes.c_void_p) for name in (
+            "layer", "embedding", "norm", "head", "cos", "sin")),
+        ("eps", ctypes.c_float),
+    )  # fmt: skip
+
+
+class _Burst(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in (
+            "rows", "steps", "table_width", "ends", "chunk", "threads")),
+        *((name, ctypes.c_void_p) for name in (
+            "tables", "lengths", "last", "uniforms", "limits", "end_ids", "tokens", "logprobs",
+            "written", "ended", "scratch")),
+        ("temperature", ctypes.c_float),
+    )  # fmt: skip
+
+
+class DecodedModel:
+    """A model as decode.c reads it. The weights must not move while it is used."""
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        layers: list[Layer],
+        embedding: Tensor,
+        norm: Tensor,
+        head: Tensor,
+        cos_TD: Tensor,
+        sin_TD: Tensor,
+        eps: float,
+    ) -> None:
+        self.packed = sizes.packs
+        weight = pack if self.packed else torch.Tensor.contiguous
+        bias = _padded_bias if self.packed else (lambda x: x)
+        kept: list[list[Tensor | None]] = [
+            [
+                x.norm1, weight(x.qkv), bias(x.qkv_bias), weight(x.out), bias(x.out_bias),
+                x.q_norm, x.k_norm, x.norm2, weight(x.gate_up), weight(x.down),
+            ]
+            for x in layers
+        ]  # fmt: skip
+        addresses = torch.tensor([[_address(x) for x in layer] for layer in kept])
+        whole = (addresses, embedding, norm, weight(head), cos_TD, sin_TD)
+        self._kept = (kept, whole)  # C holds addresses only
+        numbers = [getattr(sizes, name) for name in Sizes.__dataclass_fields__]
+        self._model = _Model(*numbers, self.packed, *map(_address, whole), eps)
+
+    def draw(
+        self,
+        tables_RN: Tensor,
+        length_R: Tensor,
+        last_R: Tensor,
+        uniforms_RS: Tensor,
+        limit_R: Tensor,
+        end_ids: Tensor,
+        temperature: float,
+    ) -> Drawn:
+        """Up to S tokens a row; `length_R` (cached positions) is advanced in place.
+
+        A row stops at an end token or after `limit_R` tokens. The draw is `sampler.sample`'s, with
+        nothing narrowed.
+        """
+        rows, steps = uniforms_RS.shape
+        tokens_RS = torch.empty(rows, steps, dtype=torch.long)
+        logprobs_RS = torch.empty(rows, steps)
+        written_R, ended_R = torch.zeros(2, rows, dtype=torch.long).unbind()
+        burst, scratch = self._burst(tables_RN, length_R, last_R, steps)
+        burst.ends, burst.temperature = len(end_ids), temperature
+        burst.uniforms, burst.limits = uniforms_RS.data_ptr(), limit_R.data_ptr()
+        burst.end_ids, burst.tokens = end_ids.data_ptr(), tokens_RS.data_ptr()
+        burst.logprobs = logprobs_RS.data_ptr()
+        burst.written, burst.ended = written_R.data_ptr(), ended_R.data_ptr()
+        calls.library().decode(ctypes.byref(self._model), ctypes.byref(burst))
+        del scratch
+        return Drawn(tokens_RS, logprobs_RS, written_R, ended_R.bool())
+
+    def logits(self, tables_RN: Tensor, length_R: Tensor, last_R: Tensor) -> Tensor:
+        """Append a token to every row; logits (R, V) of the next. Advances `length_R`."""
+        logits_RV = torch.empty(len(last_R), self._model.vocabulary)
+        burst, scratch = self._burst(tables_RN, length_R, last_R, steps=1)
+        calls.library().decode_logits(
+            ctypes.byref(self._model), ctypes.byref(burst), logits_RV.data_ptr()
+        )
+        del scratch
+        return logits_RV
+
+    def _burst(
+        self, tables_RN: Tensor, length_R: Tensor, last_R: Tensor, steps: int
+    ) -> tuple[_Burst, Tensor]:
+        """The fields that every call needs, and the scratch memory that they point to."""
+        rows, threads = len(last_R), torch.get_num_threads()
+        chunk = min(rows, _ROWS_IN_PLACE)
+        if self.packed:  # chunks for every thread first, then full ones
+            chunk = max(1, min(_PACKED_ROWS, -(-rows // threads)))
+        chunks = -(-rows // chunk) if self.packed else 1
+        floats = calls.library().scratch_floats(ctypes.byref(self._model), chunk)
+        scratch = torch.empty(chunks * floats)
+        burst = _Burst(
+            rows, steps, tables_RN.shape[1], 0, chunk, threads,
+            tables_RN.data_ptr(), length_R.data_ptr(), last_R.data_ptr(),
+        )  # fmt: skip
+        burst.scratch = scratch.data_ptr()
+        return burst, scratch
+
+
+def pack(weight: Tensor) -> Tensor:
+    """(outputs, inputs) as panels (outputs / panel, inputs, panel), missing outputs 0."""
+    panel = calls.library().panel_width()
+    filled = functional.pad(weight, (0, 0, 0, -weight.shape[0] % panel))
+    return filled.unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
+
+
+def _padded_bias(bias: Tensor | None) -> Tensor | None:
+    panel = calls.library().panel_width()
+    return None if bias is None else functional.pad(bias, (0, -len(bias) % panel))
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,170 @@
+"""LoRA for the policy: adapters put on a frozen base, read from a folder, written by checkpoints.
+
+The work is peft's. Left out: dropout in adapters (the sampler would draw from another
+distribution than the trainer scores) and adapters on the embedding or the head.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from aha.model.adapters import has_adapters
+from aha.sections import LoraSection
+from aha.types import RunFailure, UserError
+from aha.visible import did_you_mean
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+CONFIG_FILE = "adapter_config.json"
+_WEIGHTS_FILE = "adapter_model.safetensors"
+_NAME = "default"
+# peft's file names modules as its own wrapper does; the model here has none.
+_FILE_PREFIX = "base_model.model."
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model of its own."""
+    return (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file()
+
+
+def base_name(folder: Path) -> str:
+    """The model that a folder's adapter stands on. Errors: UserError when it does not say."""
+    try:
+        found = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        name = found["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        name = None
+    if not isinstance(name, str) or not name:
+        raise UserError(
+            f"model.name: the adapter {str(folder)!r} does not name its base; "
+            f"base_model_name_or_path is missing in {CONFIG_FILE}."
+        )
+    return name
+
+
+def lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:
+    """peft's configuration of a recipe's adapters on this model.
+
+    Errors: UserError for layers that are not there.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.use_rslora,
+        lora_dropout=0.0,
+        target_modules=_targets(model, lora),
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_adapters(model: PreTrainedModel, lora: LoraSection, base: str, seed: int) -> None:
+    """Freeze the model and put new adapters on it, in float32; at first they change nothing.
+
+    `base` is what a checkpoint names as its model. Errors: UserError for layers that are not there.
+    """
+    config = lora_config(model, lora)
+    model.requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.add_adapter(config, _NAME)
+    _settle(model, base)
+
+
+def load_adapters(model: PreTrainedModel, folder: Path, base: str) -> None:
+    """Freeze the model and put a checkpoint's adapters on it, to be trained on.
+
+    Errors: RunFailure when its weights are not those of its configuration.
+    """
+    from peft import LoraConfig, set_peft_model_state_dict
+
+    model.requires_grad_(False)
+    model.add_adapter(LoraConfig.from_pretrained(str(folder)), _NAME)
+    _settle(model, base)
+    tensors = load_file(folder / _WEIGHTS_FILE)
+    state = {name.removeprefix(_FILE_PREFIX): tensor for name, tensor in tensors.items()}
+    found: Any = set_peft_model_state_dict(model, state, _NAME)
+    missing = [name for name in found.missing_keys if ".lora_" in name]
+    if missing or found.unexpected_keys:
+        raise RunFailure(f"{folder}: its weights do not fit {CONFIG_FILE}: {missing[:1]}.")
+
+
+def with_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The base with a folder's adapter folded in; beside it where the base is quantised.
+
+    Any kind of adapter that peft loads. Errors: UserError when peft cannot.
+    """
+    from peft import PeftModel
+
+    try:
+        wrapped: Any = PeftModel.from_pretrained(base, str(folder))
+        quantised = getattr(base, "is_quantized", False)
+        return wrapped.get_base_model() if quantised else wrapped.merge_and_unload()
+    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"model.name: the adapter {str(folder)!r} could not be loaded: {first}"
+        ) from None
+
+
+def save_adapters(model: PreTrainedModel, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write adapters as peft does, the same bytes for the same values; `state` has their weights.
+
+    The base's vocabulary is taken to be its own: peft would ask the hub about it.
+    """
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, dict(state), _NAME, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {f"{_FILE_PREFIX}{name}": tensor.contiguous() for name, tensor in found.items()}
+    save_file(named, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
+    model.peft_config[_NAME].save_pretrained(str(folder))
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # a set, in any order
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(f"{text}\n", encoding="utf-8")
+
+
+def trained_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds: all weights, or the adapters alone."""
+    state: dict[str, torch.Tensor] = model.state_dict()
+    if not has_adapters(model):
+        return state
+    return {name: tensor for name, tensor in state.items() if ".lora_" in name}
+
+
+def _settle(model: PreTrainedModel, base: str) -> None:
+    model.peft_config[_NAME].base_model_name_or_path = base
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # bfloat16 would round away most updates, as it does in the base.
+            parameter.data = parameter.data.float()
+
+
+def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
+    """peft's target_modules. Errors: UserError for a name that no linear layer of a block has."""
+    if lora.target_modules == "all-linear":
+        return "all-linear"
+    head = model.get_output_embeddings()
+    allowed = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    for name in lora.target_modules:
+        if name not in allowed:
+            raise UserError(
+                f"lora.target_modules: {name!r} is no linear layer of the model's blocks; allowed "
+                f"are all-linear or {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
+            )
+    return list(lora.target_modules)

@@ -1,0 +1,156 @@
+"""The small operations of a block, each with its gradient written out.
+
+Left to autograd, a root-mean-square norm or a gated unit is five to ten passes over memory in
+each direction; written out it is two or three and saves fewer tensors, and on a CPU with a
+compiler it is one (`aha.model.kernels`). Large products and attention stay with PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aha.model.kernels import calls
+
+# Measured: PyTorch's attention is faster for longer sequences.
+_LONGEST = 512
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32."""
+    if torch.is_grad_enabled():
+        return _RMSNorm.apply(x, weight, eps)
+    return _normed(x, weight, eps)[0]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of x (R, heads, D); cos and sin (R, 1, D), of any type.
+
+    `sin` is signed: its first half negated, so that one swap of halves does for both.
+    """
+    if torch.is_grad_enabled():
+        return _Rotate.apply(x, cos, sin)
+    return _rotated(x, cos, sin)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
+    """Causal attention of `rows` equally long sequences, one after the other: (M, heads, D).
+
+    query (M, heads, D), key and value (M, KV heads, D); query heads share keys in groups.
+    """
+    dense = all(x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (query, key, value))
+    fits = query.shape[2] % calls.HEAD_MULTIPLE == 0 and len(query) <= rows * _LONGEST
+    if dense and fits and calls.usable(query, key, value):
+        return _CausalAttention.apply(query, key, value, rows)
+    query, key, value = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (query, key, value))
+    attended = functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, enable_gqa=True
+    )
+    return attended.transpose(1, 2).flatten(0, 1)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, where the last dimension holds gate, then up."""
+    if torch.is_grad_enabled():
+        return _SwiGLU.apply(gate_up)
+    return _gated(gate_up)
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm, and 1 / root mean square (..., 1) or (...)."""
+    if calls.usable(x, weight) and x.is_contiguous():
+        return calls.rms_norm(x, weight, eps)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    inverse = norm.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
+    return (x * inverse).mul_(weight).to(x.dtype), inverse
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    if calls.usable(x, cos) and x.stride(2) == 1 and x.stride(1) == x.shape[2]:
+        return calls.rotate(x, cos, sin, back=False)
+    return torch.addcmul(x * cos.to(x.dtype), _swap_halves(x), sin.to(x.dtype))
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    if calls.usable(gate_up) and gate_up.is_contiguous():
+        return calls.swiglu(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.silu(gate).mul_(up)
+
+
+def _swap_halves(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((x[..., half:], x[..., :half]), dim=-1)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y, inverse = _normed(x, weight, eps)
+        ctx.save_for_backward(x, weight, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, inverse = ctx.saved_tensors
+        if calls.usable(x, weight, grad) and x.is_contiguous():
+            return *calls.rms_norm_backward(grad.contiguous(), x, weight, inverse), None
+        inverse = inverse.view(*x.shape[:-1], 1)
+        unit = x * inverse
+        grad_weight = (grad * unit).flatten(0, -2).sum(dim=0).to(weight.dtype)
+        grad_unit = grad * weight
+        dot = (grad_unit * unit).mean(dim=-1, keepdim=True)
+        grad_x = torch.addcmul(grad_unit, unit, dot, value=-1.0).mul_(inverse)
+        return grad_x.to(x.dtype), grad_weight, None
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        if calls.usable(grad, cos):
+            return calls.rotate(grad.contiguous(), cos, sin, back=True), None, None
+        turned = _swap_halves(grad * sin.to(grad.dtype))
+        return turned.addcmul_(grad, cos.to(grad.dtype)), None, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        return _gated(gate_up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        if calls.usable(gate_up, grad) and gate_up.is_contiguous():
+            return calls.swiglu_backward(grad.contiguous(), gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        result = torch.empty_like(gate_up)
+        grad_gate, grad_up = result.chunk(2, dim=-1)
+        torch.mul(functional.silu(gate), grad, out=grad_up)
+        grad_gate.copy_(torch.ops.aten.silu_backward(grad * up, gate))
+        return result
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
+        out, total = calls.causal(query, key, value, rows)
+        ctx.rows = rows
+        ctx.save_for_backward(query, key, value, out, total)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, out, total = ctx.saved_tensors
+        grads = calls.causal_backward(grad.contiguous(), query, key, value, out, total, ctx.rows)
+        return *grads, None

@@ -1,0 +1,182 @@
+"""A decoder for Llama-like blocks in PyTorch alone: for GPUs, and where a CPU has no kernels.
+
+On a GPU a step of a small model is hundreds of kernels of a few microseconds; launched one by one
+from Python they take ten times as long as they run. So rows and cached positions are rounded up to
+a few sizes, and each pair of sizes is captured once as a CUDA graph and replayed. Elsewhere the
+same function runs as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aha.model.llama import LlamaBlocks
+from aha.rollout.hf import Decoder
+
+_LEAST_ROWS = 8
+STRIDE = 16
+POSITIONS = 256  # on a GPU cached positions are rounded up to a multiple of this
+PREFILL_TOKENS = 32_768
+
+
+class StaticDecoder(Decoder):
+    """`slots` rows in one preallocated cache (layers, slots, KV heads, capacity, D), twice.
+
+    Row r is slot r: live rows are always the first, and leaving moves the others down.
+    """
+
+    can_join = True
+
+    def __init__(
+        self, blocks: LlamaBlocks, slots: int, longest: int, fixed_shapes: bool | None = None
+    ) -> None:
+        """`fixed_shapes`: as a GPU needs them; by default only there."""
+        self._blocks = blocks
+        weight = blocks.embedding
+        self._fixed_shapes = weight.device.type != "cpu" if fixed_shapes is None else fixed_shapes
+        # Tokens between two looks at which rows have ended: a look waits for a GPU.
+        self.stride = STRIDE if self._fixed_shapes else 1
+        # Leaving copies the cache; a captured shape stays useful for long.
+        self.leave_share = 0.5 if self._fixed_shapes else 0.125
+        capacity = self._rounded(longest + self.stride)
+        shape = (len(blocks.layers), slots, blocks.kv_heads, capacity, blocks.head_dim)
+        # Zeros, because masked positions are multiplied by weight 0 and must not be NaN.
+        self._keys, self._values = weight.new_zeros(shape), weight.new_zeros(shape)
+        self._cos, self._sin = blocks.angles(capacity)
+        self._length_S = torch.zeros(slots, dtype=torch.long, device=weight.device)
+        self._token_S = torch.zeros(slots, dtype=torch.long, device=weight.device)
+        self._rows = 0
+        self._ages: list[tuple[int, int]] = []  # (rows, length of the longest of them), on the host
+        self._graphs: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+
+    def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
+        logits = []
+        per_chunk = max(1, PREFILL_TOKENS // max(len(prompt) for prompt in prompts))
+        for start in range(0, len(prompts), per_chunk):
+            logits.append(self._read(prompts[start : start + per_chunk], repeats))
+        return torch.cat(logits)
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        rows = self._bucket(self._rows)
+        reach = max(length for _, length in self._ages) + 1
+        positions = min(self._rounded(reach), self._keys.shape[3])
+        self._token_S[: self._rows] = tokens_R
+        self._ages = [(count, length + 1) for count, length in self._ages]
+        if self._token_S.device.type != "cuda":
+            return self._forward(rows, positions)[: self._rows]
+        if (rows, positions) not in self._graphs:
+            self._graphs[rows, positions] = self._capture(rows, positions)
+        graph, logits_RV = self._graphs[rows, positions]
+        graph.replay()
+        return logits_RV[: self._rows]
+
+    def keep(self, rows_K: Tensor) -> None:
+        kept, rows_K = len(rows_K), rows_K.to(self._length_S.device)
+        for cache in (self._keys, self._values):
+            for layer in cache:
+                layer[:kept] = layer[rows_K]
+        self._length_S[:kept] = self._length_S[rows_K]
+        # Slots that are free read one position: little work, and nothing undefined.
+        self._length_S[kept:] = 0
+        self._ages = self._kept_ages(rows_K.tolist())
+        self._rows = kept
+
+    def _kept_ages(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        ages, first = [], 0
+        for count, length in self._ages:
+            mine = sum(first <= row < first + count for row in rows)
+            if mine:
+                ages.append((mine, length))
+            first += count
+        return ages
+
+    def _rounded(self, positions: int) -> int:
+        return -(-positions // POSITIONS) * POSITIONS if self._fixed_shapes else positions
+
+    def _bucket(self, rows: int) -> int:
+        if not self._fixed_shapes:
+            return rows
+        bucket = _LEAST_ROWS
+        while bucket < rows:
+            bucket *= 2
+        return min(bucket, len(self._length_S))
+
+    def _capture(self, rows: int, positions: int) -> tuple[Any, Tensor]:
+        """A CUDA graph of the forward pass; its warm-up must leave no trace in the state."""
+        lengths = self._length_S.clone()
+        stream: Any = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._forward(rows, positions)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._length_S.copy_(lengths)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits_RV = self._forward(rows, positions)
+        self._length_S.copy_(lengths)
+        return graph, logits_RV
+
+    def _forward(self, rows: int, positions: int) -> Tensor:
+        """One token of the first `rows` slots, attending to `positions` cached ones at most."""
+        blocks, length_R = self._blocks, self._length_S[:rows]
+        index_R = torch.arange(rows, device=length_R.device)
+        mask_R11T = torch.arange(positions, device=length_R.device) <= length_R[:, None, None, None]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self._keys[layer], self._values[layer]
+            keys[index_R, :, length_R] = key
+            values[index_R, :, length_R] = value
+            # The queries that share keys and values stand as a sequence of several positions.
+            attended = functional.scaled_dot_product_attention(
+                query.reshape(rows, blocks.kv_heads, -1, blocks.head_dim),
+                keys[:rows, :, :positions],
+                values[:rows, :, :positions],
+                attn_mask=mask_R11T,
+            )
+            return attended.reshape(rows, -1, blocks.head_dim)
+
+        hidden_RC = functional.embedding(self._token_S[:rows], blocks.embedding)
+        cos, sin = self._cos[length_R], self._sin[length_R]
+        hidden_RC = blocks.run(hidden_RC, cos, sin, attend)
+        logits_RV = blocks.logits(hidden_RC)
+        # Slots without a row count on as well; they must not leave the cache.
+        length_R.add_(1).clamp_(max=self._keys.shape[3] - 1)
+        return logits_RV
+
+    def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
+        """Run prompts and give their rows the next free slots; logits (P * repeats, V)."""
+        blocks, device = self._blocks, self._token_S.device
+        width, first = max(len(prompt) for prompt in prompts), self._rows
+        added = len(prompts) * repeats
+        ids_PT = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids_PT[row, : len(prompt)] = torch.tensor(prompt)
+        length_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            query, key, value = (
+                x.unflatten(0, (-1, width)).transpose(1, 2) for x in (query, key, value)
+            )
+            # Padding stands on the right, and is written over as the row grows.
+            slots = slice(first, first + added)
+            self._keys[layer, slots, :, :width] = key.repeat_interleave(repeats, dim=0)
+            self._values[layer, slots, :, :width] = value.repeat_interleave(repeats, dim=0)
+            attended = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, enable_gqa=True
+            )
+            return attended.transpose(1, 2).flatten(0, 1)
+
+        hidden_NC = functional.embedding(ids_PT.to(device).flatten(), blocks.embedding)
+        cos, sin = (x[:width].repeat(len(prompts), 1, 1) for x in (self._cos, self._sin))
+        hidden_NC = blocks.run(hidden_NC, cos, sin, attend)
+        last_PC = hidden_NC.unflatten(0, (-1, width))[torch.arange(len(prompts)), length_P - 1]
+        self._length_S[first : first + added] = length_P.repeat_interleave(repeats)
+        self._rows += added
+        self._ages.append((added, width))
+        logits_PV = blocks.logits(last_PC)
+        return logits_PV.repeat_interleave(repeats, dim=0)

@@ -1,0 +1,1 @@
+"""The same recipe on TRL's GRPOTrainer, over any number of processes."""

@@ -1,0 +1,361 @@
+"""TRL's GRPOTrainer on aha's problems, prompts and rewards, with its groups laid open.
+
+What is overridden is named as in TRL 1.16 and transformers 5.23: who is asked
+(`_get_train_sampler`, `_tokenize_prompts`), how many rows are sampled at a time and where they end
+(`_generate_single_turn`), who scores (`_calculate_rewards`), the schedule, and what happens to a
+gradient that is not finite. Everything between (distribution, sampling, reference, advantages,
+loss, optimizer) is TRL's. Left out: TRL's usage statistics, which it would send to the hub.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback
+
+from aha.grpo.advantages import without_signal
+from aha.grpo.update import UpdateStats
+from aha.model.load import product_dtype, switch_off_dropout
+from aha.tasks.ask import ask
+from aha.train.loop import score_groups
+from aha.train.schedule import learning_rate_at
+from aha.trl.checkpoint import Keeper
+from aha.trl.materials import Materials, Policy
+from aha.trl.ranks import Ranks
+from aha.trl.rows import Endings, Row, groups_of, with_advantages
+from aha.trl.stream import StepSampler
+from aha.trl.tally import MicroBatch, Tally, mean_loss, summed
+from aha.trl.vllm_type import vllm_in
+from aha.types import Completion, Group, Problem, Prompt, RunFailure
+from trl import GRPOTrainer
+
+Times = dict[str, float]
+
+
+@dataclass
+class Turn:
+    """A step's rollout; `groups` are the whole step's, on the main process only."""
+
+    started: float = field(default_factory=time.perf_counter)
+    rollout_s: float = 0.0
+    reward_s: float = 0.0
+    logprobs: Sequence[Sequence[float | None]] | None = None
+    flat_B: Tensor | None = None
+    groups: list[Group] = field(default_factory=list)
+    tokens_per_microbatch: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step; `groups` are empty on all processes but the main one."""
+
+    groups: list[Group]
+    stats: UpdateStats
+    learning_rate: float
+    times: Times
+
+
+class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
+    """A recipe's steps; one of them is `num_iterations` optimizer steps of TRL's."""
+
+    lr_scheduler: Any
+
+    def __init__(
+        self, materials: Materials, arguments: Any, policy: Policy, ranks: Ranks, keeper: Keeper
+    ) -> None:
+        recipe = materials.recipe
+        self.recipe, self.ranks, self._materials = recipe, ranks, materials
+        self._keeper = keeper
+        self._problems = {problem.key: problem for problem in materials.problems}
+        self._turn, self._tally = Turn(), Tally()
+        self._scored_BT = (torch.empty(0), torch.empty(0))
+        with vllm_in(product_dtype(recipe)):
+            super().__init__(
+                model=policy.model,
+                reward_funcs=[item.reward for item in materials.rewards],
+                args=arguments,
+                train_dataset=Dataset.from_dict({"prompt": list(self._problems)}),
+                processing_class=materials.tokenizer,
+                peft_config=policy.adapters,
+            )
+        # TRL's `disable_dropout` knows the modules only, and loads a sharded policy itself.
+        switch_off_dropout(self.policy)
+        self.remove_callback(PrinterCallback)
+        self._endings = Endings(materials.tokenizer, self.eos_token_ids, recipe.generation.stop)
+        if recipe.generation.stop:
+            self.policy.generate = self._endings.ending(self.policy.generate)
+        self._settle_sharding()
+        self._settle_adapters()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process holds the whole policy."""
+        return bool(self.is_fsdp_enabled or self._dist.is_zero3)
+
+    @property
+    def policy(self) -> Any:
+        """The transformers model inside whatever wraps it; adapters, if any, are in its layers."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if self.recipe.lora is not None else model
+
+    def _settle_sharding(self) -> None:
+        if self.is_fsdp_enabled:
+            # Checkpoints are for transformers; shards would be for this run alone.
+            plugin = self.accelerator.state.fsdp_plugin
+            # Otherwise what the launcher's file said of shards would stay beside the new type.
+            plugin.state_dict_config = plugin.optim_state_dict_config = None
+            plugin.set_state_dict_type("FULL_STATE_DICT")
+
+    def _settle_adapters(self) -> None:
+        if self.recipe.lora is None:
+            return
+        self.model.peft_config["default"].base_model_name_or_path = self.recipe.model.name
+        for parameter in () if self._dist.is_zero3 else self.model.parameters():
+            if parameter.requires_grad:
+                # bfloat16 would round away most updates.
+                parameter.data = parameter.data.float()
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent."""
+
+    # Who is asked.
+
+    def _get_train_sampler(self, dataset: Any = None) -> StepSampler:
+        recipe = self.recipe
+        return StepSampler(
+            self._materials.problems,
+            self._materials.stream,
+            recipe.train.max_steps,
+            recipe.generation.num_generations,
+            recipe.grpo.num_iterations * self.args.steps_per_generation,
+        )
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        asked = {key: self._prompt_of(self._problems[key]) for key in dict.fromkeys(prompts)}
+        return [list(asked[key].token_ids) for key in prompts], None, {}
+
+    def _prompt_of(self, problem: Problem) -> Prompt:
+        return ask([problem], self.recipe, self._materials.tokenizer)[0]
+
+    # What is written.
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._turn, self._tally = Turn(), Tally()
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        turn, advantages_B = self._turn, output["advantages"]
+        first = self.ranks.index * len(advantages_B)
+        place_B = torch.arange(first, first + len(advantages_B), device=advantages_B.device)
+        assert turn.flat_B is not None
+        # Rewards that differ by rounding are equal, as natively.
+        output["advantages"] = advantages_B.masked_fill(turn.flat_B[place_B], 0.0)
+        output["row"] = place_B
+        everyone = self.accelerator.gather(output["advantages"]).tolist()
+        turn.groups = with_advantages(turn.groups, everyone)
+        width = output["prompt_ids"].size(1) + output["completion_ids"].size(1)
+        turn.tokens_per_microbatch = self.args.per_device_train_batch_size * width
+        return output
+
+    def _generate(self, prompts: list[str]) -> Any:
+        started = time.perf_counter()
+        result = super()._generate(prompts)
+        self._turn.logprobs = result[4]
+        self._turn.rollout_s = time.perf_counter() - started
+        return result
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, fields: Any, num_generations: int, *rest: Any
+    ) -> Any:
+        most = len(prompt_ids) if self.use_vllm else self.recipe.generation.max_rows
+        rows: list[list[int]] = []
+        logprobs: list[Any] = []
+        for first in range(0, len(prompt_ids), most):
+            part = prompt_ids[first : first + most]
+            new, known = super()._generate_single_turn(part, images, fields, num_generations, *rest)
+            rows += self._endings.cut(new)
+            logprobs += known or []
+        if not logprobs:
+            return rows, None
+        return rows, [known[: len(row)] for known, row in zip(logprobs, rows, strict=True)]
+
+    # What it is worth.
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: list[str], completions: list[str], ids: list[list[int]]
+    ) -> Tensor:
+        started = time.perf_counter()
+        mine = self._rows(prompts, completions, ids)
+        rows = [row for part in self.ranks.collect(mine) for row in part]
+        raw = self.ranks.on_main(lambda: self._score(rows))
+        raw_BF = torch.tensor(raw, dtype=torch.float32, device=self.accelerator.device)
+        rewards_B = (raw_BF * self.reward_weights.to(raw_BF.device)).nansum(dim=1)
+        rewards_B[raw_BF.isnan().all(dim=1)] = torch.nan
+        flat_P = without_signal(rewards_B.view(-1, self.num_generations))
+        self._turn.flat_B = flat_P.repeat_interleave(self.num_generations)
+        self._turn.reward_s = time.perf_counter() - started
+        return raw_BF
+
+    def _rows(self, keys: list[str], texts: list[str], ids: list[list[int]]) -> list[Row]:
+        known = self._turn.logprobs or [()] * len(ids)
+        stopped = self._endings.stopped(ids)
+        return [
+            Row(
+                key,
+                Completion(
+                    text,
+                    tuple(tokens),
+                    tuple(math.nan if value is None else value for value in logprobs),
+                    "stop" if ended else "length",
+                ),
+            )
+            for key, text, tokens, logprobs, ended in zip(
+                keys, texts, ids, known, stopped, strict=True
+            )
+        ]
+
+    def _score(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Every reward of every row, NaN where it does not apply; the groups are kept."""
+        size = self.num_generations
+        groups = groups_of(rows, size, self._problems, self._prompt_of)
+        self._turn.groups = score_groups(self._materials.rewards, groups)
+        names = [item.reward.name for item in self._materials.rewards]
+        return [
+            [math.nan if (value := score.raw[name]) is None else value for name in names]
+            for group in self._turn.groups
+            for score in group.scores
+        ]
+
+    # What is learned from it.
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            recipe, updates = self.recipe, self.recipe.grpo.num_iterations
+
+            def factor(update: int) -> float:
+                step, settings = update // updates + 1, recipe.optimizer
+                rate = learning_rate_at(step, recipe.train.max_steps, settings)
+                return rate / settings.learning_rate
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Weight decay is for every weight, as natively; transformers would spare some."""
+        return [name for name, _ in model.named_parameters()]
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        loss: Tensor = super().training_step(*arguments, **options)
+        self._tally.loss += loss.item()
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
+        result = super()._get_per_token_logps_and_entropies(*arguments, **options)
+        if torch.is_grad_enabled():
+            self._scored_BT = (result[0].detach(), result[1].detach())
+        return result
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss: Tensor = super()._compute_loss(model, inputs)
+        mask_BT = inputs["completion_mask"].bool()
+        logprobs_BT, entropy_BT = self._scored_BT
+        sick_B = ~(logprobs_BT.isfinite() | ~mask_BT).all(dim=1)
+        trained_B = mask_BT.any(dim=1) & ((inputs["advantages"] != 0) | (self.beta != 0))
+        trained_BT = mask_BT & trained_B[:, None]
+        self._tally.sick_rows.update(inputs["row"][sick_B].tolist())
+        self._tally.parts.append(
+            MicroBatch(
+                tokens=int(mask_BT.sum()),
+                trained_rows=int(trained_B.sum()),
+                trained_tokens=int(trained_BT.sum()),
+                entropy=float(entropy_BT.masked_fill(~trained_BT, 0.0).sum()),
+            )
+        )
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip; and leave the optimizer nothing to do where natively it would not step.
+
+        That is where nothing is trained on, or where loss or gradient is not finite.
+        """
+        norm, tally = super()._clip_grad_norm(model), self._tally
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        tally.grad_norm = 0.0 if whole is None else float(whole)
+        tally.learning_rate = self.optimizer.param_groups[0]["lr"]
+        trained = sum(part.trained_tokens for part in tally.parts)
+        losses, counts = zip(*self.ranks.gather((tally.loss, trained)), strict=True)
+        tally.last_loss, tally.loss = mean_loss(losses), 0.0
+        if not (math.isfinite(tally.grad_norm) and math.isfinite(tally.last_loss)):
+            if self.is_deepspeed_enabled:
+                raise RunFailure(
+                    "loss or gradient is not finite, and DeepSpeed has taken the step already; go "
+                    "on from the last checkpoint with a lower optimizer.learning_rate."
+                )
+            tally.skipped = True
+        if tally.skipped or not sum(counts):
+            for parameter in model.parameters():
+                parameter.grad = None
+        return norm
+
+    # What a step was.
+
+    def finish_step(self) -> Step:
+        """The step that has just ended, from all processes' figures."""
+        turn, tally = self._turn, self._tally
+        step_s = time.perf_counter() - turn.started
+        told = self.ranks.gather((tally.parts, sorted(tally.sick_rows)))
+        metrics = self._metrics["train"]
+        sums = summed(metrics, [parts for parts, _ in told], self.args.gradient_accumulation_steps)
+        metrics.clear()
+        stats = UpdateStats(
+            loss=tally.last_loss,
+            grad_norm=tally.grad_norm,
+            kl=sums.kl,
+            entropy=sums.entropy,
+            clip_ratio=sums.clip_ratio,
+            logprob_gap=sums.logprob_gap,
+            trained_rows=sums.trained_rows,
+            tokens_per_microbatch=turn.tokens_per_microbatch,
+            skipped=tally.skipped,
+            sick_rows=tuple(row for _, rows in told for row in rows),
+        )
+        times = {
+            "time/rollout_s": turn.rollout_s,
+            "time/reward_s": turn.reward_s,
+            "time/train_s": step_s - turn.rollout_s - turn.reward_s,
+            "time/step_s": step_s,
+        }
+        return Step(turn.groups, stats, tally.learning_rate, times)
+
+    # What is kept.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As transformers does, into a folder that is aha's checkpoint once it is whole."""
+        staged = self.ranks.together(lambda: self._write_checkpoint(model, trial))
+        self.ranks.on_main(lambda: self._keeper.publish(staged, self))
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> Path:
+        with self._keeper.writing(self) as staged:
+            # Not GRPOTrainer's, which also writes a model card beside the checkpoints.
+            super(GRPOTrainer, self)._save_checkpoint(model, trial)
+        return staged
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if self.recipe.lora is None:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            # The base's vocabulary is its own: peft would ask the hub about it.
+            self.accelerator.unwrap_model(self.model).save_pretrained(
+                output_dir, state_dict=state_dict, save_embedding_layers=False
+            )
+            self._tokenizer.save_pretrained(output_dir)
+        # A pickle of arguments that the recipe has in plain text.
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from aha.grpo.logprobs import Scorer, scorer
+from aha.grpo.losses import LossSettings
+from aha.grpo.update import UpdateSettings, UpdateStats, update
+from aha.model.llama import blocks_of
+from aha.rollout.base import SamplingSettings
+from aha.rollout.engine import NativeEngine
+from aha.types import Group, Problem, Prompt, RunFailure
+
+ADVANTAGES = [(1.0, -1.0, 0.5, -0.5), (0.0, 0.0, 0.0, 0.0), (-1.5, 0.5, 0.5, 0.5)]
+
+
+@pytest.fixture
+def groups(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> list[Group]:
+    """Rollouts of the untrained model with advantages written by hand."""
+    texts = ["Make 24 from 3 7 12 . <think>", "Make 5 from 1 4 . <think>", "Make 9 <think>"]
+    prompts = [Prompt(t, "<think>", tuple(tokenizer.encode(t))) for t in texts]
+    engine = NativeEngine(random_model(), tokenizer)
+    completions = engine.generate(prompts, 4, SamplingSettings(30), seed=1)
+    return [
+        Group(Problem("countdown", p.text, {}), p, c, (), a)
+        for p, c, a in zip(prompts, completions, ADVANTAGES, strict=True)
+    ]
+
+
+def settings(beta: float = 0.0, **changes: Any) -> UpdateSettings:
+    loss = LossSettings("dapo", 0.2, 0.28, beta, 30)
+    return replace(UpdateSettings(loss, 1.0, 1, 1.0, 10_000, False), **changes)
+
+
+def run(
+    random_model: Callable[..., PreTrainedModel],
+    groups: list[Group],
+    beta: float = 0.0,
+    **changes: Any,
+) -> tuple[PreTrainedModel, UpdateStats]:
+    model = random_model()
+    reference = random_model(1) if beta else None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    policy = scorer(model, blocks_of(model))
+    judge = None if reference is None else scorer(reference, blocks_of(reference))
+    return model, update(policy, judge, optimizer, groups, settings(beta, **changes))
+
+
+def difference(one: PreTrainedModel, two: PreTrainedModel) -> float:
+    pairs = zip(one.parameters(), two.parameters(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("budget", [1, 60, 120])
+def test_micro_batches_do_not_change_the_update(
+    budget: int, beta: float, random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    whole, stats = run(random_model, groups, beta)
+    cut, cut_stats = run(random_model, groups, beta, tokens_per_microbatch=budget)
+    assert difference(random_model(), whole) > 1e-3
+    assert difference(whole, cut) < 1e-6
+    assert cut_stats.loss == pytest.approx(stats.loss, abs=1e-6)
+    assert cut_stats.entropy == pytest.approx(stats.entropy, rel=1e-5)
+    assert cut_stats.kl == pytest.approx(stats.kl, rel=1e-4, abs=1e-7)
+
+
+def test_the_order_of_groups_does_not_change_the_update(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    forward, _ = run(random_model, groups)
+    backward, _ = run(random_model, groups[::-1])
+    assert difference(forward, backward) < 1e-6
+
+
+def test_rows_without_advantage_are_not_computed_but_counted(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    skipped, stats = run(random_model, groups)
+    assert stats.trained_rows == 8
+    # A KL weight of nearly nothing makes every row be computed; the update must be the same.
+    computed, all_stats = run(random_model, groups, beta=1e-9)
+    assert all_stats.trained_rows == 12
+    assert difference(skipped, computed) < 1e-6
+
+
+def test_without_any_signal_nothing_moves(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    flat = [replace(group, advantages=(0.0,) * 4) for group in groups]
+    model, stats = run(random_model, flat)
+    assert difference(random_model(), model) == 0.0
+    assert stats.trained_rows == 0
+    # Nothing was computed, so there is nothing to say of it.
+    unknown = (stats.entropy, stats.kl, stats.clip_ratio, stats.logprob_gap)
+    assert all(math.isnan(value) for value in unknown)
+    assert (stats.loss, stats.grad_norm, stats.skipped) == (0.0, 0.0, False)
+
+
+def test_truncated_completions_can_be_masked(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    truncated = sum(c.truncated for g in groups for c in g.completions if any(g.advantages))
+    assert truncated > 0
+    _, stats = run(random_model, groups, mask_truncated=True)
+    assert stats.trained_rows == 8 - truncated
+
+
+def test_the_sampler_and_the_trainer_agree(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    _, stats = run(random_model, groups)
+    assert 0 < stats.logprob_gap < 1e-4
+    wrong = [
+        replace(
+            group,
+            completions=tuple(
+                replace(c, logprobs=tuple(v - 0.5 for v in c.logprobs)) for c in group.completions
+            ),
+        )
+        for group in groups
+    ]
+    _, stats = run(random_model, wrong)
+    assert stats.logprob_gap == pytest.approx(0.5, abs=1e-3)
+
+
+def test_several_iterations_go_further_and_begin_to_clip(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    narrow = LossSettings("dapo", 0.001, 0.001, 0.0, 30)
+    one, first = run(random_model, groups, loss=narrow)
+    three, last = run(random_model, groups, loss=narrow, num_iterations=3)
+    start = random_model()
+    assert difference(start, three) > difference(start, one)
+    assert first.clip_ratio == 0.0
+    assert last.clip_ratio > 0.0
+
+
+@pytest.mark.parametrize(("epsilon", "epsilon_high"), [(0.001, 0.001), (0.9, 5.0)])
+def test_with_one_update_a_batch_epsilon_has_no_effect(
+    epsilon: float,
+    epsilon_high: float,
+    random_model: Callable[..., PreTrainedModel],
+    groups: list[Group],
+) -> None:
+    usual, _ = run(random_model, groups)
+    other = LossSettings("dapo", epsilon, epsilon_high, 0.0, 30)
+    model, stats = run(random_model, groups, loss=other)
+    assert stats.clip_ratio == 0.0
+    assert difference(usual, model) == 0.0
+    # With more updates it has.
+    three, _ = run(random_model, groups, num_iterations=3)
+    model, _ = run(random_model, groups, loss=other, num_iterations=3)
+    assert difference(three, model) > 0.0
+
+
+def test_the_gradient_is_clipped_to_its_norm(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    start = random_model()
+    model, stats = run(random_model, groups, max_grad_norm=1e-3)
+    assert stats.grad_norm > 1e-2
+    moved = [(a - b).flatten() for a, b in zip(start.parameters(), model.parameters(), strict=True)]
+    assert torch.cat(moved).norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-2)
+
+
+def test_an_update_makes_good_completions_likelier(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    from aha.grpo.batches import Row, micro_batches
+
+    rows = [
+        Row(i, g.prompt.token_ids, c.token_ids)
+        for i, (g, c) in enumerate((g, c) for g in groups for c in g.completions)
+    ]
+    advantages = torch.tensor([a for g in groups for a in g.advantages])
+    (batch,) = micro_batches(rows, 100_000, torch.device("cpu"))
+
+    def weighted(model: PreTrainedModel) -> float:
+        logprobs_N = scorer(model, None).logprobs(batch, 1.0)
+        return float((logprobs_N * advantages[batch.index_B[batch.row_N]]).sum())
+
+    trained, _ = run(random_model, groups)
+    assert weighted(trained) > weighted(random_model())
+
+
+class _Scarce:
+    """A policy that runs out of memory above so many padded tokens."""
+
+    def __init__(self, policy: Scorer, tokens: int) -> None:
+        self._policy = policy
+        self._tokens = tokens
+        self.failures = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def backward(self, batch: Any, temperature: float, loss_of: Any) -> Any:
+        result = self._policy.backward(batch, temperature, loss_of)
+        if batch.ids_BS.numel() > self._tokens:
+            # After gradients were added: what is left of the pass must not count.
+            self.failures += 1
+            raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
+        return result
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_running_out_of_memory_halves_the_budget_and_not_the_update(
+    iterations: int, random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    whole, stats = run(random_model, groups, num_iterations=iterations)
+    model = random_model()
+    scarce: Any = _Scarce(scorer(model, blocks_of(model)), 150)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = settings(num_iterations=iterations, tokens_per_microbatch=400)
+    halved = update(scarce, None, optimizer, groups, given)
+    assert scarce.failures > 0
+    assert halved.tokens_per_microbatch < 400
+    assert halved.loss == pytest.approx(stats.loss, abs=1e-6)
+    assert difference(whole, model) < 1e-6
+
+
+def test_memory_that_is_too_small_for_one_row_ends_with_advice(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    model = random_model()
+    scarce: Any = _Scarce(scorer(model, blocks_of(model)), 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(RunFailure, match="out of memory with one completion at a time"):
+        update(scarce, None, optimizer, groups, settings())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    random_model: Callable[..., PreTrainedModel],
+    groups: list[Group],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model()
+    policy: Any = _Scarce(scorer(model, blocks_of(model)), 10**9)
+    monkeypatch.setattr(policy, "backward", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        update(policy, None, torch.optim.SGD(model.parameters(), lr=0.1), groups, settings())
