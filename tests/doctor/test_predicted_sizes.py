@@ -145,7 +145,7 @@ def test_a_chunk_of_logits_by_hand() -> None:
     assert shape is not None
     training = parts(shape, CPU, "training", "train.tokens_per_microbatch=4000")
     # 8 x 30 tokens of 151,936 logits are more than 64 MiB; three such chunks exist at a time.
-    assert training["logits"] == 3 * logprobs._LOGIT_BYTES == 3 * 2**26
+    assert training["logits"] == 3 * logprobs.LOGIT_BYTES == 3 * 2**26
 
 
 @pytest.mark.parametrize("changes", [(), ("lora={}",), ("grpo.beta=0.1",)])

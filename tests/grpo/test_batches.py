@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from aha.grpo.batches import Row, micro_batches
-from aha.grpo.logprobs import scorer
+from aha.grpo.logprobs import LogprobModel
 from aha.model.llama import blocks_of
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def test_logprobs_do_not_depend_on_padding_or_order(
     temperature: float, fused: bool, random_model: Callable[..., PreTrainedModel]
 ) -> None:
     model = random_model()
-    policy = scorer(model, blocks_of(model) if fused else None)
+    policy = LogprobModel(model, blocks_of(model) if fused else None)
     generator = torch.Generator().manual_seed(0)
     rows = [
         Row(
@@ -58,9 +58,8 @@ def test_logprobs_do_not_depend_on_padding_or_order(
         for budget in (14, 40, 1_000):
             for batch in micro_batches(given_rows, budget, CPU):
                 counts = batch.row_N.bincount().tolist()
-                logprobs, entropy = policy.backward(
-                    batch, temperature, lambda logprobs_N, where: logprobs_N.sum()
-                )
+                hidden = policy.hidden(batch)
+                logprobs, entropy = policy.head(hidden, batch.targets_N, temperature)
                 assert torch.allclose(policy.logprobs(batch, temperature), logprobs, atol=1e-6)
                 parts = zip(
                     batch.index_B.tolist(), logprobs.split(counts), entropy.split(counts),

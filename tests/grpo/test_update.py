@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from aha.grpo.logprobs import Scorer, scorer
+from aha.grpo.logprobs import LogprobModel
 from aha.grpo.losses import LossSettings
 from aha.grpo.update import UpdateSettings, UpdateStats, update
 from aha.model.llama import blocks_of
@@ -49,8 +49,8 @@ def run(
     model = random_model()
     reference = random_model(1) if beta else None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    policy = scorer(model, blocks_of(model))
-    judge = None if reference is None else scorer(reference, blocks_of(reference))
+    policy = LogprobModel(model, blocks_of(model))
+    judge = None if reference is None else LogprobModel(reference, blocks_of(reference))
     return model, update(policy, judge, optimizer, groups, settings(beta, **changes))
 
 
@@ -185,7 +185,7 @@ def test_an_update_makes_good_completions_likelier(
     (batch,) = micro_batches(rows, 100_000, torch.device("cpu"))
 
     def weighted(model: PreTrainedModel) -> float:
-        logprobs_N = scorer(model, None).logprobs(batch, 1.0)
+        logprobs_N = LogprobModel(model, None).logprobs(batch, 1.0)
         return float((logprobs_N * advantages[batch.index_B[batch.row_N]]).sum())
 
     trained, _ = run(random_model, groups)
@@ -195,7 +195,7 @@ def test_an_update_makes_good_completions_likelier(
 class _Scarce:
     """A policy that runs out of memory above so many padded tokens."""
 
-    def __init__(self, policy: Scorer, tokens: int) -> None:
+    def __init__(self, policy: LogprobModel, tokens: int) -> None:
         self._policy = policy
         self._tokens = tokens
         self.failures = 0
@@ -203,13 +203,17 @@ class _Scarce:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
 
-    def backward(self, batch: Any, temperature: float, loss_of: Any) -> Any:
-        result = self._policy.backward(batch, temperature, loss_of)
+    def hidden(self, batch: Any) -> torch.Tensor:
+        hidden_NC = self._policy.hidden(batch)
         if batch.ids_BS.numel() > self._tokens:
-            # After gradients were added: what is left of the pass must not count.
-            self.failures += 1
-            raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
-        return result
+            # Its backward pass fails, when the head's gradients are added already: what is left
+            # of the pass must not count.
+            hidden_NC.register_hook(self._fail)
+        return hidden_NC
+
+    def _fail(self, grad_NC: torch.Tensor) -> None:
+        self.failures += 1
+        raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
@@ -218,7 +222,7 @@ def test_running_out_of_memory_halves_the_budget_and_not_the_update(
 ) -> None:
     whole, stats = run(random_model, groups, num_iterations=iterations)
     model = random_model()
-    scarce: Any = _Scarce(scorer(model, blocks_of(model)), 150)
+    scarce: Any = _Scarce(LogprobModel(model, blocks_of(model)), 150)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     given = settings(num_iterations=iterations, tokens_per_microbatch=400)
     halved = update(scarce, None, optimizer, groups, given)
@@ -232,7 +236,7 @@ def test_memory_that_is_too_small_for_one_row_ends_with_advice(
     random_model: Callable[..., PreTrainedModel], groups: list[Group]
 ) -> None:
     model = random_model()
-    scarce: Any = _Scarce(scorer(model, blocks_of(model)), 0)
+    scarce: Any = _Scarce(LogprobModel(model, blocks_of(model)), 0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(RunFailure, match="out of memory with one completion at a time"):
         update(scarce, None, optimizer, groups, settings())
@@ -244,7 +248,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = random_model()
-    policy: Any = _Scarce(scorer(model, blocks_of(model)), 10**9)
-    monkeypatch.setattr(policy, "backward", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    policy: Any = _Scarce(LogprobModel(model, blocks_of(model)), 10**9)
+    monkeypatch.setattr(policy, "hidden", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         update(policy, None, torch.optim.SGD(model.parameters(), lr=0.1), groups, settings())

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.grpo.batches import Row, micro_batches
-from aha.grpo.logprobs import WithoutAdapters, scorer
+from aha.grpo.logprobs import LogprobModel, WithoutAdapters
 from aha.model.adapters import adapters_off, can_fold_in, fold_in, folded_copy, has_adapters
 from aha.model.llama import blocks_of
 from aha.model.lora import add_adapters
@@ -21,6 +21,7 @@ from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.sections import LoraSection
 from aha.types import Prompt
+from weighted import backward
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
@@ -102,8 +103,8 @@ def test_switched_off_the_model_is_its_base_to_the_bit(base: PreTrainedModel) ->
         assert torch.equal(logits(model), logits(base))
     assert not torch.equal(logits(model), logits(base))
     (batch,) = micro_batches([Row(0, (5, 6), (7, 8, 9, 1))], 64, torch.device("cpu"))
-    reference = WithoutAdapters(scorer(model, blocks_of(model)))
-    unstacked = scorer(base, blocks_of(base))
+    reference = WithoutAdapters(LogprobModel(model, blocks_of(model)))
+    unstacked = LogprobModel(base, blocks_of(base))
     torch.testing.assert_close(
         reference.logprobs(batch, 1.0), unstacked.logprobs(batch, 1.0), atol=1e-5, rtol=0
     )
@@ -121,7 +122,7 @@ def test_the_sampler_draws_from_what_the_trainer_scores(
     (batch,) = micro_batches(
         [Row(0, prompt.token_ids, completion.token_ids)], 64, torch.device("cpu")
     )
-    scored = scorer(model, blocks).logprobs(batch, 1.0)
+    scored = LogprobModel(model, blocks).logprobs(batch, 1.0)
     torch.testing.assert_close(scored, torch.tensor(completion.logprobs), atol=1e-4, rtol=0)
 
 
@@ -138,13 +139,13 @@ def test_adapters_on_bfloat16_weights_are_float32(base: PreTrainedModel, tmp_pat
 
 
 def test_gradients_reach_adapters_only_and_are_autograds(base: PreTrainedModel) -> None:
-    """The scorer's gradients against a plain forward and backward of the same model."""
+    """The policy's gradients against a plain forward and backward of the same model."""
     model = adapted(base, 0.1)
     plain = copy.deepcopy(model)
-    policy = scorer(model, blocks_of(model))
+    policy = LogprobModel(model, blocks_of(model))
     (batch,) = micro_batches([Row(0, (5, 6), (7, 8, 9, 1))], 64, torch.device("cpu"))
     policy.clear_gradients()
-    policy.backward(batch, 1.0, lambda logprobs_N, where: -logprobs_N.sum())
+    backward(policy, batch, 1.0, -torch.ones(len(batch.targets_N)))
     policy.gather_gradients()
 
     ids = torch.tensor([[5, 6, 7, 8, 9, 1]])

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 
 from aha.grpo import logprobs as logprobs_module
 from aha.grpo.batches import Row, micro_batches
-from aha.grpo.logprobs import Scorer, scorer
+from aha.grpo.logprobs import LogprobModel
 from aha.model.kernels import calls
 from aha.model.llama import blocks_of
+from weighted import backward
 
 ROWS = [Row(0, (5, 6, 7), (8, 9, 10, 11)), Row(1, (12,), (13, 14)), Row(2, (3, 4), (5,) * 9)]
 
@@ -30,14 +31,12 @@ def build(kind: str, random_model: Callable[..., PreTrainedModel]) -> PreTrained
     return random_model(attention_bias=kind == "bias", tie_word_embeddings=kind == "tied")
 
 
-def gradients(policy: Scorer, temperature: float) -> dict[str, torch.Tensor]:
+def gradients(policy: LogprobModel, temperature: float) -> dict[str, torch.Tensor]:
     """Of a loss that weighs every token differently."""
     policy.clear_gradients()
     for batch in micro_batches(ROWS, 20, torch.device("cpu")):
         weight_N = (batch.targets_N + batch.index_B[batch.row_N]).float()
-        policy.backward(
-            batch, temperature, lambda logprobs_N, where, w=weight_N: (w[where] * logprobs_N).sum()
-        )
+        backward(policy, batch, temperature, weight_N)
     policy.gather_gradients()
     return {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
 
@@ -55,10 +54,10 @@ def test_gradients_are_those_of_the_models_own_forward(
     if not with_kernels:
         monkeypatch.setattr(calls, "usable", lambda *tensors: False)
     model = build(kind, random_model)
-    expected = gradients(scorer(copy.deepcopy(model), None), 0.7)
+    expected = gradients(LogprobModel(copy.deepcopy(model), None), 0.7)
     # So few logits at a time that every micro-batch has several parts.
-    monkeypatch.setattr(logprobs_module, "_LOGIT_BYTES", 224 * 4 * 3)
-    ours = gradients(scorer(model, blocks_of(model), recompute), 0.7)
+    monkeypatch.setattr(logprobs_module, "LOGIT_BYTES", 224 * 4 * 3)
+    ours = gradients(LogprobModel(model, blocks_of(model), recompute), 0.7)
     assert ours.keys() == expected.keys()
     for name, gradient in ours.items():
         error = (gradient - expected[name]).norm() / expected[name].norm()
@@ -69,7 +68,7 @@ def test_frozen_parameters_get_no_gradient(random_model: Callable[..., PreTraine
     model = random_model(tie_word_embeddings=True)
     model.model.embed_tokens.weight.requires_grad_(False)
     model.model.layers[0].requires_grad_(False)
-    ours = gradients(scorer(model, blocks_of(model)), 1.0)
+    ours = gradients(LogprobModel(model, blocks_of(model)), 1.0)
     assert "model.embed_tokens.weight" not in ours
     assert all(not name.startswith("model.layers.0.") for name in ours)
     assert "model.layers.1.self_attn.q_proj.weight" in ours
@@ -99,8 +98,8 @@ def test_under_autocast_gradients_stay_close_and_float32(
     random_model: Callable[..., PreTrainedModel],
 ) -> None:
     model = random_model(initializer_range=0.05)
-    exact = gradients(scorer(copy.deepcopy(model), None), 1.0)
-    cast = gradients(scorer(model, blocks_of(model), autocast=torch.bfloat16), 1.0)
+    exact = gradients(LogprobModel(copy.deepcopy(model), None), 1.0)
+    cast = gradients(LogprobModel(model, blocks_of(model), autocast=torch.bfloat16), 1.0)
     for name, gradient in cast.items():
         assert gradient.dtype == torch.float32
         assert (gradient - exact[name]).norm() / exact[name].norm() < 0.05, name

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
 
 from aha.grpo.advantages import group_advantages
-from aha.grpo.logprobs import scorer
+from aha.grpo.logprobs import LogprobModel
 from aha.grpo.losses import LossSettings, LossType
-from aha.grpo.update import UpdateSettings, _backward, _parts, _Sums
+from aha.grpo.update import UpdateSettings, accumulate_gradients, prepare
 from aha.model.llama import blocks_of
 from aha.types import Completion, Group, Problem, Prompt
 from trl import GRPOConfig, GRPOTrainer
@@ -116,22 +116,21 @@ def our_side(
 ) -> tuple[float, dict[str, torch.Tensor]]:
     # A small budget, so that several micro-batches must add up to TRL's one.
     settings = UpdateSettings(loss, TEMPERATURE, 1, 1.0, 90, mask_truncated)
-    policy = scorer(model, blocks_of(model))
-    judge = None if reference is None else scorer(reference, blocks_of(reference))
-    sums = _Sums()
+    policy = LogprobModel(model, blocks_of(model))
+    judge = None if reference is None else LogprobModel(reference, blocks_of(reference))
     model.train()
-    parts = _parts(policy, judge, groups, settings)
+    parts = prepare(policy, judge, groups, settings)
     assert len(parts) > 1
-    for part in parts:
-        old = {}
-        if old_shift is not None:
+    old = {}
+    if old_shift is not None:
+        for part in parts:
             logprobs_N = policy.logprobs(part.batch, TEMPERATURE)
             rows = logprobs_N.split(part.batch.row_N.bincount().tolist())
             for index, logprobs in zip(part.batch.index_B.tolist(), rows, strict=True):
                 old[index] = logprobs + old_shift[index, : len(logprobs)]
-        _backward(policy, part, old, settings, sums)
+    result = accumulate_gradients(policy, parts, old, settings)
     policy.gather_gradients()
-    return sums.loss, gradients(model)
+    return result.loss, gradients(model)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
 from aha.bench.spec import Spec, StepTimes
-from aha.grpo.logprobs import scorer
+from aha.grpo.logprobs import LogprobModel
 from aha.grpo.update import update
 from aha.model.llama import blocks_of
 from aha.rewards.score import rewards_of
@@ -33,7 +33,7 @@ class NativeSide:
         self.model, self.tokenizer = build(spec, device)
         self.blocks = blocks_of(self.model)
         self.engine = NativeEngine(self.model, self.tokenizer, self.blocks, dtype=autocast)
-        self._policy = scorer(self.model, self.blocks, spec.checkpointing, autocast)
+        self._policy = LogprobModel(self.model, self.blocks, spec.checkpointing, autocast)
         self._optimizer = build_optimizer(self.model, self._recipe)
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0

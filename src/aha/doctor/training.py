@@ -76,13 +76,13 @@ def _logits(sizes: Sizes, tensors: int = _LOGITS_AT_ONCE) -> Need:
     if not how.fused:
         total = sizes.micro_rows * sizes.longest * logits_per_token(w, how)
         return Need("logits", total, total)
-    one = min(logprobs._LOGIT_BYTES, _all_logits(sizes))
+    one = min(logprobs.LOGIT_BYTES, _all_logits(sizes))
     return Need("logits", tensors * one, one)
 
 
 def _chunks(sizes: Sizes) -> int:
     """In how many parts the head takes a micro-batch's tokens."""
-    return -(-_all_logits(sizes) // logprobs._LOGIT_BYTES) if sizes.how.fused else 1
+    return -(-_all_logits(sizes) // logprobs.LOGIT_BYTES) if sizes.how.fused else 1
 
 
 def _all_logits(sizes: Sizes) -> int:

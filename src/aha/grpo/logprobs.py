@@ -1,15 +1,15 @@
-"""Log-probabilities of completion tokens under a model, and the gradient of a loss of them.
+"""Log-probabilities of completion tokens under a model, with gradients.
 
-A vocabulary of 150,000 makes logits the largest tensor of a step by far. For Llama-like models
-they never exist at once: the head runs over some tokens at a time, the loss's gradient is taken
-there and then, and the logits are gone (as in Liger's fused linear losses, arXiv:2410.10989).
+A vocabulary of 150,000 makes the logits the largest tensor of a step by far. For Llama-like
+models all logits never exist at once: the head is applied to some tokens at a time, and the caller
+runs the loss and its backward pass before the next ones (as Liger's fused linear losses do,
+arXiv:2410.10989). Gradients of the two vocabulary tables are added in place, because autograd
+would make a second table to hold each of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,63 +22,108 @@ from aha.model.adapters import adapters_off
 from aha.model.llama import LlamaBlocks
 from aha.model.ops import causal_attention
 
-
-class LossOf(Protocol):
-    """The share of the loss of some of a micro-batch's tokens, from their log-probabilities."""
-
-    def __call__(self, logprobs_N: Tensor, where: slice) -> Tensor: ...
-
-
-_LOGIT_BYTES = 2**26  # of logits at a time; there are up to three tensors of that size
+# Bytes of logits at a time. Up to three tensors of that size exist.
+LOGIT_BYTES = 2**26
 
 
 class Reference(Protocol):
-    """What the update asks of a frozen model; in nats, under softmax(logits / t)."""
+    """The frozen model of the KL term."""
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
-        """Log-probabilities (N,) of the completion tokens, without gradient."""
+        """Log-probabilities (N,) of the completion tokens in nats, without gradient."""
         ...
 
 
-class Scorer(Reference, Protocol):
-    """What the update asks of the policy."""
+class LogprobModel:
+    """A causal language model that computes log-probabilities under softmax(logits / temperature).
+
+    `blocks` are the model's fused blocks, or None to use its own forward and all logits of a
+    microbatch. `recompute` trades time for memory (gradient checkpointing). `autocast` is the
+    dtype of the large products.
+
+    For each microbatch call `hidden`, then `head` on `tokens_at_once` of its rows at a time, and
+    send the gradients back in the opposite order. `aha.grpo.update` shows it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        blocks: LlamaBlocks | None,
+        recompute: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self._blocks = blocks
+        self._recompute = recompute
+        self._autocast = autocast
 
     @property
-    def model(self) -> PreTrainedModel: ...
+    def tokens_at_once(self) -> int:
+        """Tokens for one call of `head`, so that their logits take at most LOGIT_BYTES."""
+        if self._blocks is None:
+            return 2**31  # the logits exist already
+        return max(1, LOGIT_BYTES // (4 * self._blocks.head.weight.shape[0]))
 
-    def backward(
-        self, batch: MicroBatch, temperature: float, loss_of: LossOf
+    def hidden(self, batch: MicroBatch) -> Tensor:
+        """Hidden states (N, C) that predict the completion tokens; without blocks, logits (N, V).
+
+        N counts completion tokens without padding.
+        """
+        blocks = self._blocks
+        if blocks is None:
+            with casting(self.model, self._autocast):
+                logits_BSV = self.model(input_ids=batch.ids_BS, use_cache=False).logits
+            return logits_BSV.flatten(0, 1)[batch.predict_N]
+        rows, width = batch.ids_BS.shape
+        cos, sin = (angle.repeat(rows, 1, 1) for angle in blocks.angles(width))
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return causal_attention(query, key, value, rows)
+
+        embedded_MC: Tensor = _Embedding.apply(batch.ids_BS.flatten(), blocks.embedding)
+        with casting(self.model, self._autocast):
+            hidden_MC = blocks.run(embedded_MC, cos, sin, attend, self._recompute)
+        return blocks.last_norm(hidden_MC[batch.predict_N])
+
+    def head(
+        self, hidden_NC: Tensor, targets_N: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        """Add the loss's gradient to the parameters; log-probabilities and entropies (N,)."""
-        ...
+        """Log-probabilities (N,) of the targets with gradient, and entropies (N,) without."""
+        if self._blocks is None:
+            logs_NV = torch.log_softmax(hidden_NC.float() / temperature, dim=-1)
+            with torch.no_grad():
+                entropy_N = -(logs_NV.exp() * logs_NV).sum(dim=-1)
+            return logs_NV.gather(1, targets_N[:, None]).squeeze(1), entropy_N
+        logprobs_N, entropy_N = _Head.apply(
+            hidden_NC, targets_N, temperature, self._blocks.head, self._autocast
+        )
+        return logprobs_N, entropy_N
+
+    @torch.no_grad()
+    def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
+        """Log-probabilities (N,) of the completion tokens in nats, without gradient."""
+        pieces_NC = self.hidden(batch).split(self.tokens_at_once)
+        targets_N = batch.targets_N.split(self.tokens_at_once)
+        pieces = zip(pieces_NC, targets_N, strict=True)
+        return torch.cat([self.head(*piece, temperature)[0] for piece in pieces])
 
     def gather_gradients(self) -> None:
-        """Make sure every parameter's `grad` holds its gradient."""
-        ...
+        """Put each parameter's gradient into its `grad`; fused layers keep theirs together."""
+        if self._blocks is not None:
+            for stack in self._blocks.stacks:
+                stack.share_gradients()
 
-    def clear_gradients(self) -> None: ...
-
-
-def scorer(
-    model: PreTrainedModel,
-    blocks: LlamaBlocks | None,
-    recompute: bool = False,
-    autocast: torch.dtype | None = None,
-) -> Scorer:
-    """The scorer for a model; `blocks` are its fused blocks where it has them.
-
-    `recompute` trades time for memory (gradient checkpointing); `autocast` is the type of the
-    large products.
-    """
-    if blocks is None:
-        return _ModelScorer(model, autocast)
-    return _BlocksScorer(model, blocks, recompute, autocast)
+    def clear_gradients(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        if self._blocks is not None:
+            for stack in self._blocks.stacks:
+                stack.clear_gradients()
 
 
 class WithoutAdapters:
     """The policy as it began: the same weights with the adapters switched off."""
 
-    def __init__(self, policy: Scorer) -> None:
+    def __init__(self, policy: LogprobModel) -> None:
         self._policy = policy
 
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
@@ -86,180 +131,80 @@ class WithoutAdapters:
             return self._policy.logprobs(batch, temperature)
 
 
-class _ModelScorer:
-    """Any causal LM, through its own forward and with all logits of a micro-batch."""
+class _Embedding(torch.autograd.Function):
+    """Rows of the embedding table; the backward pass adds to the table's gradient in place."""
 
-    def __init__(self, model: PreTrainedModel, autocast: torch.dtype | None) -> None:
-        self.model = model
-        self._autocast = autocast
+    @staticmethod
+    def forward(ctx: Any, ids_M: Tensor, table_VC: Tensor) -> Tensor:
+        ctx.ids_M, ctx.table_VC = ids_M, table_VC
+        return functional.embedding(ids_M, table_VC)
 
-    @torch.no_grad()
-    def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
-        return _chosen(self._logits(batch, temperature), batch.targets_N)[0]
-
-    def backward(
-        self, batch: MicroBatch, temperature: float, loss_of: LossOf
-    ) -> tuple[Tensor, Tensor]:
-        logprobs_N, logs_NV = _chosen(self._logits(batch, temperature), batch.targets_N)
-        loss_of(logprobs_N, slice(0, len(logprobs_N))).backward()
-        with torch.no_grad():
-            entropy_N = -(logs_NV.exp() * logs_NV).sum(dim=-1)
-        return logprobs_N.detach(), entropy_N
-
-    def gather_gradients(self) -> None:
-        pass
-
-    def clear_gradients(self) -> None:
-        self.model.zero_grad(set_to_none=True)
-
-    def _logits(self, batch: MicroBatch, temperature: float) -> Tensor:
-        with _casting(self.model, self._autocast):
-            logits_BSV = self.model(input_ids=batch.ids_BS, use_cache=False).logits
-        return logits_BSV.flatten(0, 1)[batch.predict_N].float() / temperature
+    @staticmethod
+    def backward(ctx: Any, grad_MC: Tensor) -> tuple[None, None]:
+        table_VC = ctx.table_VC
+        _grad_of(table_VC).index_add_(0, ctx.ids_M, grad_MC.to(table_VC.dtype))
+        return None, None
 
 
-class _BlocksScorer:
-    """A Llama-like model, through its fused blocks and a head in chunks."""
+class _Head(torch.autograd.Function):
+    """log softmax(head(hidden) / temperature) at the targets, and the entropy.
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        blocks: LlamaBlocks,
-        recompute: bool,
-        autocast: torch.dtype | None,
-    ) -> None:
-        self.model = model
-        self._blocks = blocks
-        self._recompute = recompute
-        self._autocast = autocast
+    The derivative of one log-probability by its logits is (onehot - softmax) / temperature.
+    The backward pass adds to the head's own gradients in place.
+    """
 
-    @torch.no_grad()
-    def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
-        hidden_NC = self._hidden(self._embedded(batch), batch)
-        parts = [
-            _chosen(self._logits(hidden_NC[part]) / temperature, batch.targets_N[part])[0]
-            for part in self._parts(len(hidden_NC))
-        ]
-        return torch.cat(parts)
-
-    def backward(
-        self, batch: MicroBatch, temperature: float, loss_of: LossOf
-    ) -> tuple[Tensor, Tensor]:
-        table_VC = self._blocks.embedding
-        embedded_MC = self._embedded(batch).requires_grad_(table_VC.requires_grad)
-        hidden_NC = self._hidden(embedded_MC, batch)
-        grad_NC = torch.empty_like(hidden_NC)
-        logprobs, entropies = [], []
-        for part in self._parts(len(hidden_NC)):
-            one, two = self._head_backward(
-                hidden_NC.detach()[part],
-                batch.targets_N[part],
-                temperature,
-                partial(loss_of, where=part),
-                grad_NC[part],
-            )
-            logprobs.append(one)
-            entropies.append(two)
-        hidden_NC.backward(grad_NC)
-        if embedded_MC.grad is not None:
-            _add_grad(table_VC).index_add_(
-                0, batch.ids_BS.flatten(), embedded_MC.grad.to(table_VC.dtype)
-            )
-        return torch.cat(logprobs), torch.cat(entropies)
-
-    def gather_gradients(self) -> None:
-        for stack in self._blocks.stacks:
-            stack.share_gradients()
-
-    def clear_gradients(self) -> None:
-        self.model.zero_grad(set_to_none=True)
-        for stack in self._blocks.stacks:
-            stack.clear_gradients()
-
-    def _embedded(self, batch: MicroBatch) -> Tensor:
-        # Its gradient is added by hand: autograd would make a second table to hold it.
-        return functional.embedding(batch.ids_BS.flatten(), self._blocks.embedding.detach())
-
-    def _hidden(self, embedded_MC: Tensor, batch: MicroBatch) -> Tensor:
-        """Hidden states (N, C) that predict the completion tokens, after the last norm."""
-        rows, width = batch.ids_BS.shape
-        cos, sin = (angle.repeat(rows, 1, 1) for angle in self._blocks.angles(width))
-
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return causal_attention(query, key, value, rows)
-
-        with _casting(self.model, self._autocast):
-            hidden_MC = self._blocks.run(embedded_MC, cos, sin, attend, self._recompute)
-        return self._blocks.last_norm(hidden_MC[batch.predict_N])
-
-    def _parts(self, tokens: int) -> list[slice]:
-        size = max(1, _LOGIT_BYTES // (4 * self._blocks.head.weight.shape[0]))
-        return [slice(start, start + size) for start in range(0, tokens, size)]
-
-    def _logits(self, hidden_NC: Tensor) -> Tensor:
-        with _casting(self.model, self._autocast):
-            return self._blocks.head(hidden_NC).float()
-
-    @torch.no_grad()
-    def _head_backward(
-        self,
+    @staticmethod
+    def forward(
+        ctx: Any,
         hidden_NC: Tensor,
         targets_N: Tensor,
         temperature: float,
-        loss_of: Callable[[Tensor], Tensor],
-        grad_NC: Tensor,
+        head: torch.nn.Linear,
+        autocast: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of some tokens; gradients into `grad_NC` and the head.
-
-        With w the loss's derivative by a token's log-probability, that by its logits is
-        w (onehot - softmax) / temperature.
-        """
-        logits_NV = self._logits(hidden_NC).div_(temperature)
+        with casting(hidden_NC, autocast):
+            logits_NV = head(hidden_NC).float().div_(temperature)
         total_N1 = logits_NV.logsumexp(dim=-1, keepdim=True)
         logprobs_N = (logits_NV.gather(1, targets_N[:, None]) - total_N1).squeeze(1)
         probs_NV = (logits_NV - total_N1).exp_()
         entropy_N = total_N1.squeeze(1) - torch.linalg.vecdot(probs_NV, logits_NV)
-        del logits_NV
-        with torch.enable_grad():
-            leaf_N = logprobs_N.clone().requires_grad_()
-            (weight_N,) = torch.autograd.grad(loss_of(leaf_N), leaf_N)
-        weight_N1 = weight_N[:, None] / temperature
-        grad_NV = probs_NV.mul_(-weight_N1).scatter_add_(1, targets_N[:, None], weight_N1)
-        head: Any = self._blocks.head
-        with _casting(self.model, self._autocast):
-            grad_NC.copy_(grad_NV.to(head.weight.dtype) @ head.weight)
-        if head.weight.requires_grad:
-            _add_product(head.weight, grad_NV, hidden_NC, self._autocast)
-        if head.bias is not None and head.bias.requires_grad:
-            _add_grad(head.bias).add_(grad_NV.sum(dim=0))
+        ctx.save_for_backward(hidden_NC, targets_N, probs_NV)
+        ctx.temperature, ctx.head, ctx.autocast = temperature, head, autocast
+        ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
+    @staticmethod
+    def backward(
+        ctx: Any, grad_N: Tensor, _entropy: Tensor
+    ) -> tuple[Tensor, None, None, None, None]:
+        hidden_NC, targets_N, probs_NV = ctx.saved_tensors
+        head, autocast = ctx.head, ctx.autocast
+        grad_N1 = grad_N[:, None] / ctx.temperature
+        # The probabilities are not needed again; their memory becomes the logits' gradient.
+        grad_NV = probs_NV.mul_(-grad_N1).scatter_add_(1, targets_N[:, None], grad_N1)
+        with casting(hidden_NC, autocast):
+            grad_NC = grad_NV.to(head.weight.dtype) @ head.weight
+        if head.weight.requires_grad:
+            total_VC = _grad_of(head.weight)
+            if autocast is None and grad_NV.dtype == hidden_NC.dtype == total_VC.dtype:
+                total_VC.addmm_(grad_NV.t(), hidden_NC)
+            else:
+                cast = autocast or head.weight.dtype
+                total_VC.add_(grad_NV.t().to(cast) @ hidden_NC.to(cast))
+        if head.bias is not None and head.bias.requires_grad:
+            _grad_of(head.bias).add_(grad_NV.sum(dim=0))
+        return grad_NC.to(hidden_NC.dtype), None, None, None, None
 
-def _chosen(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    logs_NV = torch.log_softmax(logits_NV, dim=-1)
-    return logs_NV.gather(1, targets_N[:, None]).squeeze(1), logs_NV
 
-
-def _casting(
-    model: PreTrainedModel, dtype: torch.dtype | None
+def casting(
+    where: PreTrainedModel | Tensor, dtype: torch.dtype | None
 ) -> AbstractContextManager[object, bool | None]:
-    return torch.autocast(model.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+    """Autocast to `dtype` on the device of a model or tensor; nothing for None."""
+    return torch.autocast(where.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _add_grad(parameter: Tensor) -> Tensor:
-    """The parameter's gradient, zeros if it has none yet."""
+def _grad_of(parameter: Tensor) -> Tensor:
+    """The parameter's gradient, made of zeros if it has none yet."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
-
-
-def _add_product(
-    weight_VC: Tensor, grad_NV: Tensor, hidden_NC: Tensor, dtype: torch.dtype | None
-) -> None:
-    """Add grad^T @ hidden to the weight's gradient, in place where nothing is cast."""
-    total_VC = _add_grad(weight_VC)
-    if dtype is None and grad_NV.dtype == hidden_NC.dtype == total_VC.dtype:
-        total_VC.addmm_(grad_NV.t(), hidden_NC)
-    else:
-        cast = dtype or weight_VC.dtype
-        total_VC.add_(grad_NV.t().to(cast) @ hidden_NC.to(cast))

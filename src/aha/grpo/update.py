@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from aha.grpo.batches import MicroBatch, Row, micro_batches
-from aha.grpo.logprobs import Reference, Scorer
-from aha.grpo.losses import LossSettings, TokenLoss, row_weights, token_loss
+from aha.grpo.logprobs import LogprobModel, Reference
+from aha.grpo.losses import LossSettings, row_weights, token_loss
 from aha.model.out_of_memory import is_out_of_memory
 from aha.types import Group, RunFailure
 
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """What an update depends on besides the batch."""
+    """An update's parameters besides its batch; a microbatch holds padded tokens."""
 
     loss: LossSettings
     temperature: float
@@ -30,14 +30,14 @@ class UpdateSettings:
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What an update was like; means are over the completion tokens that were trained on.
+    """Figures of an update; means are over the completion tokens that were trained on.
 
     `logprob_gap` is the largest difference between the sampler's and the trainer's
     log-probability of one token. `tokens_per_microbatch` is the budget that fitted. When nothing
-    was trained on, loss and gradient are 0, and what is measured on trained tokens (`kl`,
-    `entropy`, `clip_ratio`, `logprob_gap`) is NaN. When the loss or the gradient is not finite the
-    step is skipped: `skipped` is true, nothing has moved, and `sick_rows` are the completions (by
-    place in the update) whose log-probabilities are not finite.
+    was trained on, loss and gradient are 0, and the figures of trained tokens (`kl`, `entropy`,
+    `clip_ratio`, `logprob_gap`) are NaN. A step whose loss or gradient is not finite is skipped:
+    `skipped` is true and no weight has changed. `nonfinite_rows` are the completions (by place in
+    the update) whose log-probabilities are not finite.
     """
 
     loss: float
@@ -49,23 +49,12 @@ class UpdateStats:
     trained_rows: int
     tokens_per_microbatch: int
     skipped: bool = False
-    sick_rows: tuple[int, ...] = ()
-
-
-@dataclass
-class _Sums:
-    """Running totals of one pass over the micro-batches."""
-
-    loss: float = 0.0
-    kl: float = 0.0
-    entropy: float = 0.0
-    clipped: float = 0.0
-    tokens: float = 0.0
+    nonfinite_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A micro-batch with everything its loss needs, flat over its N completion tokens."""
+class Part:
+    """A microbatch and the values that its loss needs, one for each of its N completion tokens."""
 
     batch: MicroBatch
     advantages_N: Tensor
@@ -73,12 +62,20 @@ class _Part:
     reference_logprobs_N: Tensor | None
 
 
-# Log-probabilities by a row's place in the update, whatever the micro-batches.
-_ByRow = dict[int, Tensor]
+@dataclass(frozen=True)
+class Pass:
+    """Sums over all tokens of one forward and backward pass, and log-probabilities by row."""
+
+    loss: float
+    kl: float
+    clipped: float
+    entropy: float
+    tokens: int
+    logprobs: dict[int, Tensor]
 
 
 def update(
-    policy: Scorer,
+    policy: LogprobModel,
     reference: Reference | None,
     optimizer: torch.optim.Optimizer,
     groups: Sequence[Group],
@@ -86,25 +83,32 @@ def update(
 ) -> UpdateStats:
     """`num_iterations` optimizer steps on the groups' completions.
 
-    Rows without advantage add nothing to the gradient when there is no reference; they are
-    not computed, but they still count in the loss's normalisation. The old log-probabilities
-    of the ratio are the trainer's own, kept from the first pass: the weights that wrote the
-    tokens are still in place then, so they cost no pass and carry none of the sampler's rounding.
-    Running out of memory halves the budget and begins the pass again; the update is the same.
+    The ratio's old log-probabilities are the trainer's own, kept from the first pass. The weights
+    that wrote the tokens are still in place then, so they cost no pass of their own and have none
+    of the sampler's rounding. If memory runs out, the budget of a microbatch is halved and the
+    pass starts again; the update is the same.
+
+    Errors: RunFailure when one completion at a time does not fit into memory.
     """
     nan = math.nan
-    if sick := _sick_rollouts(groups):
-        return UpdateStats(
-            nan, nan, nan, nan, nan, nan, 0, settings.tokens_per_microbatch, True, sick
-        )
+    completions = [completion for group in groups for completion in group.completions]
+    nonfinite = tuple(
+        index for index, c in enumerate(completions) if not all(map(math.isfinite, c.logprobs))
+    )
+    if nonfinite:  # the weights are broken: nothing can be learned from these tokens
+        budget = settings.tokens_per_microbatch
+        return UpdateStats(nan, nan, nan, nan, nan, nan, 0, budget, True, nonfinite)
     policy.model.train()
-    parts, sums, old = list[_Part](), _Sums(), _ByRow()
-    logprobs, norm, skipped = _ByRow(), 0.0, False
-    for iteration in range(settings.num_iterations):
+    old_logprobs: dict[int, Tensor] = {}
+    parts: list[Part] = []
+    for _ in range(settings.num_iterations):
         while True:
             try:
-                parts = parts or _parts(policy, reference, groups, settings)
-                sums, logprobs = _pass(policy, parts, old, settings)
+                parts = parts or prepare(policy, reference, groups, settings)
+                if not parts:
+                    budget = settings.tokens_per_microbatch
+                    return UpdateStats(0.0, 0.0, nan, nan, nan, nan, 0, budget)
+                result = accumulate_gradients(policy, parts, old_logprobs, settings)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -112,102 +116,122 @@ def update(
                 parts = []
                 policy.clear_gradients()
                 settings = replace(settings, tokens_per_microbatch=_halved(settings, groups))
-        if not parts:
-            return UpdateStats(0.0, 0.0, nan, nan, nan, nan, 0, settings.tokens_per_microbatch)
-        old = logprobs if iteration == 0 else old
-        norm = _step(policy, optimizer, settings.max_grad_norm, sums.loss)
-        skipped = not (math.isfinite(norm) and math.isfinite(sums.loss))
+        old_logprobs = old_logprobs or result.logprobs
+        policy.gather_gradients()
+        parameters = policy.model.parameters()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
+        skipped = not (math.isfinite(norm) and math.isfinite(result.loss))
+        if not skipped:
+            optimizer.step()
+        policy.clear_gradients()
         if skipped:
             break
+    gaps = [
+        (logprobs_T.cpu() - torch.tensor(completions[index].logprobs)).abs().max().item()
+        for index, logprobs_T in old_logprobs.items()
+    ]
     return UpdateStats(
-        loss=sums.loss,
+        loss=result.loss,
         grad_norm=norm,
-        kl=sums.kl / sums.tokens,
-        entropy=sums.entropy / sums.tokens,
-        clip_ratio=sums.clipped / sums.tokens,
-        logprob_gap=_gap(groups, old),
+        kl=result.kl / result.tokens,
+        entropy=result.entropy / result.tokens,
+        clip_ratio=result.clipped / result.tokens,
+        # max() ignores a NaN that is not the first value.
+        logprob_gap=nan if any(map(math.isnan, gaps)) else max(gaps),
         trained_rows=sum(len(part.batch.index_B) for part in parts),
         tokens_per_microbatch=settings.tokens_per_microbatch,
         skipped=skipped,
-        sick_rows=tuple(i for i in sorted(logprobs) if not logprobs[i].isfinite().all()),
+        nonfinite_rows=tuple(
+            index
+            for index, logprobs_T in sorted(result.logprobs.items())
+            if not logprobs_T.isfinite().all()
+        ),
     )
 
 
-def _step(
-    policy: Scorer, optimizer: torch.optim.Optimizer, max_grad_norm: float, loss: float
-) -> float:
-    """Clip and step, unless loss or gradient is not finite; the gradient's norm."""
-    policy.gather_gradients()
-    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), max_grad_norm).item()
-    if math.isfinite(norm) and math.isfinite(loss):
-        optimizer.step()
+def accumulate_gradients(
+    policy: LogprobModel,
+    parts: Sequence[Part],
+    old_logprobs: Mapping[int, Tensor],
+    settings: UpdateSettings,
+) -> Pass:
+    """The gradient of the whole batch's loss, added up over its microbatches.
+
+    For each microbatch: log-probabilities, loss, backward. The head's logits are too large for all
+    tokens at once, so the head and the loss take some tokens at a time; the gradients of their
+    hidden states are collected and sent through the blocks together.
+    """
     policy.clear_gradients()
-    return norm
-
-
-def _sick_rollouts(groups: Sequence[Group]) -> tuple[int, ...]:
-    """Completions that were drawn from a distribution that is none: the weights are not finite."""
-    completions = [completion for group in groups for completion in group.completions]
-    return tuple(
-        index for index, c in enumerate(completions) if not all(map(math.isfinite, c.logprobs))
-    )
-
-
-def _pass(
-    policy: Scorer, parts: Sequence[_Part], old: _ByRow, settings: UpdateSettings
-) -> tuple[_Sums, _ByRow]:
-    """Gradients of all micro-batches; their statistics and log-probabilities."""
-    sums, logprobs = _Sums(), _ByRow()
-    policy.clear_gradients()
+    logprobs: dict[int, Tensor] = {}
+    sums: list[Tensor] = []
     for part in parts:
-        logprobs_N = _backward(policy, part, old, settings, sums)
-        counts = part.batch.row_N.bincount().tolist()
-        logprobs |= dict(zip(part.batch.index_B.tolist(), logprobs_N.split(counts), strict=True))
-    return sums, logprobs
+        batch, rows = part.batch, part.batch.index_B.tolist()
+        old_N = torch.cat([old_logprobs[row] for row in rows]) if old_logprobs else None
+        hidden_NC = policy.hidden(batch)
+        size, written = policy.tokens_at_once, list[Tensor]()
+        leaves = [piece.requires_grad_() for piece in hidden_NC.detach().split(size)]
+        for number, leaf_NC in enumerate(leaves):
+            at = slice(number * size, (number + 1) * size)
+            logprobs_N, entropy_N = policy.head(leaf_NC, batch.targets_N[at], settings.temperature)
+            reference_N = part.reference_logprobs_N
+            result = token_loss(
+                logprobs_N,
+                logprobs_N.detach() if old_N is None else old_N[at],
+                part.advantages_N[at],
+                None if reference_N is None else reference_N[at],
+                settings.loss,
+            )
+            loss = (result.loss_N * part.weights_N[at]).sum()
+            loss.backward()
+            figures = (loss, result.kl_N.sum(), result.clipped_N.sum(), entropy_N.sum())
+            sums.append(torch.stack([figure.detach() for figure in figures]))
+            written.append(logprobs_N.detach())
+        hidden_NC.backward(torch.cat([leaf.grad for leaf in leaves if leaf.grad is not None]))
+        lengths = batch.row_N.bincount().tolist()
+        logprobs |= dict(zip(rows, torch.cat(written).split(lengths), strict=True))
+    loss_sum, kl, clipped, entropy = torch.stack(sums).cpu().double().sum(dim=0).tolist()
+    tokens = sum(len(part.advantages_N) for part in parts)
+    return Pass(loss_sum, kl, clipped, entropy, tokens, logprobs)
 
 
-def _backward(
-    policy: Scorer, part: _Part, old: _ByRow, settings: UpdateSettings, sums: _Sums
-) -> Tensor:
-    """Add one micro-batch's gradient and statistics; its log-probabilities (N,)."""
-    old_N = torch.cat([old[i] for i in part.batch.index_B.tolist()]) if old else None
+def prepare(
+    policy: LogprobModel,
+    reference: Reference | None,
+    groups: Sequence[Group],
+    settings: UpdateSettings,
+) -> list[Part]:
+    """The update's microbatches, with their tokens' advantages, weights and reference.
 
-    def losses(logprobs_N: Tensor, where: slice) -> TokenLoss:
-        reference_N = part.reference_logprobs_N
-        return token_loss(
-            logprobs_N,
-            logprobs_N.detach() if old_N is None else old_N[where],
-            part.advantages_N[where],
-            None if reference_N is None else reference_N[where],
-            settings.loss,
-        )
-
-    logprobs_N, entropy_N = policy.backward(
-        part.batch,
-        settings.temperature,
-        lambda logprobs_N, where: (losses(logprobs_N, where).loss_N * part.weights_N[where]).sum(),
-    )
-    result = losses(logprobs_N, slice(None))
-    sums.loss += (result.loss_N * part.weights_N).sum().item()
-    sums.kl += result.kl_N.sum().item()
-    sums.clipped += result.clipped_N.sum().item()
-    sums.entropy += entropy_N.sum().item()
-    sums.tokens += len(logprobs_N)
-    return logprobs_N
-
-
-def _gap(groups: Sequence[Group], trainer: _ByRow) -> float:
-    sampled = [c.logprobs for group in groups for c in group.completions]
-    gaps = [
-        (trainer[index].cpu() - torch.tensor(sampled[index])).abs().max().item()
-        for index in trainer
+    Masked rows are left out. So are rows without advantage when there is no reference: they add
+    nothing to the gradient. Both still count in the loss's normalisation.
+    """
+    device = policy.model.device
+    flat = [
+        (group.prompt.token_ids, completion, advantage)
+        for group in groups
+        for completion, advantage in zip(group.completions, group.advantages, strict=True)
     ]
-    # max() would pass over a NaN that does not come first.
-    return math.nan if any(map(math.isnan, gaps)) else max(gaps)
+    masked = [settings.mask_truncated and completion.truncated for _, completion, _ in flat]
+    lengths_B = torch.tensor(
+        [0.0 if m else float(len(c.token_ids)) for (_, c, _), m in zip(flat, masked, strict=True)]
+    )
+    weights_B = row_weights(lengths_B, settings.loss).to(device)
+    advantages_B = torch.tensor([advantage for _, _, advantage in flat]).to(device)
+    rows = [
+        Row(index, prompt_ids, completion.token_ids)
+        for index, (prompt_ids, completion, advantage) in enumerate(flat)
+        if not masked[index] and (reference is not None or advantage != 0.0)
+    ]
+    parts = []
+    for batch in micro_batches(rows, settings.tokens_per_microbatch, device):
+        row_N = batch.index_B[batch.row_N]
+        reference_N = None if reference is None else reference.logprobs(batch, settings.temperature)
+        parts.append(Part(batch, advantages_B[row_N], weights_B[row_N], reference_N))
+    return parts
 
 
 def _halved(settings: UpdateSettings, groups: Sequence[Group]) -> int:
-    """Half the budget. Errors: RunFailure when micro-batches hold one row already."""
+    """Half the budget. Errors: RunFailure when microbatches hold one row already."""
     shortest = min(
         len(group.prompt.token_ids) + len(completion.token_ids)
         for group in groups
@@ -220,40 +244,3 @@ def _halved(settings: UpdateSettings, groups: Sequence[Group]) -> int:
             "a smaller model."
         )
     return settings.tokens_per_microbatch // 2
-
-
-def _parts(
-    policy: Scorer, reference: Reference | None, groups: Sequence[Group], settings: UpdateSettings
-) -> list[_Part]:
-    """The update's micro-batches with their tokens' advantages, weights and reference."""
-    device = policy.model.device
-    rows, advantages_B, weights_B = _rows(groups, settings, needs_all=reference is not None)
-    advantages_B, weights_B = advantages_B.to(device), weights_B.to(device)
-    parts = []
-    for batch in micro_batches(rows, settings.tokens_per_microbatch, device):
-        scored = None if reference is None else reference.logprobs(batch, settings.temperature)
-        index_N = batch.index_B[batch.row_N]
-        parts.append(_Part(batch, advantages_B[index_N], weights_B[index_N], scored))
-    return parts
-
-
-def _rows(
-    groups: Sequence[Group], settings: UpdateSettings, needs_all: bool
-) -> tuple[list[Row], Tensor, Tensor]:
-    """Rows to compute, and advantages and token weights (both (B,)) of the whole update."""
-    flat = [
-        (group.prompt.token_ids, completion, advantage)
-        for group in groups
-        for completion, advantage in zip(group.completions, group.advantages, strict=True)
-    ]
-    masked = [settings.mask_truncated and completion.truncated for _, completion, _ in flat]
-    lengths_B = torch.tensor(
-        [0.0 if m else float(len(c.token_ids)) for (_, c, _), m in zip(flat, masked, strict=True)]
-    )
-    advantages_B = torch.tensor([advantage for _, _, advantage in flat])
-    rows = [
-        Row(index, prompt_ids, completion.token_ids)
-        for index, (prompt_ids, completion, advantage) in enumerate(flat)
-        if not masked[index] and (needs_all or advantage != 0.0)
-    ]
-    return rows, advantages_B, row_weights(lengths_B, settings.loss)

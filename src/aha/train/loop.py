@@ -127,7 +127,7 @@ def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]
         settings = update_settings(recipe, trainer.budget.tokens)
         stats = update(trainer.policy, trainer.reference, trainer.optimizer, groups, settings)
         trainer.budget.tokens = stats.tokens_per_microbatch
-        stats = replace(stats, sick_rows=_places(drawn, groups, stats.sick_rows))
+        stats = replace(stats, nonfinite_rows=_places(drawn, groups, stats.nonfinite_rows))
     times["time/step_s"] = time.perf_counter() - started
     epoch = trainer.stream.epoch(step)
     with _timed(times, "time/record_s"):
@@ -293,7 +293,7 @@ def step_record(
         "clip_ratio": _finite(stats.clip_ratio),
         "logprob_gap": _finite(stats.logprob_gap),
         "skipped": stats.skipped,
-        "sick_rows": list(stats.sick_rows),
+        "sick_rows": list(stats.nonfinite_rows),
         "trained_rows": stats.trained_rows,
         "tokens_per_microbatch": stats.tokens_per_microbatch,
         **metrics,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.grpo.logprobs import Reference, Scorer, WithoutAdapters, scorer
+from aha.grpo.logprobs import LogprobModel, Reference, WithoutAdapters
 from aha.grpo.losses import LossSettings
 from aha.grpo.update import UpdateSettings
 from aha.model.adapters import can_fold_in, folded_copy, has_adapters
@@ -51,7 +51,7 @@ class Trainer:
 
     recipe: Recipe
     model: PreTrainedModel
-    policy: Scorer
+    policy: LogprobModel
     reference: Reference | None
     tokenizer: PreTrainedTokenizerBase
     engine: NativeEngine
@@ -173,11 +173,11 @@ def _decoding_note(decoding: Choice | None) -> str:
     return f"compiled kernels: off ({decoding.why}); rollouts take longer without them."
 
 
-def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> Scorer:
+def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> LogprobModel:
     if blocks is None and recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     recompute, autocast = recipe.train.gradient_checkpointing, _autocast(recipe)
-    return scorer(model, blocks, recompute, autocast)
+    return LogprobModel(model, blocks, recompute, autocast)
 
 
 def _frozen_copy(recipe: Recipe, model: PreTrainedModel, resumed: bool) -> PreTrainedModel | None:
@@ -188,13 +188,15 @@ def _frozen_copy(recipe: Recipe, model: PreTrainedModel, resumed: bool) -> PreTr
     return start.eval().requires_grad_(False)
 
 
-def _reference(recipe: Recipe, policy: Scorer, start: PreTrainedModel | None) -> Reference | None:
+def _reference(
+    recipe: Recipe, policy: LogprobModel, start: PreTrainedModel | None
+) -> Reference | None:
     """What the KL term compares with: the policy as it began, frozen."""
     if recipe.grpo.beta == 0.0:
         return None
     if start is None:
         return WithoutAdapters(policy)
-    return scorer(start, blocks_of(start), autocast=choose_autocast(recipe.model))
+    return LogprobModel(start, blocks_of(start), autocast=choose_autocast(recipe.model))
 
 
 def sampling_settings(recipe: Recipe) -> SamplingSettings:

@@ -47,7 +47,7 @@ class Conductor(TrainerCallback):  # type: ignore[misc]
         extra = self._evaluator.during(number)
         self._trainer.ranks.on_main(lambda: self._write(number, step, extra))
         self._skipped = count_skipped(
-            {"step": number, "skipped": step.stats.skipped, "sick_rows": step.stats.sick_rows},
+            {"step": number, "skipped": step.stats.skipped, "sick_rows": step.stats.nonfinite_rows},
             self._skipped,
             recipe,
             self._observers,

@@ -35,7 +35,7 @@ class Tally:
     learning_rate: float = math.nan
     skipped: bool = False
     parts: list[MicroBatch] = field(default_factory=list)
-    sick_rows: set[int] = field(default_factory=set)
+    nonfinite_rows: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)

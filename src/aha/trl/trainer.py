@@ -267,10 +267,10 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         loss: Tensor = super()._compute_loss(model, inputs)
         mask_BT = inputs["completion_mask"].bool()
         logprobs_BT, entropy_BT = self._scored_BT
-        sick_B = ~(logprobs_BT.isfinite() | ~mask_BT).all(dim=1)
+        nonfinite_B = ~(logprobs_BT.isfinite() | ~mask_BT).all(dim=1)
         trained_B = mask_BT.any(dim=1) & ((inputs["advantages"] != 0) | (self.beta != 0))
         trained_BT = mask_BT & trained_B[:, None]
-        self._tally.sick_rows.update(inputs["row"][sick_B].tolist())
+        self._tally.nonfinite_rows.update(inputs["row"][nonfinite_B].tolist())
         self._tally.parts.append(
             MicroBatch(
                 tokens=int(mask_BT.sum()),
@@ -311,7 +311,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         """The step that has just ended, from all processes' figures."""
         turn, tally = self._turn, self._tally
         step_s = time.perf_counter() - turn.started
-        told = self.ranks.gather((tally.parts, sorted(tally.sick_rows)))
+        told = self.ranks.gather((tally.parts, sorted(tally.nonfinite_rows)))
         metrics = self._metrics["train"]
         sums = summed(metrics, [parts for parts, _ in told], self.args.gradient_accumulation_steps)
         metrics.clear()
@@ -325,7 +325,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
             trained_rows=sums.trained_rows,
             tokens_per_microbatch=turn.tokens_per_microbatch,
             skipped=tally.skipped,
-            sick_rows=tuple(row for _, rows in told for row in rows),
+            nonfinite_rows=tuple(row for _, rows in told for row in rows),
         )
         times = {
             "time/rollout_s": turn.rollout_s,
