@@ -32,7 +32,7 @@ LEVELS = {
     "train": 5,
     "trl": 6,
     "bench": 6,
-    "commands": 6,
+    "trained": 6,
     "launch": 6,
     "doctor": 6,
     "play": 6,

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from aha.commands.evaluate import Request, run_eval
 from aha.evaluate.harness import score, through_stop
 from aha.recipe import Recipe, load_recipe
 from aha.rewards.accuracy import Verdict, judge_many
@@ -20,6 +19,7 @@ from aha.tasks.ask import ask
 from aha.tasks.harness import task_name, write_task
 from aha.tasks.load import load_problems
 from aha.tiny import weights_path
+from aha.trained.held_out import EvalRequest, run_eval
 from aha.types import Problem
 
 GSM8K = Path(__file__).parents[1] / "data" / "gsm8k.jsonl"
@@ -74,7 +74,7 @@ def agree(lm_eval: Any, written: Callable[..., Path], tmp_path: Path, changes: l
     theirs = run(
         lm_eval, "hf", task_name(recipe), folder, model_args=options, device="cpu", batch_size=20
     )
-    request = Request(
+    request = EvalRequest(
         "aha-tiny", recipe="countdown-tiny", overrides=changes, output=tmp_path / "texts"
     )
     ours = run_eval(request).outcome.evaluation.records

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from recited import MakeSession, RecitingEngine, WordTokenizer
 
-from aha.commands.subject import Loaded
 from aha.play.session import Request, Session, Side, open_session
 from aha.recipe import dump_recipe, load_recipe
 from aha.tiny import weights_path
+from aha.trained import Loaded
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from aha.commands.subject import find_subject
 from aha.model.load import load_model
 from aha.recipe import Recipe, load_recipe
 from aha.sections import TrlSection
 from aha.tiny import weights_path
+from aha.trained import find_subject
 from aha.trl.config import require_vllm_server
 from aha.trl.rows import Endings, Row, groups_of
 from aha.trl.run import resume_run, start_run

@@ -184,9 +184,9 @@ def eval_(
     ] = False,
 ) -> None:
     """Accuracy of MODEL on held-out problems, with intervals; or against another model."""
-    from aha.commands.evaluate import Request, run_eval
+    from aha.trained.held_out import EvalRequest, run_eval
 
-    request = Request(
+    request = EvalRequest(
         model, against, recipe, set_ or (), task, split, n, samples, temperature, seed, output,
         engine,
     )  # fmt: skip
@@ -266,10 +266,10 @@ def export(
     ] = False,
 ) -> None:
     """Write MODEL to FOLDER as transformers and vLLM load it, with a model card."""
-    from aha.commands.export import Request
-    from aha.commands.export import export as run_export
+    from aha.trained.export import ExportRequest
+    from aha.trained.export import export as run_export
 
-    for line in run_export(Request(model, folder, recipe, dtype, push, gguf)):
+    for line in run_export(ExportRequest(model, folder, recipe, dtype, push, gguf)):
         typer.echo(line)
 
 

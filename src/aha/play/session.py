@@ -14,7 +14,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from aha.commands.subject import Loaded, Subject, find_subject, load, own_recipe, recipe_for
 from aha.play.problems import notes, typed_problem, written
 from aha.play.scene import Lane, Row, Scene
 from aha.recipe import Recipe
@@ -27,6 +26,7 @@ from aha.tasks.ask import ask
 from aha.tasks.load import load_problems
 from aha.tiny import TINY_NAME
 from aha.train.checkpoint import latest_checkpoint
+from aha.trained import Loaded, Subject, find_subject, load, own_recipe, recipe_for
 from aha.types import Problem, Prompt, UserError
 from aha.visible import quoted
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aha.commands.card import model_card
-from aha.commands.subject import Subject
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory
+from aha.trained import Subject
+from aha.trained.export import model_card
 
 
 def figures(accuracy: float, n: int = 500) -> dict[str, Any]:

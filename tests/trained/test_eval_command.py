@@ -11,18 +11,17 @@ import pytest
 
 import fake_vllm
 from aha.cli.main import main
-from aha.commands.evaluate import Request, run_eval
-from aha.commands.export import Request as ExportRequest
-from aha.commands.export import export
 from aha.recipe import dump_recipe, load_recipe
 from aha.runs import RunDirectory, write_lines
 from aha.tasks.load import load_problems
 from aha.train.start import resume_run
+from aha.trained.export import ExportRequest, export
+from aha.trained.held_out import EvalRequest, run_eval
 from aha.types import UserError
 
 
 def test_a_run_is_evaluated_as_it_was_in_training(run: RunDirectory) -> None:
-    found = run_eval(Request(str(run.path)))
+    found = run_eval(EvalRequest(str(run.path)))
     assert found.outcome.evaluation.summary == run.evaluation()["after"]
     assert found.outcome.file.parent == run.path / "evals"
     lines = found.outcome.file.read_text("utf-8").splitlines()
@@ -32,14 +31,14 @@ def test_a_run_is_evaluated_as_it_was_in_training(run: RunDirectory) -> None:
 
 def test_a_checkpoint_is_its_run(run: RunDirectory) -> None:
     (checkpoint,) = run.checkpoints.iterdir()
-    found = run_eval(Request(str(checkpoint), n=5))
+    found = run_eval(EvalRequest(str(checkpoint), n=5))
     assert found.outcome.evaluation.summary["n"] == 5
 
 
 def test_an_evaluated_run_goes_on(run: RunDirectory, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.path, copy)
-    file = run_eval(Request(str(copy), n=2)).outcome.file
+    file = run_eval(EvalRequest(str(copy), n=2)).outcome.file
     assert file.parent == copy / "evals"
     resumed = resume_run(copy, ["train.max_steps=2"], allow_change=True)
     assert [record["step"] for record in resumed.metrics()] == [1, 2]
@@ -47,7 +46,7 @@ def test_an_evaluated_run_goes_on(run: RunDirectory, tmp_path: Path) -> None:
 
 
 def test_several_completions_give_pass_and_maj_at_k(run: RunDirectory) -> None:
-    found = run_eval(Request(str(run.path), samples=4)).outcome.evaluation
+    found = run_eval(EvalRequest(str(run.path), samples=4)).outcome.evaluation
     keys = {key for key in found.summary if "@" in key}
     assert keys == {"pass@1", "pass@2", "pass@4", "maj@2", "maj@4"}
     assert found.summary["pass@1"] == pytest.approx(found.summary["accuracy"])
@@ -57,7 +56,7 @@ def test_several_completions_give_pass_and_maj_at_k(run: RunDirectory) -> None:
 
 
 def test_the_base_is_the_run_s_before(run: RunDirectory, tmp_path: Path) -> None:
-    found = run_eval(Request(str(run.path), against="aha-tiny", output=tmp_path))
+    found = run_eval(EvalRequest(str(run.path), against="aha-tiny", output=tmp_path))
     assert found.against is not None
     assert found.against.evaluation.summary == run.evaluation()["before"]
     assert found.comparison is not None
@@ -93,7 +92,7 @@ def test_json_is_one_object_alone(
 def test_another_task_on_real_rows(tmp_path: Path) -> None:
     rows = Path(__file__).parents[1] / "data" / "gsm8k.jsonl"
     found = run_eval(
-        Request(
+        EvalRequest(
             "aha-tiny", recipe="gsm8k-xml-0.5b", n=2, output=tmp_path,
             overrides=[f"task.source={rows}", f"task.test_source={rows}",
                        "generation.max_completion_length=8", "prompt.format=text"],
@@ -104,7 +103,7 @@ def test_another_task_on_real_rows(tmp_path: Path) -> None:
 
 
 def test_training_problems_are_noted(run: RunDirectory) -> None:
-    found = run_eval(Request(str(run.path), split="train", n=3))
+    found = run_eval(EvalRequest(str(run.path), split="train", n=3))
     assert "training problems" in found.notes[0]
 
 
@@ -118,7 +117,7 @@ def test_a_set_of_one_s_own_is_looked_for_in_the_training_problems(
     rows = tmp_path / "mine.jsonl"
     write_lines(rows, [dict(problem.columns) for problem in (*trained, *fresh)])
     overrides = [f"task.source={rows}", f"task.test_source={rows}"]
-    found = run_eval(Request(str(run.path), overrides=overrides, n=3, output=tmp_path))
+    found = run_eval(EvalRequest(str(run.path), overrides=overrides, n=3, output=tmp_path))
     (note,) = found.notes
     assert note.startswith("note: 2 of 3 problems overlap with the training problems of ")
     assert trained[0].key in note
@@ -129,7 +128,7 @@ def test_an_exported_folder_knows_its_training_problems(run: RunDirectory, tmp_p
     rows = tmp_path / "mine.jsonl"
     problems = load_problems(run.recipe().task, "train", 2).problems
     write_lines(rows, [dict(problem.columns) for problem in problems])
-    request = Request(
+    request = EvalRequest(
         str(tmp_path / "out"), n=2, output=tmp_path, task="countdown",
         overrides=[f"task.source={rows}", f"task.test_source={rows}"],
     )  # fmt: skip
@@ -146,14 +145,14 @@ def test_training_problems_elsewhere_do_not_cost_the_figures(
         dump_recipe(recipe.model_copy(update={"task": gone})), "utf-8"
     )
     overrides = ["task.source=null"]
-    found = run_eval(Request(str(tmp_path / "run"), overrides=overrides, n=2))
+    found = run_eval(EvalRequest(str(tmp_path / "run"), overrides=overrides, n=2))
     assert found.outcome.evaluation.summary["n"] == 2
     assert "overlap with what it was trained on is not known" in found.notes[0]
     assert "gone.jsonl" in found.notes[0]
 
 
 def test_what_is_set_holds_for_both_models(run: RunDirectory, tmp_path: Path) -> None:
-    request = Request(
+    request = EvalRequest(
         str(run.path), against="aha-tiny", n=2, output=tmp_path,
         overrides=["generation.max_completion_length=3"],
     )  # fmt: skip
@@ -166,14 +165,14 @@ def test_vllm_writes_what_the_native_engine_writes(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = fake_vllm.install(monkeypatch)
-    request = Request(
+    request = EvalRequest(
         str(run.path), against="aha-tiny", n=4, temperature=0.0, output=tmp_path, engine="vllm"
     )
     found = run_eval(request)
     (checkpoint,) = run.checkpoints.iterdir()
     assert [Path(llm.model).name for llm in made] == [checkpoint.name, "weights"]
     assert [llm.dtype for llm in made] == ["float32", "float32"]
-    plain = Request(str(run.path), n=4, temperature=0.0, output=tmp_path / "native")
+    plain = EvalRequest(str(run.path), n=4, temperature=0.0, output=tmp_path / "native")
     assert found.outcome.evaluation == run_eval(plain).outcome.evaluation
     assert found.notes[0].startswith("note: written by vLLM")
 
@@ -186,18 +185,18 @@ def test_vllm_wants_whole_weights(
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "aha-tiny"}')
     with pytest.raises(UserError, match=r"whole weights, and .*adapter' is an adapter"):
-        run_eval(Request(str(adapter), recipe="countdown-tiny", engine="vllm", n=1))
+        run_eval(EvalRequest(str(adapter), recipe="countdown-tiny", engine="vllm", n=1))
     overrides = ["lora={}", "model.quantization=nf4"]
     with pytest.raises(UserError, match=r"model\.quantization is 'nf4'; with --engine vllm"):
-        run_eval(Request("aha-tiny", overrides=overrides, engine="vllm", n=1))
+        run_eval(EvalRequest("aha-tiny", overrides=overrides, engine="vllm", n=1))
 
 
 def test_mistakes_are_named(tmp_path: Path, run: RunDirectory) -> None:
     with pytest.raises(UserError, match="add --recipe"):
-        run_eval(Request(str(tmp_path)))
+        run_eval(EvalRequest(str(tmp_path)))
     empty = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "empty")
     with pytest.raises(UserError, match="without a checkpoint"):
-        run_eval(Request(str(empty.path)))
+        run_eval(EvalRequest(str(empty.path)))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--output: .* cannot be written"):
-        run_eval(Request(str(run.path), n=2, output=tmp_path / "file"))
+        run_eval(EvalRequest(str(run.path), n=2, output=tmp_path / "file"))

@@ -1,4 +1,7 @@
-"""What a command is asked to look at: a run, a checkpoint, a model, an adapter with its base."""
+"""A trained model, found by what a user typed: a run, a checkpoint, a folder, a name of the hub.
+
+`held_out` measures its accuracy (`aha eval`), `export` writes it for other programs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from aha.types import UserError
 
 @dataclass(frozen=True)
 class Subject:
-    """A model by its name for people, where its weights are, and the run it is of, if any."""
+    """A model: its name for people, the folder or hub name of its weights, and its run, if any."""
 
     name: str
     source: str
@@ -39,7 +42,7 @@ class Loaded:
 
 
 def find_subject(target: str) -> Subject:
-    """A run stands for its last checkpoint. Errors: UserError for a run that has none."""
+    """Find a model; for a run, its last checkpoint. Errors: UserError for a run without one."""
     path = Path(target)
     is_model = (path / "config.json").is_file() or is_adapter(path)
     if (path / "recipe.yaml").is_file() and not is_model:
@@ -62,16 +65,15 @@ def own_recipe(subject: Subject) -> Path | None:
 
 
 def recipe_for(subject: Subject, recipe: str | None, overrides: Sequence[str]) -> Recipe:
-    """How the model is asked: the given recipe, else its run's or the exported folder's own, else
-    the embedded model's.
+    """The recipe to prompt the model with: the given one, else its own, else the embedded model's.
 
-    Errors: UserError when nothing says it.
+    Errors: UserError when there is none of these.
     """
     own = own_recipe(subject)
     if recipe is None and own is not None:
         recipe = str(own)
         if subject.run is None:
-            # What was exported is whole weights, whatever its base was quantised to in training.
+            # An exported folder has whole weights, even if its base was quantised in training.
             overrides = [*overrides, "model.quantization=none"]
     if recipe is None and subject.source == TINY_NAME:
         recipe = DEFAULT_RECIPE

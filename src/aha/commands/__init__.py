@@ -1,1 +1,0 @@
-"""What commands do beside training: each module is one command."""

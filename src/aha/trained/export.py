@@ -1,0 +1,218 @@
+"""`aha export`: a folder that transformers and vLLM load, with a model card.
+
+Left out: quantised formats. llama.cpp's own converter writes GGUF; aha prints its command.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from aha.model.load import load_model, load_tokenizer
+from aha.recipe import Recipe, dump_recipe
+from aha.trained import Subject, find_subject, recipe_for
+from aha.types import UserError
+from aha.visible import did_you_mean
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The options of `aha export`; `dtype` None keeps the weights' own."""
+
+    target: str
+    folder: Path
+    recipe: str | None = None
+    dtype: str | None = None
+    push: str | None = None
+    gguf: bool = False
+
+
+def export(request: ExportRequest) -> list[str]:
+    """Write the folder, push it if asked, and return the lines to print.
+
+    Errors: UserError for a folder that holds something, an unknown dtype, a missing token.
+    """
+    folder = request.folder
+    subject = find_subject(request.target)
+    recipe = recipe_for(subject, request.recipe, ())
+    if request.dtype is not None and request.dtype not in _DTYPES:
+        near = did_you_mean(request.dtype, _DTYPES)
+        raise UserError(f"--dtype is {request.dtype!r}; allowed are {', '.join(_DTYPES)}.{near}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
+    if request.push is not None:
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise UserError(
+                f"--push {request.push} needs a token of the hub: `hf auth login`, or HF_TOKEN."
+            )
+    _write(subject, recipe, request.dtype, folder)
+    lines = [
+        f"exported {subject.name} to {folder}",
+        f"in Python: AutoModelForCausalLM.from_pretrained({str(folder)!r})",
+        f"with vLLM: vllm serve {folder}",
+    ]
+    if request.gguf:
+        lines += [
+            "for llama.cpp, in a checkout of https://github.com/ggml-org/llama.cpp:",
+            f"  python convert_hf_to_gguf.py {folder.resolve()} --outfile {folder.name}.gguf",
+            f"  llama-quantize {folder.name}.gguf {folder.name}-q4.gguf Q4_K_M",
+        ]
+    if request.push is not None:
+        lines.append(f"pushed to {_push(folder, request.push)}")
+    return lines
+
+
+def _write(subject: Subject, recipe: Recipe, dtype: str | None, folder: Path) -> None:
+    """Write everything into a temporary folder, and rename it when it is complete."""
+    # Adapters are folded into whole weights, even if the base was quantised in training.
+    section = recipe.model.model_copy(update={"quantization": "none"})
+    tokenizer, model = load_tokenizer(section), load_model(section)
+    if dtype is not None:
+        model = model.to(_DTYPES[dtype])
+    # The run's own recipe names the model it began from, not the checkpoint.
+    made_by = subject.run.recipe() if subject.run is not None else recipe
+    # The sampling of training becomes the default of other programs.
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=recipe.generation.temperature,
+        top_p=recipe.generation.top_p,
+        top_k=recipe.generation.top_k,
+        max_new_tokens=recipe.generation.max_completion_length,
+        bos_token_id=model.generation_config.bos_token_id,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=model.generation_config.pad_token_id,
+    )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as parent:
+            whole = Path(parent) / "whole"
+            model.save_pretrained(whole)
+            tokenizer.save_pretrained(whole)
+            (whole / "recipe.yaml").write_text(dump_recipe(made_by), encoding="utf-8")
+            (whole / "README.md").write_text(model_card(subject, made_by, model), encoding="utf-8")
+            if folder.exists():
+                folder.rmdir()
+            os.replace(whole, folder)
+    except OSError as error:
+        raise UserError(f"the folder {str(folder)!r} cannot be written: {error}.") from None
+
+
+def _push(folder: Path, repository: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, exist_ok=True, private=True)
+        return str(hub.upload_folder(repo_id=repository, folder_path=folder))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"--push {repository} failed: {error}. {folder} is whole.") from None
+
+
+_FRONT_MATTER = (
+    "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [grpo, aha]\n---"
+)
+_LIMITS = (
+    "It was rewarded on one task, with rewards that rules can check. Nothing was done about "
+    "anything else: facts, safety, other tasks, other prompts. What it writes as its reasoning "
+    "need not be how it arrived at its answer. The figures are of the prompt and sampling settings "
+    "of the recipe; with others they differ."
+)
+_ROWS = (
+    ("accuracy, strict: right and in the asked layout", "accuracy", True),
+    ("accuracy, lenient: last answer right", "accuracy_lenient", True),
+    ("format followed", "format_rate", True),
+    ("mean length, tokens", "mean_length", False),
+    ("cut off at the limit", "truncated_rate", True),
+    ("reflection phrases a completion", "reflection_rate", False),
+)
+# A column of the results: its heading, and its figures as eval.json has them.
+_Column = tuple[str, Mapping[str, Any]]
+
+
+def model_card(subject: Subject, recipe: Recipe, model: PreTrainedModel) -> str:
+    """Markdown with the front matter that the hub reads."""
+    base, versions = recipe.model.name, ""
+    if subject.run is not None:
+        base = subject.run.recipe().model.name
+        environment = subject.run.environment()
+        packages = {n: v for n, v in environment.get("packages", {}).items() if v}
+        if packages:
+            listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+            versions = f"## Made with\n{listed}; seed {environment['seed']}."
+    parts = [
+        _FRONT_MATTER,
+        f"# {subject.name}",
+        f"{model.num_parameters() / 1e6:,.2f} M parameters, {str(model.dtype).split('.')[-1]}, "
+        f"trained with GRPO by [aha](https://pypi.org/project/aha-zero/) on the task "
+        f"`{recipe.task.name}`, beginning from `{base}`.",
+        _results(subject),
+        "## Limits\n" + _LIMITS,
+        versions,
+        f"## Recipe\n```yaml\n{dump_recipe(recipe)}```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _results(subject: Subject) -> str:
+    """Before training, and the run's evaluation of exactly these weights, if it made one."""
+    run = subject.run
+    if run is None:
+        return "## Results\nIt has not been evaluated."
+    number = Path(subject.source).resolve().name.removeprefix("step-")
+    # None: the checkpoint's folder was renamed.
+    step = int(number) if number.isdecimal() else None
+    recipe, evaluation = run.recipe(), run.evaluation()
+    end = recipe.train.max_steps
+    own: list[_Column] = []
+    if step == end and "after" in evaluation:
+        own.append(("after training", evaluation["after"]))
+    else:
+        for record in run.metrics():
+            if record["step"] == step and "eval/accuracy" in record:
+                figures = {
+                    key.removeprefix("eval/"): value
+                    for key, value in record.items()
+                    if key.startswith("eval/")
+                }
+                figures["ci95"] = (figures["ci95_low"], figures["ci95_high"])
+                figures["temperature"] = recipe.evaluation.temperature
+                own.append((f"at step {step} of {end}", figures))
+    before = [("before training", evaluation["before"])] if "before" in evaluation else []
+    parts = [_table([*before, *own])] if before or own else []
+    if not own:
+        which = "a step that is not known" if step is None else f"step {step} of {end}"
+        parts.append(f"These weights are of {which}, which was not evaluated.")
+    return "## Results\n" + "\n\n".join(parts)
+
+
+def _table(columns: list[_Column]) -> str:
+    last = columns[-1][1]
+    lines = [
+        f"On {last['n']:.0f} held-out problems, one completion each at temperature "
+        f"{last['temperature']:g}; in brackets 95 % intervals (Wilson).",
+        "",
+        f"| | {' | '.join(heading for heading, _ in columns)} |",
+        f"|---{'|---' * len(columns)}|",
+    ]
+    for label, key, percent in _ROWS:
+        cells = []
+        for _, figures in columns:
+            cell = f"{figures[key]:.1%}" if percent else f"{figures[key]:.2f}"
+            if key == "accuracy":
+                low, high = figures["ci95"]
+                cell += f" ({low:.1%} to {high:.1%})"
+            cells.append(cell)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,264 @@
+"""`aha eval`: a model's accuracy on a task's problems, alone or against another model's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from aha.evaluate.evaluate import Evaluation
+from aha.evaluate.paired import Comparison, compare
+from aha.model.load import find_model, load_tokenizer, product_dtype
+from aha.model.lora import is_adapter
+from aha.recipe import Recipe, load_recipe
+from aha.rollout.vllm import VllmEngine
+from aha.runs import write_lines
+from aha.tasks.load import load_problems
+from aha.tasks.overlap import overlap
+from aha.train.loop import evaluate_held_out
+from aha.trained import Subject, find_subject, load, own_recipe, recipe_for
+from aha.types import Problem, UserError
+
+EngineName = Literal["native", "vllm"]
+Summary = Mapping[str, Any]
+_SHOWN_KEYS = 5
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """The options of `aha eval`; None means the recipe's value."""
+
+    target: str
+    against: str | None = None
+    recipe: str | None = None
+    overrides: Sequence[str] = ()
+    task: str | None = None
+    split: Literal["train", "test"] = "test"
+    n: int | None = None
+    samples: int = 1
+    temperature: float | None = None
+    seed: int | None = None
+    output: Path | None = None
+    engine: EngineName = "native"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model's evaluation, and the file with its completions."""
+
+    subject: Subject
+    engine: EngineName
+    evaluation: Evaluation
+    file: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.subject.name,
+            "engine": self.engine,
+            **self.evaluation.summary,
+            "file": str(self.file),
+        }
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The model's outcome, that of the model it is compared with, and notes for people."""
+
+    outcome: Outcome
+    against: Outcome | None
+    comparison: Comparison | None
+    notes: tuple[str, ...]
+
+    def as_json(self) -> str:
+        """One object: the summary's keys, the model and the file, and the comparison."""
+        value = self.outcome.as_dict() | {"notes": list(self.notes)}
+        if self.against is not None and self.comparison is not None:
+            value["against"] = self.against.as_dict()
+            value["comparison"] = asdict(self.comparison)
+        return json.dumps(value, indent=2, ensure_ascii=False)
+
+    def as_text(self) -> str:
+        """A table with a column for each model, then the comparison, the notes and the files."""
+        shown = [self.outcome, *([self.against] if self.against else [])]
+        lines = _table([(o.subject.name, o.evaluation.summary) for o in shown])
+        if self.comparison is not None:
+            lines += ["", *_comparison_lines(self.comparison)]
+        lines += ["", *self.notes, *(f"completions: {outcome.file}" for outcome in shown)]
+        return "\n".join(lines)
+
+
+def run_eval(request: EvalRequest) -> EvalResult:
+    """Evaluate, write every completion to a file, and compare with `against` if it is given.
+
+    Errors: UserError naming what is wrong with the request.
+    """
+    subject = find_subject(request.target)
+    overrides = list(request.overrides)
+    for key, value in (
+        ("task.name", request.task),
+        ("evaluation.n", request.n),
+        ("evaluation.temperature", request.temperature),
+        ("train.seed", request.seed),
+    ):
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    recipe = recipe_for(subject, request.recipe, overrides)
+    if recipe.evaluation.n == 0:
+        raise UserError("evaluation.n is 0, so there is nothing to evaluate; add --n 500.")
+    problems = load_problems(recipe.task, request.split, recipe.evaluation.n).problems
+    outcome = _evaluate(subject, recipe, problems, request)
+    notes = _notes(subject, problems, request)
+    if request.against is None:
+        return EvalResult(outcome, None, None, notes)
+    other = find_subject(request.against)
+    other_name, own = request.recipe, own_recipe(subject)
+    if other_name is None and own_recipe(other) is None and own is not None:
+        # The other model has no recipe of its own: ask it as the first one.
+        other_name = str(own)
+    other_recipe = recipe_for(other, other_name, request.overrides)
+    # The same problems, each model with the prompt it was trained with.
+    other_recipe = other_recipe.model_copy(
+        update={"task": recipe.task, "evaluation": recipe.evaluation, "train": recipe.train}
+    )
+    against = _evaluate(other, other_recipe, problems, request)
+    comparison = compare(outcome.evaluation.records, against.evaluation.records)
+    return EvalResult(outcome, against, comparison, notes)
+
+
+def _evaluate(
+    subject: Subject, recipe: Recipe, problems: Sequence[Problem], request: EvalRequest
+) -> Outcome:
+    if request.engine == "native":
+        loaded = load(recipe)
+        found = evaluate_held_out(
+            recipe, loaded.engine, loaded.tokenizer, problems, request.samples
+        )
+    else:
+        tokenizer = load_tokenizer(recipe.model)
+        engine = _vllm_engine(recipe, tokenizer)
+        try:
+            found = evaluate_held_out(recipe, engine, tokenizer, problems, request.samples)
+        finally:
+            # A second model needs the memory.
+            engine.close()
+    file = _completions_file(subject, request)
+    try:
+        write_lines(file, found.records)
+    except OSError as error:
+        raise UserError(f"--output: {str(file)!r} cannot be written: {error}.") from None
+    return Outcome(subject, request.engine, found, file)
+
+
+def _vllm_engine(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> VllmEngine:
+    """vLLM with the dtype that the native engine samples in."""
+    section = recipe.model
+    source = find_model(section.name)
+    if is_adapter(Path(source)):
+        raise UserError(
+            f"--engine vllm needs whole weights, and {source!r} is an adapter; `aha export` folds "
+            "it into its base."
+        )
+    if section.quantization != "none":
+        raise UserError(
+            f"model.quantization is {section.quantization!r}; with --engine vllm it must be "
+            "'none' (--set model.quantization=none)."
+        )
+    name = str(product_dtype(recipe)).removeprefix("torch.")
+    return VllmEngine(source, tokenizer, name, section.trust_remote_code)
+
+
+def _completions_file(subject: Subject, request: EvalRequest) -> Path:
+    """In the folder of --output, else in the run, else under evals/."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{request.split}.jsonl"
+    if request.output is not None:
+        return request.output / f"{Path(subject.source).name}-{name}"
+    if subject.run is not None:
+        return subject.run.path / "evals" / f"{Path(subject.source).name}-{name}"
+    return Path("evals") / f"{subject.name.strip('./').replace('/', '--')}-{name}"
+
+
+def _notes(subject: Subject, problems: Sequence[Problem], request: EvalRequest) -> tuple[str, ...]:
+    """Limits of the figures: vLLM's rounding, and problems the model was trained on."""
+    notes = []
+    if request.engine == "vllm":
+        notes.append("note: written by vLLM; the native engine's figures differ by rounding.")
+    trained_by = own_recipe(subject)
+    if request.split == "train":
+        notes.append("note: these are training problems; accuracy on them says little of others.")
+    elif trained_by is not None:
+        try:
+            task = load_recipe(str(trained_by)).task
+            shared = overlap(problems, load_problems(task, "train", task.num_train).problems)
+        except UserError as error:
+            # The training problems may be on another machine; the figures are valid without them.
+            notes.append(f"note: overlap with what it was trained on is not known: {error}")
+        else:
+            if shared.keys:
+                notes.append(
+                    f"note: {len(shared.keys)} of {shared.of} problems overlap with the training "
+                    f"problems of {trained_by} (the first: {shared.keys[0]})."
+                )
+    return tuple(notes)
+
+
+def _accuracy(summary: Summary) -> str:
+    low, high = summary["ci95"]
+    return f"{summary['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _lengths(summary: Summary) -> str:
+    tens, half, most = (summary[f"length_p{p}"] for p in (10, 50, 90))
+    return f"{summary['mean_length']:.0f} ({tens}, {half}, {most})"
+
+
+_FIGURES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    (
+        "problems x completions, temperature",
+        lambda s: f"{s['n']} x {s['samples']}, {s['temperature']:g}",
+    ),
+    ("accuracy, strict: right and in the asked layout", _accuracy),
+    ("accuracy, lenient: last answer right", lambda s: f"{s['accuracy_lenient']:.1%}"),
+    ("format followed", lambda s: f"{s['format_rate']:.1%}"),
+    ("mean length, tokens (10th, 50th, 90th percentile)", _lengths),
+    ("cut off at the limit", lambda s: f"{s['truncated_rate']:.1%}"),
+    ("reflection phrases a completion", lambda s: f"{s['reflection_rate']:.2f}"),
+)
+
+
+def _table(columns: Sequence[tuple[str, Summary]]) -> list[str]:
+    """The summaries as aligned lines, a column for each model; each line names its metric."""
+    summaries = [summary for _, summary in columns]
+    rows = [["", *(name for name, _ in columns)]]
+    rows += [[label, *map(figure, summaries)] for label, figure in _FIGURES]
+    for key in [k for k in summaries[0] if k.startswith(("pass@", "maj@"))]:
+        rows.append([f"{key} (strict)", *(f"{s[key]:.1%}" for s in summaries)])
+    for part in summaries[0]["by_difficulty"]:
+        parts = [summary["by_difficulty"][part] for summary in summaries]
+        rows.append([f"  {part} (strict)", *(f"{_accuracy(p)}, n = {p['n']}" for p in parts)])
+    label_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = []
+    for label, *cells in rows:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join([label.ljust(label_width), *aligned]).rstrip())
+    return lines
+
+
+def _comparison_lines(found: Comparison) -> list[str]:
+    """The difference in accuracy with its interval and p-value, and the problems that changed."""
+    low, high = found.ci95
+    lines = [
+        f"difference {found.difference:+.1%} (95 % interval {low:+.1%} to {high:+.1%}; "
+        f"{found.test}: p = {found.p:.2g})",
+        f"better on {len(found.gained)} problems, worse on {len(found.lost)}, "
+        f"the same on {found.n - len(found.gained) - len(found.lost)}",
+    ]
+    for name, keys in (("gained", found.gained), ("lost", found.lost)):
+        if keys:
+            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
+            lines.append(f"{name}: {', '.join(keys[:_SHOWN_KEYS])}{more}")
+    return lines
