@@ -19,9 +19,9 @@ from typing import Any
 
 from aha.answers.equal import MathVerifier, Pair
 from aha.rewards import load_reward
-from aha.sections import TaskSection
-from aha.tasks.countdown import CountdownRanges, generate, random_steps
-from aha.tasks.load import load_all
+from aha.sections import CountdownRanges, TaskSection
+from aha.tasks import TASKS
+from aha.tasks.countdown import generate, random_steps
 
 PASSES = 5
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -65,7 +65,8 @@ def countdown(rows: int) -> dict[str, Any]:
 
 def gsm8k(rows: int) -> dict[str, Any]:
     """Worked solutions with numbers written in several ways; new golds in every pass."""
-    problems = load_all(TaskSection(name="gsm8k"), str(DATA / "gsm8k.jsonl")).problems
+    section = TaskSection(name="gsm8k")
+    problems = TASKS["gsm8k"].load_all(section, str(DATA / "gsm8k.jsonl")).problems
     ways = ("{}", "${}", "{}.00", "{} dollars", " {} ")
     fresh = iter(range(10**9))
 

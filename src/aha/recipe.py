@@ -32,6 +32,7 @@ from aha.sections import (
     TrainSection,
     TrlSection,
 )
+from aha.tasks import TASKS
 from aha.types import UserError
 from aha.visible import did_you_mean, quoted
 
@@ -69,6 +70,15 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     logging: LoggingSection = LoggingSection()
     trl: TrlSection | None = Field(None, description="what engine: trl takes besides all this")
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Recipe:
+        if (name := self.task.name) not in TASKS:
+            raise ValueError(
+                f"task.name is {quoted(name)}; it should be one of {', '.join(map(repr, TASKS))}."
+                f"{did_you_mean(name, TASKS)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_engine(self) -> Recipe:
@@ -257,7 +267,8 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} is missing; it is required."
     if kind == "value_error":
         prefix = f"{key}: " if fault["loc"] else ""
-        return f"{prefix}{context['error']}."
+        message = f"{prefix}{context['error']}"
+        return message if message.endswith("?") else f"{message.rstrip('.')}."
     message = _PLAIN.get(kind) or fault["msg"].removeprefix("Input ").removeprefix("Value ")
     near = did_you_mean(value, re.findall("'([^']+)'", context.get("expected", "")))
     return f"{key} is {quoted(value)}; it {message}.{near}"

@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from aha.evaluate.harness import score, through_stop
 from aha.recipe import Recipe, load_recipe
-from aha.rewards.accuracy import Verdict, judge_many
-from aha.tasks.ask import ask
+from aha.tasks import Verdict, check_completions, load_problems
 from aha.tasks.harness import task_name, write_task
-from aha.tasks.load import load_problems
+from aha.tasks.prompts import ask
 from aha.tiny import weights_path
 from aha.trained.held_out import EvalRequest, run_eval
 from aha.types import Problem
@@ -180,7 +179,7 @@ def test_every_kind_of_answer_has_our_verdict_there(
     assert len(samples) == len(problems) > 2 * kinds
     prompts = [sample["arguments"][0][0] for sample in samples]
     assert all(prompt.endswith("Assistant: <think>") for prompt in prompts)
-    verdicts = judge_many(prompts, texts, [problem.columns for problem in problems])
+    verdicts = check_completions(prompts, texts, [problem.columns for problem in problems])
     for sample, verdict in zip(samples, verdicts, strict=True):
         assert tuple(sample[name] for name in VERDICTS) == as_figures(verdict)
     # Right, right in another writing, wrong, and twice right in a broken layout.

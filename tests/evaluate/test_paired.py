@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from aha.evaluate.difficulty import difficulty
 from aha.evaluate.evaluate import Record
 from aha.evaluate.paired import compare
 
@@ -46,12 +45,3 @@ def test_several_completions_are_compared_by_problem() -> None:
 def test_other_problems_are_refused() -> None:
     with pytest.raises(ValueError, match="different problems"):
         compare(records([True]), records([True], [True]))
-
-
-def test_difficulty_in_the_words_of_the_task() -> None:
-    assert difficulty({"target": 5, "nums": [1, 2, 3]}) == "3 numbers"
-    assert difficulty({"problem": "x", "level": "Level 4"}) == "Level 4"
-    assert difficulty({"problem": "x", "level": 4}) == "level 4"
-    gold = "He has <<2+2=4>>4 and <<4*2=8>>8.\n#### 8"
-    assert difficulty({"question": "x", "answer": gold}) == " 2 steps"
-    assert difficulty({"question": "x", "answer": "8"}) is None

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, hypergeom
 
-from aha.evaluate.ballots import Ballot, ballot
 from aha.evaluate.passk import clustered_interval, maj_at_k, majority, pass_at_k, powers_up_to
 from aha.reasoning.intervals import wilson_interval
+from aha.tasks import TASKS
+from aha.tasks.task import Vote
 
 
 def test_pass_at_k_by_hand() -> None:
@@ -38,8 +39,8 @@ def test_pass_at_k_is_the_hypergeometric_chance(numbers: tuple[int, int, int]) -
     assert pass_at_k(n, correct, k) == pytest.approx(hypergeom.sf(0, n, correct, k), abs=1e-9)
 
 
-def votes(*answers: str | None) -> list[Ballot | None]:
-    return [ballot(answer, {"answer": "8"}) for answer in answers]
+def votes(*answers: str | None) -> list[Vote | None]:
+    return [TASKS["math"].vote_key(answer) for answer in answers]
 
 
 def test_majority_by_hand() -> None:

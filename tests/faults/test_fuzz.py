@@ -26,7 +26,7 @@ from aha.answers.tags import (
 )
 from aha.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, shipped_recipes
 from aha.rewards.score import rewards_of
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
 from aha.types import UserError
 
 pytestmark = pytest.mark.slow

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from aha.play.problems import MAX_CHARACTERS, has_solution, notes, typed_problem, written
+from aha.play.problems import MAX_CHARACTERS, notes, typed_problem, written
 from aha.recipe import load_recipe
 from aha.sections import TaskSection
+from aha.tasks.countdown_typed import has_solution
 from aha.types import UserError
 
 COUNTDOWN = load_recipe("countdown-tiny").task

@@ -9,7 +9,7 @@ from recited import GIVES_UP, GOES_ON, MakeSession
 from aha.play.frames import FRAME_S, frames
 from aha.play.session import Draw, Request, Session, open_session
 from aha.rollout.base import SamplingSettings
-from aha.tasks.ask import ask
+from aha.tasks.prompts import ask
 from aha.types import UserError
 
 

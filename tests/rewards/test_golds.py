@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from aha.rewards import load_reward
-from aha.rewards.accuracy import judge_many
 from aha.sections import TaskSection
-from aha.tasks.load import load_all
+from aha.tasks import TASKS, check_completions
 from aha.types import Problem
 
 DATA = Path(__file__).parents[1] / "data"
@@ -22,7 +21,7 @@ WHOLE = os.environ.get("AHA_DATA")
 
 
 def problems(task: str, path: Path) -> list[Problem]:
-    return list(load_all(TaskSection(name=task), str(path)).problems)  # type: ignore[arg-type]
+    return list(TASKS[task].load_all(TaskSection(name=task), str(path)).problems)
 
 
 def wrong(gold: str) -> str:
@@ -42,9 +41,9 @@ def check(found: list[Problem]) -> None:
     for opened, tags in LAYOUTS:
         prompts = [f"{problem.columns['problem']}{opened}" for problem in found]
         rows = [problem.columns for problem in found]
-        right = judge_many(prompts, [tags.format(gold) for gold in golds], rows)
+        right = check_completions(prompts, [tags.format(gold) for gold in golds], rows)
         assert [p.key for p, v in zip(found, right, strict=True) if not v.strict] == []
-        false = judge_many(prompts, [tags.format(wrong(gold)) for gold in golds], rows)
+        false = check_completions(prompts, [tags.format(wrong(gold)) for gold in golds], rows)
         assert [p.key for p, v in zip(found, false, strict=True) if v.lenient] == []
 
 

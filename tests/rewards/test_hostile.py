@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aha.answers.tags import strict_answer, with_opened_thoughts
 from aha.rewards import REWARDS, load_reward
-from aha.rewards.accuracy import judge
+from aha.tasks import check_completion
 
 COUNTDOWN = {"target": 65, "nums": [55, 10]}
 SIX = {"target": 6, "nums": [1, 2, 3]}
@@ -414,7 +414,7 @@ def wrapped(answer: str) -> str:
     ids=[f"{i}-{answer[:24]!r}" for i, (_, answer, _) in enumerate(ANSWERS)],
 )
 def test_an_answer_is_right_or_wrong(columns: dict[str, Any], answer: str, right: bool) -> None:
-    verdict = judge("p", wrapped(answer), columns)
+    verdict = check_completion("p", wrapped(answer), columns)
     assert verdict.lenient is right
     assert verdict.strict is right
 
@@ -460,7 +460,7 @@ LAYOUTS: list[tuple[str, bool, bool]] = [
 
 @pytest.mark.parametrize(("completion", "strict", "lenient"), LAYOUTS)
 def test_a_layout_is_as_asked_or_not(completion: str, strict: bool, lenient: bool) -> None:
-    verdict = judge("Make 65. <think>", completion, COUNTDOWN)
+    verdict = check_completion("Make 65. <think>", completion, COUNTDOWN)
     assert (verdict.strict, verdict.lenient) == (strict, lenient)
     assert verdict.well_formed is strict
     reward = load_reward("format")(prompts=["Make 65. <think>"], completions=[completion])
@@ -516,7 +516,7 @@ def score_everything(text: str) -> None:
                 nums=[[55, 10]],
             )
             assert value is None or -1.0 <= value <= 2.0
-        verdict = judge(prompt, text, COUNTDOWN)
+        verdict = check_completion(prompt, text, COUNTDOWN)
         if verdict.strict:
             assert verdict.lenient
             assert strict_answer(with_opened_thoughts(prompt, text)) is not None

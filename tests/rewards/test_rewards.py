@@ -10,9 +10,9 @@ import pytest
 
 from aha.recipe import load_recipe
 from aha.rewards import REWARDS, load_reward
-from aha.rewards.accuracy import judge
 from aha.rewards.custom import CustomReward
 from aha.rewards.score import WeightedReward, rewards_of, score, try_rewards
+from aha.tasks import check_completion
 from aha.types import Completion, Problem, Prompt, RunFailure, UserError
 
 PROMPT = "Make 65 from 55 10 . <think>"
@@ -119,11 +119,11 @@ def test_a_wrong_reward_is_one_sentence(
 
 def test_strict_and_lenient_verdicts_differ_on_layout_only() -> None:
     columns = {"target": 65, "nums": [55, 10]}
-    good = judge(PROMPT, completion("55 + 10"), columns)
+    good = check_completion(PROMPT, completion("55 + 10"), columns)
     assert (good.strict, good.lenient, good.well_formed) == (True, True, True)
-    sloppy = judge(PROMPT, completion("55 + 10") + " ok", columns)
+    sloppy = check_completion(PROMPT, completion("55 + 10") + " ok", columns)
     assert (sloppy.strict, sloppy.lenient, sloppy.well_formed) == (False, True, False)
-    wrong = judge(PROMPT, completion("55 - 10"), columns)
+    wrong = check_completion(PROMPT, completion("55 - 10"), columns)
     assert (wrong.strict, wrong.lenient, wrong.well_formed) == (False, False, True)
 
 

@@ -19,8 +19,8 @@ from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.rollout.vllm import VllmEngine
 from aha.sections import ModelSection
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
+from aha.tasks.prompts import ask
 from aha.tiny import weights_path
 from aha.types import Completion, Prompt, RunFailure, UserError
 

@@ -6,14 +6,22 @@ from itertools import islice
 import pytest
 
 from aha.recipe import load_recipe
-from aha.tasks.countdown import CountdownRanges, generate, problem_key
-from aha.tasks.load import load_problems
-from aha.tasks.splits import split_of
+from aha.sections import CountdownRanges
+from aha.tasks import load_problems
+from aha.tasks.countdown import generate, make_problem
+from aha.tasks.task import split_of
 from aha.types import UserError
 
 SMALL = CountdownRanges(
     sizes=(3, 4), number_min=1, number_max=30, target_min=5, target_max=60, max_value=500
 )
+
+
+def two_numbers(target_min: int, target_max: int) -> CountdownRanges:
+    return CountdownRanges(
+        sizes=(2,), number_min=1, number_max=2,
+        target_min=target_min, target_max=target_max, max_value=10,
+    )  # fmt: skip
 
 
 def reachable(numbers: list[Fraction]) -> set[Fraction]:
@@ -52,7 +60,7 @@ def test_no_seed_or_size_moves_a_test_problem_into_training() -> None:
 
 def test_the_split_is_frozen() -> None:
     # Written down, so that no change of code can move them without being seen.
-    keys = [problem_key([n, n + 1, 7], 24) for n in range(1, 40)]
+    keys = [make_problem([n, n + 1, 7], 24).key for n in range(1, 40)]
     held_out = [key for key in keys if split_of(key) == "test"]
     assert held_out == FROZEN_TEST_KEYS
 
@@ -66,7 +74,7 @@ FROZEN_TEST_KEYS = [
 
 
 def test_the_order_of_numbers_is_no_new_problem() -> None:
-    assert problem_key([3, 1, 2], 6) == problem_key([1, 2, 3], 6)
+    assert make_problem([3, 1, 2], 6).key == make_problem([1, 2, 3], 6).key
 
 
 def test_problems_are_distinct_and_reproducible() -> None:
@@ -77,13 +85,20 @@ def test_problems_are_distinct_and_reproducible() -> None:
 
 
 def test_a_small_range_ends_instead_of_repeating() -> None:
-    ranges = CountdownRanges((2,), 1, 2, 1, 4, 10)
-    problems = list(generate(ranges, "train", seed=0))
-    assert 0 < len(problems) < 12
+    ranges = two_numbers(target_min=1, target_max=4)
+    # 1 1: 2, 1 1 * and /; 2 1: 3, 1, 2 * and /; 2 2: 4, 4 * and 1 /.
+    everything = {
+        make_problem(nums, target).key
+        for nums, targets in (((1, 1), (1, 2)), ((1, 2), (1, 2, 3)), ((2, 2), (1, 4)))
+        for target in targets
+    }
+    found = [problem.key for problem in generate(ranges, "train", seed=0)]
+    assert len(everything) == 7
+    assert sorted(found) == sorted(key for key in everything if split_of(key) == "train")
 
 
 def test_impossible_ranges_are_one_sentence() -> None:
-    ranges = CountdownRanges((2,), 1, 2, 90, 99, 10)
+    ranges = two_numbers(target_min=90, target_max=99)
     with pytest.raises(UserError, match="no solvable Countdown problem"):
         list(generate(ranges, "train", seed=0))
 

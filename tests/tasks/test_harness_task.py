@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from aha.cli.main import main
 from aha.recipe import Recipe, load_recipe
-from aha.tasks.ask import ask
+from aha.tasks import load_problems
 from aha.tasks.harness import spelled, task_name, write_task
-from aha.tasks.load import load_problems
+from aha.tasks.prompts import ask
 from aha.types import Prompt, UserError
 
 GSM8K = Path(__file__).parents[1] / "data" / "gsm8k.jsonl"

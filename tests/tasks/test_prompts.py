@@ -7,19 +7,17 @@ from transformers import PreTrainedTokenizerFast
 
 from aha.recipe import load_recipe
 from aha.rewards import load_reward
-from aha.rewards.accuracy import judge
 from aha.sections import PromptSection
-from aha.tasks.ask import ask
+from aha.tasks import TASKS, check_completion
 from aha.tasks.countdown import make_problem
-from aha.tasks.prompts import INSTRUCTIONS, render
-from aha.tasks.registry import TASKS
+from aha.tasks.prompts import INSTRUCTIONS, ask, render
 from aha.types import Prompt, UserError
 
 COLUMNS = {"target": 24, "nums": [3, 7, 12]}
 
 
 def prompt(tokenizer: Any, **settings: Any) -> Prompt:
-    return render(COLUMNS, TASKS["countdown"].question, PromptSection(**settings), tokenizer)
+    return render(COLUMNS, TASKS["countdown"], PromptSection(**settings), tokenizer)
 
 
 @pytest.fixture
@@ -42,7 +40,7 @@ def test_compact_is_what_the_embedded_model_was_taught(tokenizer: PreTrainedToke
 
 def test_compact_asks_countdown_only(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"prompt\.style is 'compact'"):
-        render({"problem": "?"}, TASKS["gsm8k"].question, PromptSection(style="compact"), tokenizer)
+        render({"problem": "?"}, TASKS["gsm8k"], PromptSection(style="compact"), tokenizer)
 
 
 @pytest.mark.parametrize("style", sorted(INSTRUCTIONS))
@@ -116,7 +114,7 @@ def test_the_format_reward_counts_the_tag_that_the_prompt_opened(
         (value,) = load_reward("format")(prompts=[made.for_rewards], completions=[made.reply(text)])
         assert value == float(expected)
         for asked, answer in ((made.for_rewards, made.reply(text)), (made.text, text)):
-            verdict = judge(asked, answer, {"target": 22, "nums": [3, 7, 12]})
+            verdict = check_completion(asked, answer, {"target": 22, "nums": [3, 7, 12]})
             assert (verdict.strict, verdict.lenient) == (expected, True)
 
 

@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 
-from aha.rewards.accuracy import judge_many
 from aha.sections import TaskSection
-from aha.tasks.load import load_all, load_problems
-from aha.tasks.overlap import overlap
-from aha.tasks.prepare import prepare
-from aha.tasks.texts import custom_problem, math_problem, stratos_problem
-from aha.types import UserError
+from aha.tasks import TASKS, ProblemSet, check_completions, load_problems
+from aha.tasks.data import overlap, prepare
+from aha.types import Problem, UserError
 
 DATA = Path(__file__).parents[1] / "data"
 SETS = [
@@ -26,7 +23,17 @@ SETS = [
 
 
 def section(name: str, **changes: Any) -> TaskSection:
-    return TaskSection(name=name, **changes)  # type: ignore[arg-type]
+    return TaskSection(name=name, **changes)
+
+
+def load_all(task: str, source: str) -> ProblemSet:
+    return TASKS[task].load_all(section(task), source)
+
+
+def custom(text: str) -> Problem:
+    problem = TASKS["custom"].problem({"problem": text}, "row 1")
+    assert problem is not None
+    return problem
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -36,7 +43,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize(("task", "name", "count"), SETS)
 def test_every_set_loads_with_a_gold_for_every_row(task: str, name: str, count: int) -> None:
-    found = load_all(section(task), str(DATA / name))
+    found = load_all(task, str(DATA / name))
     assert found.rows == count
     assert len(found.problems) + found.duplicates == count
     assert found.without_gold == 0
@@ -45,11 +52,11 @@ def test_every_set_loads_with_a_gold_for_every_row(task: str, name: str, count: 
 
 @pytest.mark.parametrize(("task", "name", "count"), SETS[1:])
 def test_golds_are_bare_and_right(task: str, name: str, count: int) -> None:
-    problems = load_all(section(task), str(DATA / name)).problems
+    problems = load_all(task, str(DATA / name)).problems
     rows = [problem.columns for problem in problems]
     assert all("####" not in row["answer"] and "boxed" not in row["answer"] for row in rows)
     texts = [f"<think></think><answer>{row['answer']}</answer>" for row in rows]
-    assert all(v.strict for v in judge_many([""] * len(rows), texts, rows))
+    assert all(v.strict for v in check_completions([""] * len(rows), texts, rows))
 
 
 def test_rows_without_a_gold_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -58,7 +65,7 @@ def test_rows_without_a_gold_are_dropped_and_counted(tmp_path: Path) -> None:
         for i in range(1, 31)
     ]
     source = write(tmp_path / "rows.jsonl", rows)
-    found = load_all(section("gsm8k"), source)
+    found = load_all("gsm8k", source)
     assert (len(found.problems), found.without_gold) == (20, 10)
     losses = found.losses()
     assert losses is not None
@@ -88,7 +95,7 @@ def test_a_missing_column_is_one_sentence(
 ) -> None:
     source = write(tmp_path / "rows.jsonl", [row])
     with pytest.raises(UserError) as caught:
-        load_all(section(task), source)
+        load_all(task, source)
     assert word in str(caught.value)
     assert "line 1" in str(caught.value)
 
@@ -96,35 +103,34 @@ def test_a_missing_column_is_one_sentence(
 def test_columns_can_be_mapped(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", [{"frage": "1 + 1?", "antwort": 2, "level": 3}])
     mapped = section("custom", columns={"problem": "frage", "answer": "antwort"})
-    (problem,) = load_all(mapped, source).problems
+    (problem,) = TASKS["custom"].load_all(mapped, source).problems
     assert problem.columns == {"problem": "1 + 1?", "answer": "2", "level": 3}
     wrong = section("custom", columns={"problem": "question"})
     with pytest.raises(UserError, match=r"task\.columns maps 'problem' to 'question'"):
-        load_all(wrong, source)
+        TASKS["custom"].load_all(wrong, source)
 
 
 def test_a_problem_column_alone_is_a_custom_set() -> None:
-    problem = custom_problem({"problem": "Why?"}, "row 1")
-    assert problem.columns == {"problem": "Why?"}
+    assert custom("Why?").columns == {"problem": "Why?"}
 
 
 def test_the_boxed_answer_is_the_last_whole_one() -> None:
     row = {"problem": "p", "solution": "\\boxed{1} so \\boxed{\\frac{1}{\\sqrt{2}}} and \\boxed{3"}
-    problem = math_problem(row, "row 1")
+    problem = TASKS["math"].problem(row, "row 1")
     assert problem is not None
     assert problem.columns["answer"] == "\\frac{1}{\\sqrt{2}}"
 
 
 def test_a_gold_of_zero_is_a_gold() -> None:
     for gold in (0, 0.0, "0"):
-        problem = math_problem({"problem": "p", "answer": gold}, "row 1")
+        problem = TASKS["math"].problem({"problem": "p", "answer": gold}, "row 1")
         assert problem is not None
         assert problem.columns["answer"] == str(gold)
 
 
 def test_stratos_without_a_box_has_no_gold() -> None:
     turns = [{"from": "user", "value": "p"}, {"from": "assistant", "value": "maybe 3"}]
-    assert stratos_problem({"conversations": turns}, "row 1") is None
+    assert TASKS["bespoke-stratos"].problem({"conversations": turns}, "row 1") is None
 
 
 def test_a_test_set_of_its_own_is_never_trained_on(tmp_path: Path) -> None:
@@ -142,14 +148,9 @@ def test_a_test_set_of_its_own_is_never_trained_on(tmp_path: Path) -> None:
 
 def test_overlap_finds_shared_words_in_a_row() -> None:
     long = "a train leaves the station at nine in the morning and arrives at noon"
-    one = [custom_problem({"problem": text}, "") for text in (long, "two plus two", "unrelated")]
-    other = [
-        custom_problem({"problem": text}, "")
-        for text in (f"So {long.upper()}!", "two plus two", "train station")
-    ]
-    found = overlap(one, other)
-    assert found.keys == (one[0].key, one[1].key)
-    assert found.share == pytest.approx(2 / 3)
+    one = [custom(text) for text in (long, "two plus two", "unrelated")]
+    other = [custom(text) for text in (f"So {long.upper()}!", "two plus two", "train station")]
+    assert overlap(one, other) == [one[0].key, one[1].key]
 
 
 def test_prepare_writes_files_that_load_again(tmp_path: Path) -> None:
@@ -161,13 +162,19 @@ def test_prepare_writes_files_that_load_again(tmp_path: Path) -> None:
         for i in range(60)
     ]
     source = write(tmp_path / "all.jsonl", [*rows, rows[0]])
-    other = write(tmp_path / "other.jsonl", rows[:1])
     task = section("gsm8k", source=source)
-    prepared = prepare(task, tmp_path / "out", [other])
-    lines = prepared.lines()
-    assert "1 duplicates" in "".join(lines)
-    assert f"overlap with {other}: 1 of" in "".join(lines) or prepared.train.other_split
-    again = load_all(section("custom"), str(tmp_path / "out" / "train.jsonl"))
-    assert len(again.problems) == prepared.written
-    assert len(prepared.train.problems) - prepared.written == len(prepared.overlaps[other].keys)
-    assert len(prepared.test.problems) > 0
+    train, test = (load_problems(task, split, None) for split in ("train", "test"))
+    assert train.duplicates + test.duplicates == 1
+    left_out = train.problems[0]
+    row = {"question": left_out.columns["problem"], "answer": "1"}
+    other = write(tmp_path / "other.jsonl", [row])
+    assert prepare(TASKS["gsm8k"], task, tmp_path / "out", [other]) == [
+        train.account("train"),
+        test.account("test"),
+        "overlap with the test split: 0 of 53 training problems share 8 words in a row (0.00%)",
+        f"overlap with {other}: 1 of 53 training problems share 8 words in a row (1.89%)",
+        "written: 52 training and 7 test problems",
+    ]
+    for name, problems in (("train", train.problems[1:]), ("test", test.problems)):
+        again = load_all("custom", str(tmp_path / "out" / f"{name}.jsonl"))
+        assert [p.key for p in again.problems] == [p.key for p in problems]

@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from aha.rewards.accuracy import judge
+from aha.tasks import check_completion
 from aha.tasks.countdown import generate
-from aha.tasks.splits import split_of
+from aha.tasks.task import split_of
 from aha.tiny.tokenizer import UNK, VOCABULARY_SIZE
 from aha.tiny.traces import (
     TINY_RANGES,
@@ -49,7 +49,7 @@ def test_a_trace_is_right_exactly_when_its_last_check_says_so(problems: list[Pro
     outcomes = set()
     for problem, text in zip(problems, traces(problems), strict=True):
         prompt = prompt_text(problem.columns["nums"], problem.columns["target"])
-        verdict = judge(prompt, text, problem.columns)
+        verdict = check_completion(prompt, text, problem.columns)
         assert verdict.well_formed
         assert verdict.strict == (", yes . </think>" in text)
         outcomes.add(verdict.strict)

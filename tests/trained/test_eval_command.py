@@ -13,7 +13,7 @@ import fake_vllm
 from aha.cli.main import main
 from aha.recipe import dump_recipe, load_recipe
 from aha.runs import RunDirectory, write_lines
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
 from aha.train.start import resume_run
 from aha.trained.export import ExportRequest, export
 from aha.trained.held_out import EvalRequest, run_eval

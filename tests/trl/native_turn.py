@@ -6,7 +6,7 @@ from typing import Any
 
 from aha.cli.main import main
 from aha.model.llama import blocks_of
-from aha.tasks.ask import ask
+from aha.tasks.prompts import ask
 from aha.train.loop import rollout_seed
 from aha.train.setup import build_engine, sampling_settings
 from aha.trl.journal import own_forward

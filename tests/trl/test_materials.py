@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 import aha.trl.materials as materials
 from aha.recipe import Recipe, load_recipe
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
 from aha.train.data import ProblemStream
 from aha.train.memory import Widths
 from aha.trl.materials import (

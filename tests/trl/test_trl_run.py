@@ -19,8 +19,8 @@ import aha.trl.conductor as conductor
 import aha.trl.materials as materials
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.runs import RunDirectory
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
+from aha.tasks.prompts import ask
 from aha.train.checkpoint import damage, latest_checkpoint
 from aha.train.schedule import learning_rate_at
 from aha.train.start import start_run as start_natively

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from aha.bench.spec import SHAPES, Spec
 from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, load_recipe
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
 from aha.tiny.tokenizer import build_tokenizer
 from aha.types import Problem
 

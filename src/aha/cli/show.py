@@ -21,7 +21,7 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 
 def complete_task(incomplete: str) -> list[str]:
-    from aha.tasks.registry import TASKS
+    from aha.tasks import TASKS
 
     return [name for name in TASKS if name.startswith(incomplete)]
 
@@ -64,8 +64,8 @@ def data_show(
     """Show RECIPE's first problems as the model sees them."""
     from aha.model.load import load_tokenizer
     from aha.recipe import load_recipe
-    from aha.tasks.ask import ask
-    from aha.tasks.load import load_problems
+    from aha.tasks import load_problems
+    from aha.tasks.prompts import ask
 
     loaded = load_recipe(recipe, set_ or [])
     tokenizer: Any = load_tokenizer(loaded.model)
@@ -89,10 +89,11 @@ def data_prepare(
 ) -> None:
     """Write RECIPE's train and test problems, with counts, duplicates and overlap."""
     from aha.recipe import load_recipe
-    from aha.tasks.prepare import prepare
+    from aha.tasks import TASKS
+    from aha.tasks.data import prepare
 
-    prepared = prepare(load_recipe(recipe, set_ or []).task, output, decontaminate or [])
-    for line in prepared.lines():
+    section = load_recipe(recipe, set_ or []).task
+    for line in prepare(TASKS[section.name], section, output, decontaminate or []):
         typer.echo(line)
 
 
@@ -109,9 +110,9 @@ def data_harness(
     """Write RECIPE's problems to FOLDER as a task of lm-evaluation-harness."""
     from aha.model.load import load_tokenizer
     from aha.recipe import load_recipe
-    from aha.tasks.ask import ask
+    from aha.tasks import load_problems
     from aha.tasks.harness import write_task
-    from aha.tasks.load import load_problems
+    from aha.tasks.prompts import ask
 
     loaded = load_recipe(recipe, [*(set_ or []), *([f"evaluation.n={n}"] if n else [])])
     if loaded.evaluation.n == 0:
@@ -133,7 +134,7 @@ def recipes() -> None:
 
 def tasks() -> None:
     """List the tasks."""
-    from aha.tasks.registry import TASKS
+    from aha.tasks import TASKS
 
     for name, spec in TASKS.items():
         typer.echo(f"{name:24} {spec.summary}")

@@ -13,9 +13,8 @@ from aha.doctor.shapes import Shape
 from aha.doctor.sizes import Device, Place
 from aha.model.load import load_tokenizer
 from aha.recipe import Recipe
-from aha.tasks import countdown
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
+from aha.tasks import TASKS, load_problems
+from aha.tasks.prompts import ask
 from aha.tiny import TINY_NAME
 from aha.types import UserError
 
@@ -103,5 +102,5 @@ def problems_are_here(recipe: Recipe) -> bool:
     """True if the problems are generated or in a file; the others are on the hub."""
     source = recipe.task.source
     if source is None:
-        return recipe.task.name == countdown.NAME
+        return TASKS[recipe.task.name].generates
     return Path(os.path.expanduser(source)).exists()

@@ -12,8 +12,8 @@ from aha.model.load import choose_device, choose_dtype, load_config, load_tokeni
 from aha.recipe import Recipe, dump_recipe
 from aha.rewards.score import rewards_of, try_rewards
 from aha.rollout.positions import require_positions
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
+from aha.tasks.prompts import ask
 from aha.train.memory import Counts, adapter_parameters, counts_of, weights_bytes
 from aha.types import Problem, Prompt, Unreachable
 

@@ -9,12 +9,10 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
-from aha.evaluate.ballots import ballot
-from aha.evaluate.difficulty import difficulty
 from aha.evaluate.passk import clustered_interval, maj_at_k, pass_at_k, powers_up_to
 from aha.reasoning.reflection import reflection_count
-from aha.rewards.accuracy import Verdict, judge_many
 from aha.rollout.base import Engine, SamplingSettings
+from aha.tasks import Verdict, check_completions, task_of
 from aha.types import Completion, Problem, Prompt
 
 Record = dict[str, Any]
@@ -61,7 +59,7 @@ def evaluate(
         for problem, prompt, group in zip(problems, prompts, groups, strict=True)
         for index, completion in enumerate(group)
     ]
-    verdicts = judge_many(
+    verdicts = check_completions(
         [prompt.text for _, prompt, _, _ in rows],
         [completion.text for _, _, _, completion in rows],
         [problem.columns for problem, _, _, _ in rows],
@@ -137,11 +135,11 @@ def _of_several(problems: Sequence[Sequence[Record]], samples: int) -> dict[str,
         f"pass@{k}": fmean(pass_at_k(samples, count, k) for count in right)
         for k in powers_up_to(samples)
     }
-    ballots = [[ballot(r["answer"], r["columns"]) for r in problem] for problem in problems]
+    votes = [[task_of(r["columns"]).vote_key(r["answer"]) for r in problem] for problem in problems]
     correct = [[r["correct"] for r in problem] for problem in problems]
     for k in powers_up_to(samples)[1:]:
-        votes = [maj_at_k(*both, k) for both in zip(ballots, correct, strict=True)]
-        figures[f"maj@{k}"] = fmean(votes)
+        chosen = [maj_at_k(*both, k) for both in zip(votes, correct, strict=True)]
+        figures[f"maj@{k}"] = fmean(chosen)
     return figures
 
 
@@ -149,7 +147,8 @@ def _by_difficulty(problems: Sequence[Sequence[Record]], samples: int) -> dict[s
     """Accuracy by the task's measure of difficulty, where it has one."""
     parts: dict[str, list[Sequence[Record]]] = {}
     for problem in problems:
-        name = difficulty(problem[0]["columns"])
+        columns = problem[0]["columns"]
+        name = task_of(columns).difficulty(columns)
         if name is not None:
             parts.setdefault(name, []).append(problem)
     return {

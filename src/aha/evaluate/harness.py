@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from aha.rewards.accuracy import judge
+from aha.tasks import check_completion
 from aha.types import RunFailure
 
 Document = Mapping[str, Any]
@@ -43,7 +43,7 @@ def score(document: Document, completion: str, stop: Sequence[str]) -> dict[str,
     and what follows one is dropped here.
     """
     columns = json.loads(document["columns"])
-    verdict = judge(document["prompt"], through_stop(completion, stop), columns)
+    verdict = check_completion(document["prompt"], through_stop(completion, stop), columns)
     return {
         "accuracy": float(verdict.strict),
         "accuracy_lenient": float(verdict.lenient),

@@ -6,8 +6,8 @@ import math
 from collections.abc import Hashable, Sequence
 from statistics import variance
 
-from aha.evaluate.ballots import Ballot
 from aha.reasoning.intervals import wilson_interval
+from aha.tasks.task import Vote
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -21,7 +21,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def majority(ballots: Sequence[Ballot | None]) -> int | None:
+def majority(votes: Sequence[Vote | None]) -> int | None:
     """The index of the first completion that gave the most frequent answer.
 
     Units separate equal values only where two of the answers name different ones; then those
@@ -29,21 +29,21 @@ def majority(ballots: Sequence[Ballot | None]) -> int | None:
     when no completion has an answer.
     """
     units: dict[Hashable, set[str]] = {}
-    for one in ballots:
+    for one in votes:
         if one is not None and one.unit:
             units.setdefault(one.form, set()).add(one.unit)
     counts: dict[Hashable, list[int]] = {}
-    for index, one in enumerate(ballots):
+    for index, one in enumerate(votes):
         if one is not None:
             divided = len(units.get(one.form, ())) > 1
             counts.setdefault((one.form, one.unit if divided else ""), []).append(index)
     return max(counts.values(), key=len)[0] if counts else None
 
 
-def maj_at_k(ballots: Sequence[Ballot | None], correct: Sequence[bool], k: int) -> bool:
+def maj_at_k(votes: Sequence[Vote | None], correct: Sequence[bool], k: int) -> bool:
     """Whether the most frequent answer of the first k completions is right, judged by the first
     completion that gave it (Wang et al. 2022, arXiv:2203.11171)."""
-    chosen = majority(ballots[:k])
+    chosen = majority(votes[:k])
     return chosen is not None and correct[chosen]
 
 

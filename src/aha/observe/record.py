@@ -8,7 +8,7 @@ from statistics import fmean, pstdev, stdev
 from typing import Any
 
 from aha.reasoning.analysis import analyse, step_metrics
-from aha.rewards.accuracy import judge_many
+from aha.tasks import check_completions
 from aha.types import Completion, Group, Score
 
 
@@ -17,7 +17,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     completions = [c for group in groups for c in group.completions]
     scores = [s for group in groups for s in group.scores]
     rows = [(group, completion) for group in groups for completion in group.completions]
-    verdicts = judge_many(
+    verdicts = check_completions(
         [group.prompt.text for group, _ in rows],
         [completion.text for _, completion in rows],
         [group.problem.columns for group, _ in rows],

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aha.rewards.accuracy import judge_many
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
+from aha.tasks import check_completions
 from aha.types import Group, Score
 from aha.visible import visible
 
@@ -57,7 +57,7 @@ class SamplesObserver:
 def _solved(group: Group) -> bool:
     """Whether any completion is right, whatever the rewards say."""
     count = len(group.completions)
-    verdicts = judge_many(
+    verdicts = check_completions(
         [group.prompt.text] * count,
         [completion.text for completion in group.completions],
         [group.problem.columns] * count,

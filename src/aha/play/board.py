@@ -18,7 +18,7 @@ from aha.play.limits import Limiter
 from aha.play.problems import MAX_CHARACTERS, written
 from aha.play.session import Draw, Session
 from aha.play.words import Tally
-from aha.tasks.countdown import NAME as COUNTDOWN
+from aha.tasks import TASKS
 from aha.types import RunFailure, UserError
 from aha.visible import quoted
 
@@ -191,6 +191,4 @@ def _choices(session: Session) -> list[str]:
 
 
 def _example(session: Session) -> str:
-    if session.recipe.task.name == COUNTDOWN:
-        return "15 from 3 13 5"
-    return "a question, and #### ANSWER if you know it"
+    return TASKS[session.recipe.task.name].example

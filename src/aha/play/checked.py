@@ -16,7 +16,7 @@ from typing import Literal
 from aha.play.numbers import Tries
 from aha.reasoning.behaviours import Passage, find_behaviours
 from aha.reasoning.steps import WrittenStep, written_steps
-from aha.rewards.accuracy import is_countdown
+from aha.tasks import TASKS, task_of
 from aha.types import Problem
 
 Mark = Literal["", "true", "false", "turn", "check", "plan", "tag"]
@@ -81,7 +81,7 @@ def check(text: str, problem: Problem, finished: bool = True) -> Checked:
     A new line begins where the text has one, where it turns back, and where its thoughts end.
     """
     steps = [step for step in written_steps(text) if finished or _is_over(text, step)]
-    passages = find_behaviours(text, problem.task)
+    passages = find_behaviours(text, TASKS[problem.task].rules)
     turns = [passage.start for passage in passages if passage.behaviour == "backtracking"]
     spans = [
         *(_Span(tag.start(), tag.end(), "tag") for tag in _TAG.finditer(text)),
@@ -104,7 +104,8 @@ def _is_over(text: str, step: WrittenStep) -> bool:
 def _step_spans(
     text: str, steps: Sequence[WrittenStep], turns: Sequence[int], problem: Problem
 ) -> Iterator[_Span]:
-    tries = Tries(problem.columns["nums"]) if is_countdown(problem.columns) else None
+    pool = task_of(problem.columns).pool(problem.columns)
+    tries = Tries(pool) if pool else None
     last = 0
     for step in steps:
         uses = None

@@ -17,7 +17,7 @@ from aha.play.problems import written
 from aha.play.scene import Lane, Row, Scene
 from aha.play.view import UNICODE, summary
 from aha.play.words import Kind, Tally, outcome, players, speed, sums
-from aha.rewards.accuracy import is_countdown
+from aha.tasks import task_of
 from aha.types import Problem
 from aha.visible import visible
 
@@ -83,10 +83,11 @@ def _safe(text: object) -> str:
 
 def _problem(scene: Scene) -> str:
     columns = scene.problem.columns
-    if is_countdown(columns):
-        numbers = "".join(f'<span class="n on">{_safe(n)}</span>' for n in columns["nums"])
+    task = task_of(columns)
+    if pool := task.pool(columns):
+        numbers = "".join(f'<span class="n on">{_safe(n)}</span>' for n in pool)
         asked = (
-            f"Make <strong>{_safe(columns['target'])}</strong> from "
+            f"Make <strong>{_safe(task.goal(columns))}</strong> from "
             f'<span class="aha-nums">{numbers}</span>'
         )
     else:
@@ -106,7 +107,7 @@ def _lane(lane: Lane, problem: Problem) -> str:
 
 def _row(row: Row, problem: Problem) -> str:
     checked = check(row.partial.text, problem, row.partial.finish_reason is not None)
-    nums = problem.columns["nums"] if is_countdown(problem.columns) else ()
+    nums = task_of(problem.columns).pool(problem.columns)
     lines = "".join(_line(line, nums) for line in checked.lines)
     status = _status(row, checked, problem)
     return f'<div class="aha-row"><div class="aha-text">{lines}</div>{status}</div>'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aha.rewards.accuracy import Verdict
 from aha.rollout.partial import Partial
+from aha.tasks import Verdict
 from aha.types import Problem
 
 

@@ -17,13 +17,11 @@ from functools import cached_property
 from aha.play.problems import notes, typed_problem, written
 from aha.play.scene import Lane, Row, Scene
 from aha.recipe import Recipe
-from aha.rewards.accuracy import gold_answer, is_countdown, judge
-from aha.rewards.countdown import why_not
 from aha.rollout.base import SamplingSettings
 from aha.rollout.partial import Partial, unfinished_text
 from aha.runs import RunDirectory, find_runs
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
+from aha.tasks import check_completion, load_problems, task_of
+from aha.tasks.prompts import ask
 from aha.tiny import TINY_NAME
 from aha.train.checkpoint import latest_checkpoint
 from aha.trained import Loaded, Subject, find_subject, load, own_recipe, recipe_for
@@ -257,18 +255,9 @@ def _judged(
 def _row(partial: Partial, problem: Problem, prompt: Prompt) -> Row:
     if partial.finish_reason is None:
         return Row(partial)
-    verdict = judge(prompt.for_rewards, prompt.reply(partial.text), problem.columns)
-    return Row(partial, verdict, _why(verdict.answer, problem))
-
-
-def _why(answer: str | None, problem: Problem) -> str:
-    """What is wrong with an answer, in words; "" when it is right or nothing is known."""
-    if is_countdown(problem.columns):
-        return why_not(answer, problem.columns["target"], problem.columns["nums"]) or ""
-    gold = gold_answer(problem.columns)
-    if gold is None:
-        return ""
-    return "there is no answer" if answer is None else f"the answer is {quoted(answer)}, not {gold}"
+    verdict = check_completion(prompt.for_rewards, prompt.reply(partial.text), problem.columns)
+    why = task_of(problem.columns).why_wrong(verdict.answer, problem.columns)
+    return Row(partial, verdict, why)
 
 
 def _asked(side: Side, problem: Problem) -> Prompt:

@@ -19,7 +19,7 @@ from aha.play.checked import Checked, Line, Mark, check
 from aha.play.problems import written
 from aha.play.scene import Row, Scene
 from aha.play.words import Kind, lane_summary, outcome, parting, speed, sums
-from aha.rewards.accuracy import is_countdown
+from aha.tasks import task_of
 from aha.types import Problem
 from aha.visible import visible
 
@@ -138,7 +138,8 @@ def summary(scene: Scene) -> Iterator[str]:
 
 
 def _heading(scene: Scene) -> Text:
-    make = "Make " if is_countdown(scene.problem.columns) else ""
+    columns = scene.problem.columns
+    make = "Make " if task_of(columns).pool(columns) else ""
     heading = Text(f"{make}{visible(written(scene.problem))}", style="bold")
     for note in scene.notes:
         heading.append(f"\n{note}", style="yellow")
@@ -160,7 +161,7 @@ def _checked(row: Row, problem: Problem) -> Checked:
 
 
 def _lines(checked: Checked, problem: Problem, signs: Signs) -> list[Text]:
-    nums = problem.columns["nums"] if is_countdown(problem.columns) else ()
+    nums = task_of(problem.columns).pool(problem.columns)
     return [_line(line, nums, signs) for line in checked.lines]
 
 

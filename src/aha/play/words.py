@@ -9,7 +9,7 @@ from typing import Literal
 
 from aha.play.checked import Checked, check
 from aha.play.scene import Lane, Row, Scene
-from aha.rewards.accuracy import is_countdown
+from aha.tasks import task_of
 from aha.types import Problem
 
 _ALIKE = 5  # tokens in common that are worth a word
@@ -43,7 +43,7 @@ def outcome(row: Row, checked: Checked, problem: Problem) -> Outcome:
     if row.verdict is None:
         return Outcome("writing", tokens)
     after = _after(checked.turns, problem)
-    first = after or (" at the first try" if is_countdown(problem.columns) else "")
+    first = after or (" at the first try" if task_of(problem.columns).searches else "")
     cut_off = row.partial.finish_reason == "length"
     if not row.verdict.known:
         ending = "cut off" if cut_off else "ended"
@@ -139,13 +139,13 @@ def _sum(one: Sequence[int], two: Sequence[int]) -> tuple[int, ...]:
 def _after(turns: int, problem: Problem) -> str:
     if not turns:
         return ""
-    if is_countdown(problem.columns):
+    if task_of(problem.columns).searches:
         return f" after {turns} given-up {'try' if turns == 1 else 'tries'}"
     return f" after turning back {'once' if turns == 1 else f'{turns} times'}"
 
 
 def _given_up(problem: Problem) -> str:
-    return "given-up tries" if is_countdown(problem.columns) else "turns back"
+    return "given-up tries" if task_of(problem.columns).searches else "turns back"
 
 
 def _counted(number: int, noun: str) -> str:

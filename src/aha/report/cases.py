@@ -9,7 +9,7 @@ from typing import Any
 from aha.reasoning.analysis import analyse
 from aha.report.data import RunData, Written, pairs, written
 from aha.report.text import Shown, show
-from aha.rewards.accuracy import judge_many
+from aha.tasks import check_completions
 
 _OFTEN = 3  # steps at which a problem was sampled, to be followed through training
 _STAGES = 6
@@ -67,7 +67,7 @@ def _through_training(data: RunData) -> Case | None:
 
 def _stages(records: Sequence[Mapping[str, Any]], task: str) -> list[Stage]:
     firsts = [record["completions"][0] for record in records]
-    verdicts = judge_many(
+    verdicts = check_completions(
         [record["prompt"] for record in records],
         [one["text"] for one in firsts],
         [record["columns"] for record in records],

@@ -13,6 +13,7 @@ from aha.reasoning.analysis import Analysis, analyse
 from aha.recipe import Recipe
 from aha.report.numbers import known
 from aha.runs import RunDirectory
+from aha.tasks import TASKS
 from aha.types import UserError
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -55,7 +56,7 @@ class RunData:
 
     @property
     def task(self) -> str:
-        return self.recipe.task.name
+        return TASKS[self.recipe.task.name].rules
 
     @property
     def evaluated(self) -> bool:
@@ -69,6 +70,7 @@ def load(run: RunDirectory) -> RunData:
     if not metrics:
         raise UserError(f"{str(run.path)!r} has no recorded step yet; there is nothing to report.")
     recipe = run.recipe()
+    rules = TASKS[recipe.task.name].rules
     return RunData(
         name=run.path.resolve().name,
         recipe=recipe,
@@ -76,8 +78,8 @@ def load(run: RunDirectory) -> RunData:
         environment=run.environment(),
         metrics=metrics,
         evaluation=run.evaluation(),
-        before=_written(run, "eval-before.jsonl", "held out, before training", recipe.task.name),
-        after=_written(run, "eval-after.jsonl", "held out, after training", recipe.task.name),
+        before=_written(run, "eval-before.jsonl", "held out, before training", rules),
+        after=_written(run, "eval-after.jsonl", "held out, after training", rules),
         during=tuple(
             (step, run.read_lines(f"evals/{path.name}")) for step, path in run.evaluations()
         ),

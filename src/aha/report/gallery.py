@@ -17,7 +17,7 @@ from aha.reasoning.behaviours import BEHAVIOURS
 from aha.report.data import RunData, Written
 from aha.report.numbers import known
 from aha.report.text import Shown, show
-from aha.rewards.accuracy import judge_many
+from aha.tasks import check_completions
 
 MOST, LEAST = 12, 3
 SAMPLED = 300
@@ -70,7 +70,7 @@ def sampled(data: RunData) -> list[Written]:
     rows = rows[:SAMPLED]
     if not rows:
         return []
-    verdicts = judge_many(
+    verdicts = check_completions(
         [record["prompt"] for record, _ in rows],
         [one["text"] for _, one in rows],
         [record["columns"] for record, _ in rows],

@@ -6,10 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aha.rewards.accuracy import AccuracyReward
+from aha.rewards.accuracy import AccuracyReward, CorrectnessReward, EquationReward
 from aha.rewards.base import Reward
-from aha.rewards.correctness import CorrectnessReward
-from aha.rewards.countdown import EquationReward
 from aha.rewards.custom import CustomReward, load_custom
 from aha.rewards.layout import (
     FormatReward,

@@ -1,120 +1,27 @@
-"""Is the answer right: the reward, and the verdict that evaluation shares with it."""
+"""Rewards for a right answer: exact for Countdown, by equality for mathematics, or by letter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from aha.answers.equal import Pair, shared_verifier
-from aha.answers.tags import (
-    Text,
-    answer_block,
-    last_boxed,
-    lenient_answer,
-    strict_answer,
-    with_opened_thoughts,
-)
-from aha.rewards.base import Reward
-from aha.rewards.countdown import check_answer
+from aha.answers.tags import Text, answer_block, with_opened_thoughts
+from aha.rewards.base import Reward, column
+from aha.tasks import check_completions
+from aha.tasks.countdown import fault
+from aha.tasks.text import gold_answer
 
 
-def gold_answer(columns: Mapping[str, Any]) -> str | None:
-    """The gold of a row: `answer` (plain, or what follows "####"), else the box in `solution`.
-
-    None when the row has neither.
-    """
-    answer = columns.get("answer")
-    text = "" if answer is None else str(answer).strip()
-    if text and text.lower() != "nan":  # how pandas writes a missing cell
-        if "####" in text:
-            return text.rpartition("####")[2].strip()
-        boxed = last_boxed(text)
-        return text.strip() if boxed is None else boxed
-    solution = columns.get("solution")
-    return None if solution is None else last_boxed(str(solution))
-
-
-def read_answer(text: str, columns: Mapping[str, Any]) -> str | None:
-    """The lenient reading for this row: Countdown asks for the answer block, mathematics takes
-    a box or "####" where there is no block."""
-    return answer_block(text) if is_countdown(columns) else lenient_answer(text)
-
-
-def is_countdown(columns: Mapping[str, Any]) -> bool:
-    return columns.get("target") is not None and columns.get("nums") is not None
-
-
-def correct_many(
-    answers: Sequence[str | None], rows: Sequence[Mapping[str, Any]]
+def correctness(
+    prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Any]
 ) -> list[bool | None]:
-    """Whether each extracted answer is right for its row; None where the row has no usable gold.
-
-    Countdown exactly; everything else by `aha.answers.equal`, all at once.
-    """
-    results: list[bool | None] = [None] * len(answers)
-    pairs: dict[int, Pair] = {}
-    for index, (answer, columns) in enumerate(zip(answers, rows, strict=True)):
-        if is_countdown(columns):
-            results[index] = check_answer(answer, columns["target"], columns["nums"]) is True
-            continue
-        gold = gold_answer(columns)
-        if gold is not None:
-            pairs[index] = Pair(gold, bare(answer or ""))
-    outcomes = shared_verifier().equal_many(list(pairs.values())) if pairs else []
-    for index, outcome in zip(pairs, outcomes, strict=True):
-        results[index] = None if outcome == "no_gold" else outcome == "equal"
-    return results
+    """True for each completion that is right, in the lenient reading; None without usable gold."""
+    verdicts = check_completions(prompts, completions, _rows(columns, len(completions)))
+    return [verdict.lenient if verdict.known else None for verdict in verdicts]
 
 
-def bare(answer: str) -> str:
-    """An answer without a box around it."""
-    boxed = last_boxed(answer)
-    return answer if boxed is None else boxed
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One completion judged: `strict` asks for the exact layout too, `lenient` does not.
-
-    `known` is False where the row has no usable gold; both readings are False then.
-    """
-
-    strict: bool
-    lenient: bool
-    well_formed: bool
-    answer: str | None
-    known: bool = True
-
-
-def judge_many(
-    prompts: Sequence[Text], completions: Sequence[Text], rows: Sequence[Mapping[str, Any]]
-) -> list[Verdict]:
-    """The verdicts that every accuracy and format rate is counted from."""
-    texts = [with_opened_thoughts(p, c) for p, c in zip(prompts, completions, strict=True)]
-    answers = [read_answer(text, columns) for text, columns in zip(texts, rows, strict=True)]
-    layouts = [strict_answer(text) for text in texts]
-    # In the exact layout both readings find the same answer, so one comparison serves both.
-    correct = correct_many(answers, rows)
-    return [
-        Verdict(
-            strict=right is True and layout is not None,
-            lenient=right is True,
-            well_formed=layout is not None,
-            answer=answer,
-            known=right is not None,
-        )
-        for answer, layout, right in zip(answers, layouts, correct, strict=True)
-    ]
-
-
-def judge(prompt: Text, completion: Text, columns: Mapping[str, Any]) -> Verdict:
-    """`judge_many` for one completion."""
-    return judge_many([prompt], [completion], [columns])[0]
-
-
-def rows_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Columns of a batch as one mapping a row; what is not one value a row is left out."""
+def _rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Columns of a batch as one mapping a row; a value that is not one per row is left out."""
     usable = {
         name: values
         for name, values in columns.items()
@@ -140,11 +47,55 @@ class AccuracyReward(Reward):
         return [None if right is None else float(right) for right in correct]
 
 
-def correctness(
-    prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Any]
-) -> list[bool | None]:
-    """Whether each completion is right, in the lenient reading; None without a usable gold."""
-    rows = rows_of(columns, len(completions))
-    texts = [with_opened_thoughts(p, c) for p, c in zip(prompts, completions, strict=True)]
-    answers = [read_answer(text, row) for text, row in zip(texts, rows, strict=True)]
-    return correct_many(answers, rows)
+class CorrectnessReward(Reward):
+    """`value` when the last answer block equals the gold as a string, spaces at its ends aside;
+    else 0; None where the row has no gold.
+
+    Strict on purpose: "$72" is not "72". Columns: answer (plain or "... #### 72") or solution
+    (boxed). Source: the GRPO lab's correctness_reward_func.
+    """
+
+    name: ClassVar[str] = "correctness"
+
+    value: float = 2.0
+
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
+    ) -> list[float | None]:
+        golds = [gold_answer(row) for row in _rows(columns, len(completions))]
+        answers = [
+            answer_block(with_opened_thoughts(p, c))
+            for p, c in zip(prompts, completions, strict=True)
+        ]
+        return [
+            None if gold is None else (self.value if answer == gold else 0.0)
+            for answer, gold in zip(answers, golds, strict=True)
+        ]
+
+
+class EquationReward(Reward):
+    """`correct` for an expression that uses each given number exactly once and equals the
+    target, `valid` for an expression that misses either, 0 otherwise.
+
+    Range 0 to `correct`; reads the last answer block. Columns: target, nums. Source: MiniR1 and
+    TinyZero, with their faults mended: exact fractions instead of `eval`, integers only
+    (`1.5*2` does not use 1, 5 and 2), and `65 = 55 + 10` is read.
+    """
+
+    name: ClassVar[str] = "equation"
+
+    correct: float = 2.0
+    valid: float = 0.1
+
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
+    ) -> list[float | None]:
+        targets = column(columns, "target", self.name)
+        nums = column(columns, "nums", self.name)
+        values: list[float | None] = []
+        for p, c, target, numbers in zip(prompts, completions, targets, nums, strict=True):
+            answer = answer_block(with_opened_thoughts(p, c))
+            is_expression, wrong = fault(answer, target, numbers)
+            value = self.valid if wrong else self.correct
+            values.append(value if is_expression else 0.0)
+        return values

@@ -8,12 +8,11 @@ from typing import Any
 
 import yaml
 
-from aha.answers.tags import strict_answer, with_opened_thoughts
+from aha.answers.tags import with_opened_thoughts
 from aha.recipe import YAML_FAULTS
 from aha.rewards import Reward, load_reward
-from aha.rewards.accuracy import gold_answer, is_countdown, judge, read_answer
-from aha.rewards.countdown import why_not
 from aha.rewards.score import call
+from aha.tasks import task_of
 from aha.types import RunFailure, UserError
 
 
@@ -52,21 +51,21 @@ def try_reward(
 
 
 def _reading(prompt: str, text: str, row: dict[str, Any]) -> list[str]:
-    whole = with_opened_thoughts(prompt, text)
-    answer = read_answer(whole, row)
+    task, whole = task_of(row), with_opened_thoughts(prompt, text)
+    verdict = task.check(row, whole)
     lines = [
-        f"layout: {'as asked' if strict_answer(whole) is not None else 'not as asked'}",
-        f"answer: {'none found' if answer is None else repr(answer)}",
+        f"layout: {'as asked' if verdict.well_formed else 'not as asked'}",
+        f"answer: {'none found' if verdict.answer is None else repr(verdict.answer)}",
         f"tokens: {len(text.split())} (words)",
     ]
-    if is_countdown(row):
-        reason = why_not(answer, row["target"], row["nums"])
-        lines.append(f"verdict: {'right' if reason is None else f'wrong, {reason}'}")
-    elif (gold := gold_answer(row)) is not None:
-        verdict = judge(prompt, text, row)
-        known = "right" if verdict.lenient else "wrong"
+    if (gold := task.gold(row)) is not None:
         lines.append(f"gold: {gold!r}")
-        lines.append(f"verdict: {known if verdict.known else 'gold cannot be read'}")
+        if not verdict.known:
+            lines.append("verdict: gold cannot be read")
+        elif verdict.lenient:
+            lines.append("verdict: right")
+        else:
+            lines.append(f"verdict: wrong, {task.why_wrong(verdict.answer, row)}")
     return lines
 
 

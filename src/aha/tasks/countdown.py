@@ -1,46 +1,39 @@
 """Countdown: reach a target from given numbers, each used exactly once, with + - * /.
 
-Problems are generated (always solvable, because the target is the value of an expression
-that was built first) or loaded from rows with `target` and `nums`, the columns of
-Jiayi-Pan/Countdown-Tasks-3to4 (TinyZero).
+Problems are generated, or read from rows with `target` and `nums`, the columns of
+Jiayi-Pan/Countdown-Tasks-3to4 (TinyZero). A generated problem always has a solution, because its
+target is the value of an expression that was made first. Answers are checked with exact
+fractions, never with `eval`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aha.tasks.splits import Split, split_of
+from aha.answers.expression import (
+    ExpressionError,
+    bare_equation,
+    expression_side,
+    other_side,
+    parse_expression,
+)
+from aha.answers.tags import answer_block
+from aha.sections import CountdownRanges, TaskSection
+from aha.tasks.countdown_typed import has_solution, read_typed
+from aha.tasks.task import Columns, Split, Task, Vote, split_of
 from aha.types import Problem, UserError
 
-NAME = "countdown"
-OPERATORS = ("+", "-", "*", "/")
-
-# How many fruitless draws in a row mean that the ranges leave nothing (new) to draw.
+# This many draws in a row without a new problem mean that the ranges hold no other.
 _MAX_FRUITLESS_DRAWS = 20_000
 
 
 @dataclass(frozen=True)
-class CountdownRanges:
-    """What the generator may draw; all bounds inclusive.
-
-    `max_value` bounds every intermediate result, so that a model with one token per
-    integer can write each step.
-    """
-
-    sizes: tuple[int, ...] = (3, 4)
-    number_min: int = 1
-    number_max: int = 99
-    target_min: int = 1
-    target_max: int = 99
-    max_value: int = 9_999
-
-
-@dataclass(frozen=True)
 class Step:
-    """One sum `left operator right = value`, in whole non-negative numbers."""
+    """One operation `left operator right = value`, in whole non-negative numbers."""
 
     left: int
     operator: str
@@ -48,20 +41,14 @@ class Step:
     value: int
 
 
-def problem_key(nums: Sequence[int], target: int) -> str:
-    """The identity of a problem: order of the numbers does not matter."""
-    return f"{NAME}:{','.join(str(n) for n in sorted(nums))}={target}"
-
-
-def make_problem(nums: Sequence[int], target: int) -> Problem:
-    return Problem(NAME, problem_key(nums, target), {"target": target, "nums": list(nums)})
-
-
 def combine(a: int, b: int, max_value: int) -> list[Step]:
     """All steps from two numbers to a whole number in 0..max_value, larger operand first."""
     high, low = max(a, b), min(a, b)
-    steps = [Step(high, "+", low, high + low), Step(high, "-", low, high - low)]
-    steps.append(Step(high, "*", low, high * low))
+    steps = [
+        Step(high, "+", low, high + low),
+        Step(high, "-", low, high - low),
+        Step(high, "*", low, high * low),
+    ]
     if low != 0 and high % low == 0:
         steps.append(Step(high, "/", low, high // low))
     return [step for step in steps if step.value <= max_value]
@@ -84,15 +71,20 @@ def random_steps(nums: Sequence[int], max_value: int, rng: random.Random) -> lis
 def generate(ranges: CountdownRanges, split: Split, seed: int) -> Iterator[Problem]:
     """Distinct solvable problems of one split, without end or until the ranges are used up.
 
-    Errors: UserError when the ranges allow no problem at all.
+    Errors: UserError if the ranges allow no problem at all.
     """
-    rng = random.Random(f"{NAME}:{split}:{seed}")
+    rng = random.Random(f"{Countdown.name}:{split}:{seed}")
     seen: set[str] = set()
     fruitless = 0
     while fruitless < _MAX_FRUITLESS_DRAWS:
-        problem = _draw(ranges, rng)
-        if problem is None or problem.key in seen or split_of(problem.key) != split:
-            fruitless += 1
+        fruitless += 1
+        size = rng.choice(ranges.sizes)
+        nums = [rng.randint(ranges.number_min, ranges.number_max) for _ in range(size)]
+        steps = random_steps(nums, ranges.max_value, rng)
+        if not steps or not ranges.target_min <= steps[-1].value <= ranges.target_max:
+            continue
+        problem = make_problem(nums, steps[-1].value)
+        if problem.key in seen or split_of(problem.key) != split:
             continue
         fruitless = 0
         seen.add(problem.key)
@@ -105,60 +97,165 @@ def generate(ranges: CountdownRanges, split: Split, seed: int) -> Iterator[Probl
         )
 
 
-def _draw(ranges: CountdownRanges, rng: random.Random) -> Problem | None:
-    nums = [
-        rng.randint(ranges.number_min, ranges.number_max) for _ in range(rng.choice(ranges.sizes))
-    ]
-    steps = random_steps(nums, ranges.max_value, rng)
-    if not steps:
-        return None
-    target = steps[-1].value
-    if not ranges.target_min <= target <= ranges.target_max:
-        return None
-    return make_problem(nums, target)
+def make_problem(nums: Sequence[int], target: int) -> Problem:
+    """A problem; the order of the numbers is not part of its key."""
+    key = f"{Countdown.name}:{','.join(str(n) for n in sorted(nums))}={target}"
+    return Problem(Countdown.name, key, {"target": target, "nums": list(nums)})
 
 
-def from_row(row: Mapping[str, Any], where: str) -> Problem:
-    """A problem from a `target`/`nums` row.
+def whole(value: Any) -> int:
+    """The integer in a column: 3, 3.0 or "3". Errors: ValueError for anything else."""
+    try:
+        number = int(value)
+        if not isinstance(value, bool) and (isinstance(value, str) or number == value):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"a Countdown number is {value!r}; it must be an integer.")
 
-    Errors: UserError naming `where`, the column and the value.
+
+def fault(answer: str | None, target: Any, nums: Sequence[Any]) -> tuple[bool, str]:
+    """True if the answer is an arithmetic expression, and its fault in words ("": it is right).
+
+    An equation such as `65 = 55 + 10` counts as its expression; its other side must be the target.
+    Errors: ValueError if the target or a number is not an integer.
     """
-    for column in ("target", "nums"):
-        if column not in row:
-            raise UserError(
-                f"{where}: column {column!r} is missing; a Countdown row needs target (an "
-                f"integer) and nums (a list of integers), and this one has {sorted(row)}."
-            )
-    target, nums = _integer(row["target"]), _integer_list(row["nums"])
-    if target is None:
-        raise UserError(f"{where}: target is {row['target']!r}; it must be an integer.")
-    if nums is None or not nums:
-        raise UserError(f"{where}: nums is {row['nums']!r}; it must be a list of integers.")
-    return make_problem(nums, target)
+    if answer is None:
+        return False, "there is no answer block"
+    try:
+        equation = bare_equation(answer)
+        expression, claimed = parse_expression(expression_side(equation)), other_side(equation)
+    except ExpressionError as error:
+        return False, f"not an expression: {error}"
+    if Counter(expression.numbers) != Counter(whole(n) for n in nums):
+        return True, f"it uses {list(expression.numbers)}, not each of {list(nums)} exactly once"
+    if expression.value != whole(target):
+        return True, f"it is {expression.value}, not {target}"
+    try:
+        if claimed and parse_expression(claimed).value != whole(target):
+            return True, f"the other side of the equation is not {target}"
+    except ExpressionError:
+        return True, f"the other side of the equation is not {target}"
+    return True, ""
 
 
-def _integer(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str):
+class Countdown(Task):
+    """Problems have the columns `target`, an integer, and `nums`, a list of integers."""
+
+    name = "countdown"
+    summary = "reach a target from 3 or 4 numbers; generated, or rows with target and nums"
+    columns = ("target", "nums")
+    generates = True
+    searches = True
+    example = "15 from 3 13 5"
+    rules = "countdown"
+
+    def problem(self, row: Columns, where: str) -> Problem:
+        for column in self.columns:
+            if column not in row:
+                raise UserError(
+                    f"{where}: column {column!r} is missing; a Countdown row needs target (an "
+                    f"integer) and nums (a list of integers), and this one has {sorted(row)}."
+                )
         try:
-            return int(value)
+            target = whole(row["target"])
         except ValueError:
+            raise UserError(
+                f"{where}: target is {row['target']!r}; it must be an integer."
+            ) from None
+        nums = row["nums"]
+        if isinstance(nums, str):  # CSV holds a list as text, such as [44, 19, 35]
+            nums = nums.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+        try:
+            nums = [whole(n) for n in list(nums)]
+        except (TypeError, ValueError):
+            nums = []
+        if not nums:
+            raise UserError(f"{where}: nums is {row['nums']!r}; it must be a list of integers.")
+        return make_problem(nums, target)
+
+    def claims(self, columns: Columns) -> bool:
+        return columns.get("target") is not None and columns.get("nums") is not None
+
+    def generate(self, section: TaskSection, split: Split, seed: int) -> Iterator[Problem]:
+        return generate(section, split, seed)
+
+    def question(self, columns: Columns) -> str:
+        return (
+            f"Using the numbers {list(columns['nums'])}, create an equation that equals "
+            f"{columns['target']}. You can use basic arithmetic operations (+, -, *, /) and each "
+            "number must be used exactly once. Give the expression as the final answer, for "
+            "example (1 + 2) / 3."
+        )
+
+    def compact_question(self, columns: Columns) -> str:
+        return f"Make {columns['target']} from {' '.join(str(n) for n in columns['nums'])} ."
+
+    def read_answer(self, text: str) -> str | None:
+        return answer_block(text)
+
+    def correct_many(
+        self, answers: Sequence[str | None], rows: Sequence[Columns]
+    ) -> list[bool | None]:
+        return [
+            fault(answer, row["target"], row["nums"]) == (True, "")
+            for answer, row in zip(answers, rows, strict=True)
+        ]
+
+    def gold(self, columns: Columns) -> str:
+        return str(columns["target"])
+
+    def why_wrong(self, answer: str | None, columns: Columns) -> str:
+        return fault(answer, columns["target"], columns["nums"])[1]
+
+    def vote_key(self, answer: str | None) -> Vote | None:
+        """By value and numbers in any order. An equation that is false votes as its text."""
+        if answer is None or not answer.strip():
             return None
-    return None
+        try:
+            equation = bare_equation(answer)
+            expression = parse_expression(expression_side(equation))
+            claimed = other_side(equation)
+            if not claimed or parse_expression(claimed).value == expression.value:
+                return Vote((expression.value, tuple(sorted(expression.numbers))))
+        except ExpressionError:
+            pass
+        return Vote("".join(answer.split()))
 
+    def difficulty(self, columns: Columns) -> str:
+        return f"{len(columns['nums'])} numbers"
 
-def _integer_list(value: Any) -> list[int] | None:
-    """A list of integers, also from numpy arrays and from CSV text such as `[44, 19, 35]`."""
-    if isinstance(value, str):
-        value = value.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
-    elif hasattr(value, "tolist"):
-        value = value.tolist()
-    if not isinstance(value, list | tuple):
-        return None
-    numbers = [_integer(item) for item in value]
-    return None if any(n is None for n in numbers) else [n for n in numbers if n is not None]
+    def typed(self, text: str) -> Problem:
+        return make_problem(*read_typed(text))
+
+    def written(self, columns: Columns) -> str:
+        return f"{columns['target']} from {' '.join(str(n) for n in columns['nums'])}"
+
+    def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
+        nums, target = problem.columns["nums"], problem.columns["target"]
+        found = []
+        if has_solution(nums, target) is False:
+            found.append("this problem has no solution")
+        if section.source is not None:
+            return tuple(found)
+        alike = (
+            len(nums) in section.sizes
+            and all(section.number_min <= n <= section.number_max for n in nums)
+            and section.target_min <= target <= section.target_max
+        )
+        if not alike:
+            sizes = " or ".join(str(size) for size in sorted(set(section.sizes)))
+            found.append(
+                f"training problems have {sizes} numbers from {section.number_min} to "
+                f"{section.number_max} and targets from {section.target_min} to "
+                f"{section.target_max}; this one is unlike them"
+            )
+        elif not found and split_of(problem.key) == "train":
+            found.append("this problem may have been trained on; held-out ones never were")
+        return tuple(found)
+
+    def goal(self, columns: Columns) -> str:
+        return str(columns["target"])
+
+    def pool(self, columns: Columns) -> tuple[int, ...]:
+        return tuple(columns["nums"])

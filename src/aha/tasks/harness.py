@@ -17,14 +17,12 @@ from typing import Any, Protocol
 import yaml
 
 from aha.recipe import Recipe
-from aha.rewards.accuracy import gold_answer, is_countdown
 from aha.runs import write_lines
+from aha.tasks import TASKS, task_of
 from aha.tasks.prompts import PromptTokenizer
 from aha.types import Problem, Prompt, UserError
 
 _METRICS = ("accuracy", "accuracy_lenient", "format_rate")
-# What the harness's own task gsm8k calls its two filters.
-_GSM8K_METRICS = ("gsm8k_strict_match", "gsm8k_flexible_extract")
 
 
 class HarnessTokenizer(PromptTokenizer, Protocol):
@@ -50,7 +48,7 @@ def write_task(
         {
             "key": problem.key,
             "prompt": spelled(prompt, tokenizer),
-            "target": _target(problem),
+            "target": task_of(problem.columns).gold(problem.columns) or "",
             "columns": dict(problem.columns),
         }
         for problem, prompt in zip(problems, prompts, strict=True)
@@ -91,15 +89,8 @@ def spelled(prompt: Prompt, tokenizer: HarnessTokenizer) -> str:
     )
 
 
-def _target(problem: Problem) -> str:
-    """The gold answer for people; verdicts read the columns."""
-    if is_countdown(problem.columns):
-        return str(problem.columns["target"])
-    return gold_answer(problem.columns) or ""
-
-
 def _metrics(recipe: Recipe) -> tuple[str, ...]:
-    return (*_METRICS, *(_GSM8K_METRICS if recipe.task.name == "gsm8k" else ()))
+    return (*_METRICS, *TASKS[recipe.task.name].harness_metrics)
 
 
 class _Function(str):
@@ -150,8 +141,8 @@ def _drawing(temperature: float) -> dict[str, Any]:
 
 
 def _scores(recipe: Recipe) -> str:
-    gsm8k = recipe.task.name == "gsm8k"
-    own = " | harness.score_gsm8k(document, results[0], STOP)" if gsm8k else ""
+    also = TASKS[recipe.task.name].harness_metrics
+    own = " | harness.score_gsm8k(document, results[0], STOP)" if also else ""
     return (
         '"""What the harness calls for this task: aha reads the problems and judges the texts."""\n'
         "\n"
@@ -207,7 +198,7 @@ def _readme(recipe: Recipe, name: str, command: str, count: int) -> str:
         "| accuracy_lenient | the last answer that can be read is right |",
         "| format_rate | the asked layout, whatever the answer |",
     ]
-    if recipe.task.name == "gsm8k":
+    if TASKS[recipe.task.name].harness_metrics:
         lines += [
             "| gsm8k_strict_match | the harness's own rule: what follows `####` is the gold |",
             "| gsm8k_flexible_extract | the harness's own rule: the last number is the gold |",

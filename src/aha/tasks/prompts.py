@@ -1,21 +1,23 @@
-"""How a problem is asked: a style's instruction, the question, and what the completion begins with.
+"""Prompts: a style's instruction, the question, and the prefill that the completion begins with.
 
-A style says what layout is wanted; `format` says whether it is said through the model's chat
-template or as plain text (for base models). The prefill (often an opened `<think>`) belongs to the
-prompt: the completion goes on from it, and rewards count it as written. Some chat templates open
-the thoughts themselves (R1-Distill, QwQ, Qwen3-Thinking); their tag is then part of the prefill.
+The style names the layout of the answer. `format` is the model's chat template, or plain text for
+base models. The prefill, often an opened `<think>`, belongs to the prompt: the completion goes on
+from it, and rewards count it as written. Some chat templates open the thoughts themselves
+(R1-Distill, QwQ, Qwen3-Thinking); their tag is then part of the prefill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
 from aha.answers.tags import opened_thoughts
+from aha.recipe import Recipe
 from aha.sections import PromptSection
-from aha.types import Prompt, UserError
+from aha.tasks import TASKS, Task
+from aha.types import Problem, Prompt, UserError
 
 THINK = "<think>"
 
@@ -52,55 +54,39 @@ class PromptTokenizer(Protocol):
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any: ...
 
 
-class Question(Protocol):
-    """Makes a task's question from a problem's columns."""
-
-    def __call__(self, columns: Mapping[str, Any], /) -> str: ...
-
-
-def compact_question(columns: Mapping[str, Any]) -> str:
-    """The Countdown question in the embedded model's few words."""
-    return f"Make {columns['target']} from {' '.join(str(n) for n in columns['nums'])} ."
+def ask(
+    problems: Sequence[Problem], recipe: Recipe, tokenizer: PromptTokenizer
+) -> tuple[Prompt, ...]:
+    """Each problem of a recipe's task as the model sees it. Errors: UserError as `render`."""
+    task = TASKS[recipe.task.name]
+    return tuple(render(p.columns, task, recipe.prompt, tokenizer) for p in problems)
 
 
 def render(
-    columns: Mapping[str, Any],
-    question: Question,
-    settings: PromptSection,
-    tokenizer: PromptTokenizer,
+    columns: Mapping[str, Any], task: Task, settings: PromptSection, tokenizer: PromptTokenizer
 ) -> Prompt:
     """One problem as the model sees it.
 
-    Errors: UserError when the style does not fit the task or the tokenizer.
+    Errors: UserError if the style does not fit the task or the tokenizer.
     """
+    prefill = settings.prefill
     if settings.style == "compact":
-        return _compact(columns, settings, tokenizer)
+        question = task.compact_question(columns)
+        if question is None:
+            raise UserError(
+                "prompt.style is 'compact', which asks Countdown problems only; allowed for this "
+                f"task are {', '.join(INSTRUCTIONS)}."
+            )
+        return _prompt(f"{question} {prefill}", prefill, tokenizer, add_special_tokens=True)
     instruction = INSTRUCTIONS[settings.style] if settings.system is None else settings.system
     if settings.format == "chat":
-        return _chat(instruction, question(columns), settings, tokenizer)
-    text = _plain(instruction, question(columns), settings)
-    return _prompt(text, settings.prefill, tokenizer, add_special_tokens=True)
-
-
-def _compact(
-    columns: Mapping[str, Any], settings: PromptSection, tokenizer: PromptTokenizer
-) -> Prompt:
-    if "nums" not in columns:
-        raise UserError(
-            "prompt.style is 'compact', which asks Countdown problems only; allowed for this task "
-            f"are {', '.join(INSTRUCTIONS)}."
-        )
-    text = f"{compact_question(columns)} {settings.prefill}"
-    return _prompt(text, settings.prefill, tokenizer, add_special_tokens=True)
-
-
-def _plain(instruction: str, question: str, settings: PromptSection) -> str:
-    """User and Assistant by name, as base models saw them in their texts."""
+        return _chat(instruction, task.question(columns), settings, tokenizer)
+    # User and Assistant by name, as base models saw them in their texts.
     turns = [instruction] if instruction else []
     for example in settings.examples:
         turns.append(f"User: {example.problem}\nAssistant: {example.completion}")
-    turns.append(f"User: {question}\nAssistant: {settings.prefill}")
-    return "\n".join(turns)
+    turns.append(f"User: {task.question(columns)}\nAssistant: {prefill}")
+    return _prompt("\n".join(turns), prefill, tokenizer, add_special_tokens=True)
 
 
 def _chat(

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aha.model.llama import blocks_of
 from aha.reasoning.reflection import reflection_count
-from aha.rewards.accuracy import judge
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.sections import PromptSection
-from aha.tasks.countdown import generate
-from aha.tasks.prompts import compact_question, render
+from aha.tasks import check_completion
+from aha.tasks.countdown import Countdown, generate
+from aha.tasks.prompts import render
 from aha.tiny.traces import TINY_RANGES, TraceSettings
 
 _SUM = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
@@ -45,9 +45,7 @@ def measure(folder: Path, problems: int) -> CardFigures:
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     held_out = list(islice(generate(TINY_RANGES, "test", seed=0), problems))
-    prompts = [
-        render(problem.columns, compact_question, _PROMPT, tokenizer) for problem in held_out
-    ]
+    prompts = [render(problem.columns, Countdown(), _PROMPT, tokenizer) for problem in held_out]
     groups = NativeEngine(model, tokenizer, blocks_of(model)).generate(
         prompts, 1, _SETTINGS, seed=0
     )
@@ -57,7 +55,7 @@ def measure(folder: Path, problems: int) -> CardFigures:
     checks = [right for p, _, c in triples for right in checks_right(c.text, p.columns["target"])]
     return CardFigures(
         problems=len(held_out),
-        accuracy=_share(judge(q.text, c.text, p.columns).strict for p, q, c in triples),
+        accuracy=_share(check_completion(q.text, c.text, p.columns).strict for p, q, c in triples),
         sums_right=_share(sums),
         checks_right=_share(checks),
         mean_length=sum(len(c.token_ids) for c in completions) / len(completions),

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from aha.tasks.countdown import CountdownRanges, Step, combine
-from aha.tasks.prompts import THINK, compact_question
+from aha.sections import CountdownRanges
+from aha.tasks.countdown import Countdown, Step, combine
+from aha.tasks.prompts import THINK
 
 # The problems that the embedded model can read and write: every value has a token.
 TINY_RANGES = CountdownRanges(
@@ -74,7 +75,7 @@ def _expression(first: Step, second: Step, third: int) -> str:
 
 def prompt_text(nums: Sequence[int], target: int) -> str:
     """The compact prompt; it already opens the think block."""
-    return f"{compact_question({'nums': nums, 'target': target})} {THINK}"
+    return f"{Countdown().compact_question({'nums': nums, 'target': target})} {THINK}"
 
 
 def completion_text(

@@ -29,7 +29,7 @@ from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, score
 from aha.rollout.base import Engine, SamplingSettings
 from aha.runs import RunDirectory
-from aha.tasks.ask import ask
+from aha.tasks.prompts import ask
 from aha.train.checkpoint import Progress
 from aha.train.saving import Saver
 from aha.train.schedule import learning_rate_at

@@ -30,8 +30,8 @@ from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, choose
 from aha.rollout.engine import NativeEngine
 from aha.rollout.positions import require_positions
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
+from aha.tasks.prompts import ask
 from aha.train.checkpoint import Progress, restore
 from aha.train.data import ProblemStream
 from aha.train.memory import tokens_that_fit

@@ -18,8 +18,8 @@ from aha.model.lora import is_adapter
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.vllm import VllmEngine
 from aha.runs import write_lines
-from aha.tasks.load import load_problems
-from aha.tasks.overlap import overlap
+from aha.tasks import load_problems
+from aha.tasks.data import overlap
 from aha.train.loop import evaluate_held_out
 from aha.trained import Subject, find_subject, load, own_recipe, recipe_for
 from aha.types import Problem, UserError
@@ -198,10 +198,10 @@ def _notes(subject: Subject, problems: Sequence[Problem], request: EvalRequest) 
             # The training problems may be on another machine; the figures are valid without them.
             notes.append(f"note: overlap with what it was trained on is not known: {error}")
         else:
-            if shared.keys:
+            if shared:
                 notes.append(
-                    f"note: {len(shared.keys)} of {shared.of} problems overlap with the training "
-                    f"problems of {trained_by} (the first: {shared.keys[0]})."
+                    f"note: {len(shared)} of {len(problems)} problems overlap with the training "
+                    f"problems of {trained_by} (the first: {shared[0]})."
                 )
     return tuple(notes)
 

@@ -31,8 +31,8 @@ from aha.model.lora import is_adapter, lora_config
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.positions import require_positions
-from aha.tasks.ask import ask
-from aha.tasks.load import load_problems
+from aha.tasks import load_problems
+from aha.tasks.prompts import ask
 from aha.train.data import ProblemStream
 from aha.train.memory import (
     Pass,

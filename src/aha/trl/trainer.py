@@ -25,7 +25,7 @@ from transformers import PrinterCallback
 from aha.grpo.advantages import without_signal
 from aha.grpo.update import UpdateStats
 from aha.model.load import product_dtype, switch_off_dropout
-from aha.tasks.ask import ask
+from aha.tasks.prompts import ask
 from aha.train.loop import score_groups
 from aha.train.schedule import learning_rate_at
 from aha.trl.checkpoint import Keeper

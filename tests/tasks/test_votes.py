@@ -1,4 +1,4 @@
-"""Which answers vote for the same."""
+"""Answers that vote for the same."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import time
 
 import pytest
 
-from aha.evaluate.ballots import Ballot, ballot
 from aha.evaluate.passk import majority
+from aha.tasks import TASKS
 
-COUNTDOWN = {"target": 11, "nums": [5, 6]}
-NUMBER = {"problem": "x", "answer": "72"}
+vote = TASKS["math"].vote_key
 
 
 @pytest.mark.parametrize(
@@ -24,8 +23,8 @@ NUMBER = {"problem": "x", "answer": "72"}
     ],
 )
 def test_mathematics_of_one_form(same: tuple[str, ...]) -> None:
-    found = [ballot(answer, NUMBER) for answer in same]
-    assert majority([*found[:1], ballot("another", NUMBER), *found[1:]]) == 0
+    found = [vote(answer) for answer in same]
+    assert majority([*found[:1], vote("another"), *found[1:]]) == 0
     assert len({one.form for one in found if one}) == 1
 
 
@@ -34,12 +33,11 @@ def test_mathematics_of_one_form(same: tuple[str, ...]) -> None:
     [("72", "73"), ("7 2", "72"), ("0.4", "40%"), ("x + 1", "1 + x"), ("(1,2)", "(2,1)")],
 )
 def test_mathematics_of_two_forms(one: str, other: str) -> None:
-    assert ballot(one, NUMBER) != ballot(other, NUMBER)
+    assert vote(one) != vote(other)
 
 
 def test_a_countdown_expression_is_its_value_and_its_numbers() -> None:
-    def form(answer: str) -> Ballot | None:
-        return ballot(answer, COUNTDOWN)
+    form = TASKS["countdown"].vote_key
 
     assert form("5 + 6") == form("6+5") == form("5 + 6 = 11") == form("11 = (6 + 5)")
     assert form("5 + 6") == form("\\boxed{5 + 6}") == form("**6 + 5 = 11**")
@@ -53,20 +51,20 @@ def test_a_countdown_expression_is_its_value_and_its_numbers() -> None:
 
 
 def test_no_answer_is_no_vote() -> None:
-    assert ballot(None, NUMBER) is None
-    assert ballot("  ", NUMBER) is None
+    assert vote(None) is None
+    assert vote("  ") is None
 
 
 def test_units_separate_only_where_they_differ() -> None:
-    votes = [ballot(answer, NUMBER) for answer in ("9", "5", "5 hours", "5 hours")]
+    votes = [vote(answer) for answer in ("9", "5", "5 hours", "5 hours")]
     assert majority(votes) == 1
-    mixed = [ballot(answer, NUMBER) for answer in ("5 minutes", "5 hours", "5", "5 hours")]
+    mixed = [vote(answer) for answer in ("5 minutes", "5 hours", "5", "5 hours")]
     assert majority(mixed) == 1
 
 
 def test_hostile_answers_cost_nothing() -> None:
     began = time.perf_counter()
     for answer in ("9" * 100_000, "(" * 100_000, "{" * 50_000, "\\left" * 20_000, "1," * 50_000):
-        for columns in (COUNTDOWN, NUMBER):
-            assert ballot(answer, columns) is not None
+        for task in ("countdown", "math"):
+            assert TASKS[task].vote_key(answer) is not None
     assert time.perf_counter() - began < 2

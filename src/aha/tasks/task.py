@@ -1,0 +1,251 @@
+"""The contract of a task: where problems come from, how they are asked, how answers are checked.
+
+A task is one subclass in one module, and one line in `aha.tasks`. No other package compares a
+task's name or looks for its columns; it asks the task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Literal
+
+from aha.answers.tags import strict_answer
+from aha.sections import TaskSection
+from aha.tasks.data import ProblemSet, read_rows
+from aha.types import Problem, UserError
+
+Columns = Mapping[str, Any]
+Split = Literal["train", "test"]
+
+# A constant, not a setting: another fraction would move problems between the splits.
+TEST_FRACTION = 0.1
+# Held-out problems come from one stream for all recipes and seeds, so accuracies compare.
+_TEST_SEED = 0
+_GENERATED_TRAIN = 10_000
+
+
+def split_of(key: str) -> Split:
+    """The split of a problem, from a hash of its key alone.
+
+    No seed, size, order or file can move a test problem into training, and two people who load
+    the same rows hold out the same problems.
+    """
+    digest = hashlib.sha256(key.encode("utf-8")).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "test" if share < TEST_FRACTION else "train"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A checked completion. `strict` also asks for the exact layout; `lenient` does not.
+
+    `known` is False if the row has no usable gold answer; `strict` and `lenient` are False then.
+    """
+
+    strict: bool
+    lenient: bool
+    well_formed: bool
+    answer: str | None
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The key of an answer in a majority vote: `form`, and the unit it names ("" for none).
+
+    Two answers with one form are the same answer, unless they name different units.
+    """
+
+    form: Hashable
+    unit: str = ""
+
+
+class Task(ABC):
+    """A kind of problem.
+
+    `columns` are the columns that `problem` reads from a row. `hub` and `hub_test` are the data
+    sets to use when the recipe names no file, written owner/name:config@split.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    hub: ClassVar[str | None] = None
+    hub_test: ClassVar[str | None] = None
+    generates: ClassVar[bool] = False
+    """True if `generate` makes problems, so that no data set is needed."""
+    searches: ClassVar[bool] = False
+    """True if people solve it by trying combinations: to turn back is to give up a try."""
+    example: ClassVar[str] = "a question, and #### ANSWER if you know it"
+    """A problem as a person may type it, for a hint."""
+    rules: ClassVar[str] = "text"
+    """The rules of `aha.reasoning` for this task's texts, beside those for all."""
+    harness_metrics: ClassVar[tuple[str, ...]] = ()
+    """The metrics of the task of this name in lm-evaluation-harness, if it has one."""
+
+    # Problems
+
+    @abstractmethod
+    def problem(self, row: Columns, where: str) -> Problem | None:
+        """The problem in a row of a data set; None for a row without a gold answer.
+
+        Errors: UserError naming `where`, the column and the value.
+        """
+
+    def claims(self, columns: Columns) -> bool:
+        """True if a row with these columns is this task's, whatever set it came from."""
+        return False
+
+    def generate(self, section: TaskSection, split: Split, seed: int) -> Iterator[Problem]:
+        """Distinct problems of one split as a function of the seed, until none are left."""
+        raise NotImplementedError(f"task {self.name!r} generates no problems")
+
+    def load(self, section: TaskSection, split: Split, limit: int | None) -> ProblemSet:
+        """Up to `limit` distinct problems of one split. None: all, or 10,000 generated.
+
+        With a data set of its own for the test split, nothing in that set is trained on. With one
+        set for both splits, the content of a problem decides.
+        Errors: UserError if the source cannot be read or leaves nothing for the split.
+        """
+        if section.source is None and self.generates:
+            seed = section.data_seed if split == "train" else _TEST_SEED
+            stream = self.generate(section, split, seed)
+            problems = tuple(islice(stream, limit or _GENERATED_TRAIN))
+            return ProblemSet(problems, rows=len(problems))
+        source, test_source = section.source, section.test_source
+        if source is None:
+            if self.hub is None:
+                raise UserError(
+                    f"task.source is missing; task {self.name!r} has no set of its own."
+                )
+            source, test_source = self.hub, test_source or self.hub_test
+        if test_source is None:
+            found = self._read(section, source, lambda p: split_of(p.key) == split, limit)
+        elif split == "test":
+            found = self._read(section, test_source, lambda _: True, limit)
+        else:
+            held_out = {p.key for p in self.load_all(section, test_source).problems}
+            found = self._read(section, source, lambda p: p.key not in held_out, limit)
+        if not found.problems:
+            losses = found.losses()
+            raise UserError(
+                f"task: {source} leaves no problem for the {split} split of {found.rows} rows"
+                + (f"; {losses}." if losses else ".")
+            )
+        return found
+
+    def load_all(self, section: TaskSection, source: str) -> ProblemSet:
+        """Every problem of one data set, whatever its split. Errors: UserError as `load`."""
+        return self._read(section, source, lambda _: True, None)
+
+    def _read(
+        self,
+        section: TaskSection,
+        source: str,
+        belongs: Callable[[Problem], bool],
+        limit: int | None,
+    ) -> ProblemSet:
+        problems: dict[str, Problem] = {}
+        rows = without_gold = duplicates = other_split = 0
+        first_without_gold = ""
+        for where, row in read_rows(source, section.columns):
+            rows += 1
+            problem = self.problem(row, where)
+            if problem is None:
+                without_gold += 1
+                first_without_gold = first_without_gold or where
+            elif not belongs(problem):
+                other_split += 1
+            elif problem.key in problems:
+                duplicates += 1
+            else:
+                problems[problem.key] = problem
+                if len(problems) == limit:
+                    break
+        return ProblemSet(
+            tuple(problems.values()),
+            rows,
+            without_gold,
+            duplicates,
+            other_split,
+            first_without_gold,
+        )
+
+    # Prompts
+
+    @abstractmethod
+    def question(self, columns: Columns) -> str:
+        """The problem in words, without an instruction on layout."""
+
+    def compact_question(self, columns: Columns) -> str | None:
+        """The question in the embedded model's few words; None if it cannot be said in them."""
+        return None
+
+    # Answers
+
+    @abstractmethod
+    def read_answer(self, text: str) -> str | None:
+        """The answer in a completion whatever its layout; None if there is none."""
+
+    @abstractmethod
+    def correct_many(
+        self, answers: Sequence[str | None], rows: Sequence[Columns]
+    ) -> list[bool | None]:
+        """True for each extracted answer that is right; None if its row has no usable gold."""
+
+    @abstractmethod
+    def gold(self, columns: Columns) -> str | None:
+        """The gold answer for people to read; None if the row has none."""
+
+    @abstractmethod
+    def why_wrong(self, answer: str | None, columns: Columns) -> str:
+        """The fault of an answer that is not right, in words; "" if the row has no gold."""
+
+    @abstractmethod
+    def vote_key(self, answer: str | None) -> Vote | None:
+        """The key under which an extracted answer votes; None without an answer."""
+
+    @abstractmethod
+    def difficulty(self, columns: Columns) -> str | None:
+        """The class of difficulty that accuracies are grouped by; None if the row names none."""
+
+    def check(self, columns: Columns, text: str) -> Verdict:
+        """The verdict on one completion; `text` has the opening tag that the prompt wrote."""
+        return self.check_many([columns], [text])[0]
+
+    def check_many(self, rows: Sequence[Columns], texts: Sequence[str]) -> list[Verdict]:
+        """`check` for many completions; mathematics is compared in parallel processes."""
+        answers = [self.read_answer(text) for text in texts]
+        # In the exact layout both readings find the same answer, so one comparison serves both.
+        correct = self.correct_many(answers, rows)
+        well_formed = [strict_answer(text) is not None for text in texts]
+        return [
+            Verdict(right is True and layout, right is True, layout, answer, right is not None)
+            for answer, right, layout in zip(answers, correct, well_formed, strict=True)
+        ]
+
+    # Play
+
+    @abstractmethod
+    def typed(self, text: str) -> Problem:
+        """The problem that a person typed. Errors: UserError naming the text and the form."""
+
+    @abstractmethod
+    def written(self, columns: Columns) -> str:
+        """The problem as a person would type it."""
+
+    @abstractmethod
+    def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
+        """Facts about a typed problem that a player needs before judging a model by it."""
+
+    def goal(self, columns: Columns) -> str:
+        """The value to make from `pool`; "" for a task without one."""
+        return ""
+
+    def pool(self, columns: Columns) -> tuple[int, ...]:
+        """The numbers that an answer must use once each; empty for a task without them."""
+        return ()
