@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from aha.evaluate.evaluate import Record
+from aha.evaluate.evaluation import Record
 from aha.evaluate.paired import compare
 
 

@@ -11,8 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aha.observe.blocks import sparkline
 from aha.observe.console import ConsoleObserver
-from aha.observe.machine import Meter
-from aha.observe.record import group_metrics
+from aha.observe.record import Meter, group_metrics
 from aha.observe.samples import SamplesObserver, sample_record, sample_text
 from aha.observe.tensorboard import TensorBoardObserver
 from aha.recipe import load_recipe

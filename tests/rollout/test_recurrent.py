@@ -31,6 +31,7 @@ from transformers import (
     RwkvForCausalLM,
 )
 
+from aha.observe.record import step_record
 from aha.recipe import load_recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
@@ -156,6 +157,6 @@ def test_a_model_without_attention_trains(
         build_trainer(load_recipe("countdown-tiny", settings), None)
     settings.append("model.attn_implementation=eager")
     trainer = build_trainer(load_recipe("countdown-tiny", settings), None)
-    _, record = train_step(trainer, 1)
+    record = step_record(train_step(trainer, 1))
     assert record["trained_rows"] > 0
     assert record["logprob_gap"] < 1e-4

@@ -9,8 +9,9 @@ import pytest
 
 from aha.observe.record import group_metrics
 from aha.recipe import Recipe, load_recipe
+from aha.rollout.base import rollout_seed
 from aha.rollout.scripted import ScriptedEngine
-from aha.train.loop import collect, rollout_seed
+from aha.train.loop import collect
 from aha.train.setup import Trainer, build_trainer
 from aha.types import Prompt
 

@@ -82,7 +82,7 @@ def test_a_start_that_is_refused_late_leaves_nothing(
     def refuses(*_: Any) -> None:
         raise UserError("not logged in")
 
-    monkeypatch.setattr("aha.train.start.WandbObserver", refuses)
+    monkeypatch.setattr("aha.observe.reporter.WandbObserver", refuses)
     monkeypatch.setattr("aha.train.start.require_services", lambda _: None)
     with pytest.raises(UserError, match="not logged in"):
         start_run(small(model_folder, "logging.report_to=[tensorboard, wandb]"), tmp_path / "run")
@@ -137,11 +137,11 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_shown(
         healthy = weight.detach().clone()
         if step == 2:
             poison(trainer)
-        groups, record = real(trainer, step)
+        finished = real(trainer, step)
         if step == 2:
             assert weight.isnan().all(), "the sick step must move nothing"
             weight.data.copy_(healthy)
-        return groups, record
+        return finished
 
     monkeypatch.setattr(loop, "train_step", sick_once)
     run = start_run(small(model_folder), tmp_path / "run")

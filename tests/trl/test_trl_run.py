@@ -124,10 +124,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     whole = start_run(recipe, tmp_path / "whole")
     real = RecipeTrainer.finish_step
 
-    def interrupted(trainer: Any) -> Any:
+    def interrupted(trainer: Any, number: int) -> Any:
         if trainer.state.global_step == 2 * 4:
             raise KeyboardInterrupt
-        return real(trainer)
+        return real(trainer, number)
 
     monkeypatch.setattr(RecipeTrainer, "finish_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -415,6 +415,6 @@ def test_the_conductor_takes_the_first_reason(monkeypatch: pytest.MonkeyPatch) -
             assert seconds == 2.5
 
     trainer: Any = type("Trainer", (), {"ranks": Ranks()})()
-    end: Any = conductor.Conductor(trainer, None, None, [], Stop())  # type: ignore[arg-type]
+    end: Any = conductor.Conductor(trainer, None, None, Stop())  # type: ignore[arg-type]
     stopped = end._agree(2.5)
     assert (str(stopped), stopped.code) == ("stopped by SIGTERM after saving", 143)

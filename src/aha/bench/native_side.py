@@ -12,11 +12,12 @@ from aha.bench.spec import Spec, StepTimes
 from aha.grpo.logprobs import LogprobModel
 from aha.grpo.update import update
 from aha.model.llama import blocks_of
+from aha.observe.record import peak_memory_gb
 from aha.rewards.score import rewards_of
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.tasks.prompts import ask
-from aha.train.loop import peak_memory_gb, score_groups, with_advantages
+from aha.train.loop import score_groups, with_advantages
 from aha.train.memory import keep_freed_memory, tokens_that_fit
 from aha.train.setup import build_optimizer, sampling_settings, update_settings
 from aha.types import Completion, Group

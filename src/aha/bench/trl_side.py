@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 
 from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
 from aha.bench.spec import Spec, StepTimes
+from aha.observe.record import peak_memory_gb
 from aha.rewards.score import rewards_of
 from aha.tasks.prompts import ask
-from aha.train.loop import peak_memory_gb
 from trl import GRPOConfig, GRPOTrainer
 
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from aha.doctor.asking import process_bytes
+from aha.observe.record import peak_memory_gb, step_record
 from aha.recipe import Recipe, parse_recipe
 from aha.rewards import CustomReward
 from aha.rewards.score import WeightedReward
-from aha.train.loop import peak_memory_gb, train_step
+from aha.train.loop import train_step
 from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
 from aha.types import RunFailure, UserError
@@ -59,9 +60,10 @@ def run_trial(recipe: Recipe) -> Trial:
     trainer = _with_signal(build_trainer(recipe, None))
     records = []
     for step in range(1, _STEPS + 1):
-        groups, record = train_step(trainer, step)
-        records.append(record)
-    return _trial(trainer, before, records, max(len(g.prompt.token_ids) for g in groups))
+        finished = train_step(trainer, step)
+        records.append(step_record(finished))
+    longest = max(len(group.prompt.token_ids) for group in finished.groups)
+    return _trial(trainer, before, records, longest)
 
 
 def _trial(

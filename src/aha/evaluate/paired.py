@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from aha.evaluate.evaluate import Record, accuracy_of, by_problem
+from aha.evaluate.evaluation import Record, accuracy_of, by_problem
 from aha.reasoning.compare import rise
 
 

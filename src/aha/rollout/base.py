@@ -48,3 +48,8 @@ class Engine(Protocol):
         the index of its prompt: not on the batch it shared.
         """
         ...
+
+
+def rollout_seed(seed: int, step: int, round_: int = 0) -> int:
+    """The seed of one round's random streams, a function of (seed, step < 2^28, round < 16)."""
+    return (seed << 32) | (round_ << 28) | step

@@ -6,28 +6,21 @@ run goes on as if it had never stopped.
 
 from __future__ import annotations
 
-import math
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
-import psutil
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from aha.evaluate.evaluate import Evaluation, evaluate
+from aha.evaluate.evaluation import Evaluation, RunEvaluator, evaluate_held_out
 from aha.grpo.advantages import group_advantages
-from aha.grpo.update import UpdateStats, update
-from aha.observe.alerts import Watch
-from aha.observe.machine import Meter
-from aha.observe.observer import Observer
-from aha.observe.record import group_metrics
+from aha.grpo.update import update
+from aha.observe.record import FinishedStep
+from aha.observe.reporter import StepReporter
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, score
-from aha.rollout.base import Engine, SamplingSettings
+from aha.rollout.base import rollout_seed
 from aha.runs import RunDirectory
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import Progress
@@ -35,40 +28,31 @@ from aha.train.saving import Saver
 from aha.train.schedule import learning_rate_at
 from aha.train.setup import Trainer, sampling_settings, update_settings
 from aha.train.stop import StopRequest
-from aha.types import Group, Problem, RunFailure, Stopped
-
-# Evaluations draw from a stream of their own, never from one of a training step.
-_EVALUATION_STEP = 0
+from aha.types import Group, Problem, Stopped
 
 
-def train(
-    trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], stop: StopRequest
-) -> None:
+def train(trainer: Trainer, run: RunDirectory, reporter: StepReporter, stop: StopRequest) -> None:
     """Train to `max_steps`, evaluating before and after; every step is recorded in `run`.
 
     Errors: Stopped after a checkpoint when `stop` says so; RunFailure when the run cannot go on.
     """
     recipe = trainer.recipe
-    watch, meter = Watch(recipe.logging, run.metrics()), Meter()
+
+    def measure(keep: Callable[[Evaluation], None], untrained: bool) -> None:
+        keep(evaluate_held_out(recipe, trainer.engine, trainer.tokenizer, trainer.held_out))
+
+    evaluator = RunEvaluator(recipe, run, reporter.note, measure)
     saving = recipe.train
     saver = Saver(run.checkpoints, saving.save_total_limit, saving.save_in_background)
-    skipped, slowest_s = 0, 0.0
+    slowest_s = 0.0
     for note in trainer.notes:
-        tell(observers, note)
+        reporter.note(note)
     if "before" not in run.evaluation():
-        _evaluate(trainer, run, observers, "before")
+        evaluator.at_end("before")
     for step in range(trainer.first_step, recipe.train.max_steps + 1):
-        groups, record = train_step(trainer, step)
-        record |= meter.read() | _evaluate_during(trainer, run, observers, step)
-        run.append_metrics(record)
-        for observer in observers:
-            observer.on_step(record, groups)
-        alerts = watch.check(record)
-        run.append_alerts(map(asdict, alerts))
-        for alert in alerts:
-            tell(observers, alert.message)
-        skipped = count_skipped(record, skipped, recipe, observers)
-        slowest_s = max(slowest_s, record["time/step_s"])
+        finished = train_step(trainer, step)
+        reporter.report(finished, evaluator.after_step(step))
+        slowest_s = max(slowest_s, finished.times["time/step_s"])
         last = step == recipe.train.max_steps
         try:
             # Twice the slowest step: the checkpoint must still be written.
@@ -80,7 +64,7 @@ def train(
         if step % recipe.train.save_steps == 0 or last:
             _save(trainer, run, saver, step)
     saver.finish()
-    _evaluate(trainer, run, observers, "after")
+    evaluator.at_end("after")
 
 
 def _save(trainer: Trainer, run: RunDirectory, saver: Saver, step: int) -> None:
@@ -88,35 +72,8 @@ def _save(trainer: Trainer, run: RunDirectory, saver: Saver, step: int) -> None:
     saver.save(progress, trainer.model, trainer.tokenizer, trainer.optimizer)
 
 
-def count_skipped(
-    record: dict[str, Any], before: int, recipe: Recipe, observers: Sequence[Observer]
-) -> int:
-    """Skipped steps in a row. Errors: RunFailure when there are too many."""
-    if not record["skipped"]:
-        return 0
-    count = before + 1
-    tell(
-        observers,
-        f"warning: step {record['step']} had no finite loss and gradient and was skipped; "
-        f"completions to blame: {record['sick_rows'] or 'none in particular'} (see samples).",
-    )
-    if count >= recipe.train.max_skipped_steps:
-        raise RunFailure(
-            f"{count} steps in a row had no finite loss and gradient. Go on from a checkpoint with "
-            "a lower optimizer.learning_rate or optimizer.max_grad_norm, model.dtype=float32 and "
-            "model.autocast=none; and look at the rewards for infinite values."
-        )
-    return count
-
-
-def tell(observers: Sequence[Observer], message: str) -> None:
-    """Say a sentence to all who watch."""
-    for observer in observers:
-        observer.note(message)
-
-
-def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]]:
-    """One step: its groups, and its record for metrics.jsonl."""
+def train_step(trainer: Trainer, step: int) -> FinishedStep:
+    """One step: roll out, score, update."""
     recipe, times = trainer.recipe, dict[str, float]()
     started = time.perf_counter()
     learning_rate = learning_rate_at(step, recipe.train.max_steps, recipe.optimizer)
@@ -129,10 +86,7 @@ def train_step(trainer: Trainer, step: int) -> tuple[list[Group], dict[str, Any]
         trainer.budget.tokens = stats.tokens_per_microbatch
         stats = replace(stats, nonfinite_rows=_places(drawn, groups, stats.nonfinite_rows))
     times["time/step_s"] = time.perf_counter() - started
-    epoch = trainer.stream.epoch(step)
-    with _timed(times, "time/record_s"):
-        metrics = group_metrics(drawn)
-    return drawn, step_record(step, epoch, learning_rate, metrics, stats, times)
+    return FinishedStep(step, trainer.stream.epoch(step), learning_rate, drawn, stats, times)
 
 
 def collect(
@@ -207,126 +161,6 @@ def with_advantages(groups: Sequence[Group], recipe: Recipe) -> list[Group]:
         replace(group, advantages=tuple(advantages))
         for group, advantages in zip(groups, advantages_PG, strict=True)
     ]
-
-
-def rollout_seed(seed: int, step: int, round_: int = 0) -> int:
-    """The seed of one round's random streams, a function of (seed, step < 2^28, round < 16)."""
-    return (seed << 32) | (round_ << 28) | step
-
-
-def evaluate_held_out(
-    recipe: Recipe,
-    engine: Engine,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    samples: int = 1,
-) -> Evaluation:
-    """The model's answers, drawn the same whenever and by whatever command it is evaluated."""
-    settings = SamplingSettings(
-        recipe.generation.max_completion_length,
-        recipe.evaluation.temperature,
-        stop=recipe.generation.stop,
-    )
-    prompts = ask(problems, recipe, tokenizer)
-    seed = rollout_seed(recipe.train.seed, _EVALUATION_STEP)
-    return evaluate(engine, problems, prompts, settings, seed, samples)
-
-
-def _evaluate(
-    trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], when: str
-) -> None:
-    if not trainer.held_out:
-        return
-    evaluation = evaluate_held_out(
-        trainer.recipe, trainer.engine, trainer.tokenizer, trainer.held_out
-    )
-    run.write_lines(f"eval-{when}.jsonl", evaluation.records)
-    run.write_json("eval.json", {**run.evaluation(), when: evaluation.summary})
-    tell(observers, f"{when} training: {evaluation_sentence(evaluation)}")
-
-
-def _evaluate_during(
-    trainer: Trainer, run: RunDirectory, observers: Sequence[Observer], step: int
-) -> dict[str, Any]:
-    """The step's `eval/...` figures, nothing where none are due; the last step has its own."""
-    settings = trainer.recipe.evaluation
-    last = step == trainer.recipe.train.max_steps
-    if not settings.every or step % settings.every or last or not trainer.held_out:
-        return {}
-    started = time.perf_counter()
-    evaluation = evaluate_held_out(
-        trainer.recipe, trainer.engine, trainer.tokenizer, trainer.held_out
-    )
-    run.write_lines(f"evals/step-{step:06d}.jsonl", evaluation.records)
-    tell(observers, f"after step {step}: {evaluation_sentence(evaluation)}")
-    return evaluation.scalars() | {"time/eval_s": time.perf_counter() - started}
-
-
-def evaluation_sentence(evaluation: Evaluation) -> str:
-    """An evaluation's outcome for people."""
-    summary = evaluation.summary
-    low, high = summary["ci95"]
-    return (
-        f"accuracy {summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, strict, "
-        f"{summary['n']} held-out problems), length {summary['mean_length']:.0f} tokens, "
-        f"{summary['reflection_rate']:.2f} reflections a completion"
-    )
-
-
-def step_record(
-    step: int,
-    epoch: float,
-    learning_rate: float,
-    metrics: dict[str, Any],
-    stats: UpdateStats,
-    times: dict[str, float],
-) -> dict[str, Any]:
-    """A step's line of metrics.jsonl; `times` are seconds under their names in it."""
-    return {
-        "step": step,
-        "epoch": epoch,
-        "loss": _finite(stats.loss),
-        "learning_rate": learning_rate,
-        "grad_norm": _finite(stats.grad_norm),
-        "kl": _finite(stats.kl),
-        "entropy": _finite(stats.entropy),
-        "clip_ratio": _finite(stats.clip_ratio),
-        "logprob_gap": _finite(stats.logprob_gap),
-        "skipped": stats.skipped,
-        "sick_rows": list(stats.nonfinite_rows),
-        "trained_rows": stats.trained_rows,
-        "tokens_per_microbatch": stats.tokens_per_microbatch,
-        **metrics,
-        **times,
-        "time/samples_per_s": metrics["samples"] / times["time/step_s"],
-        "time/tokens_per_s": metrics["tokens"] / times["time/step_s"],
-        **_memory(),
-    }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN: what is not a finite number is none."""
-    return value if math.isfinite(value) else None
-
-
-def _memory() -> dict[str, float]:
-    held = {"memory/peak_gb": peak_memory_gb()}
-    if torch.cuda.is_available():
-        held["machine/gpu_memory_gb"] = torch.cuda.memory_allocated() / 2**30
-    return held
-
-
-def peak_memory_gb() -> float:
-    """The most memory held so far: the GPU's when there is one, else the process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ModuleNotFoundError:  # on Windows, where psutil knows the peak
-        held: Any = psutil.Process().memory_info()
-        return float(held.peak_wset / 2**30)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
 
 
 @contextmanager

@@ -10,15 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aha.observe.console import ConsoleObserver
-from aha.observe.observer import Observer
-from aha.observe.samples import SamplesObserver
-from aha.observe.services import TrackioObserver, WandbObserver, require_services
-from aha.observe.tensorboard import TensorBoardObserver
+from aha.observe.reporter import StepReporter, observers_of
+from aha.observe.services import require_services
 from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
-from aha.train.loop import tell, train
+from aha.train.loop import train
 from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
 from aha.train.stop import StopRequest
@@ -83,17 +80,18 @@ def _run(
     trainer: Trainer, run: RunDirectory, how: str, stop: StopRequest, notes: Sequence[str] = ()
 ) -> RunDirectory:
     observers = observers_of(trainer.recipe, run, Console(), trainer.progress.step)
+    reporter = StepReporter(trainer.recipe, run, observers)
     for note in (f"run directory: {run.path}{how}", *notes):
-        tell(observers, note)
+        reporter.note(note)
     started = time.monotonic()
-    with watched(run, observers, stop):
-        train(trainer, run, observers, stop)
-    finish(run, observers, (time.monotonic() - started) / 60)
+    with watched(run, reporter, stop):
+        train(trainer, run, reporter, stop)
+    finish(run, reporter, (time.monotonic() - started) / 60)
     return run
 
 
 @contextmanager
-def watched(run: RunDirectory, observers: Sequence[Observer], stop: StopRequest) -> Iterator[None]:
+def watched(run: RunDirectory, reporter: StepReporter, stop: StopRequest) -> Iterator[None]:
     """While inside, signals reach `stop`; however it ends, the observers are closed.
 
     Errors: Stopped and RunFailure, which say how to go on.
@@ -108,27 +106,11 @@ def watched(run: RunDirectory, observers: Sequence[Observer], stop: StopRequest)
             f"{run.path} could not be written: {error}. Mend that, then --resume {run.path}."
         ) from error
     finally:
-        for observer in observers:
-            observer.close()
+        reporter.close()
 
 
-def finish(run: RunDirectory, observers: Sequence[Observer], minutes: float) -> None:
+def finish(run: RunDirectory, reporter: StepReporter, minutes: float) -> None:
     """Write the report of a run that came to its end, and say where it is."""
     from aha.report.build import build_report
 
-    tell(observers, f"done in {minutes:.1f} minutes; report: {build_report(run)}")
-
-
-def observers_of(
-    recipe: Recipe, run: RunDirectory, console: Console, done: int
-) -> Sequence[Observer]:
-    """Who watches a run: the console, samples, and what logging.report_to asks for."""
-    shown = ConsoleObserver(console, recipe.train.max_steps, done, recipe.logging)
-    observers: list[Observer] = [shown, SamplesObserver(run, recipe.logging, shown.note)]
-    if "tensorboard" in recipe.logging.report_to:
-        observers.append(TensorBoardObserver(run.events, done))
-    if "wandb" in recipe.logging.report_to:
-        observers.append(WandbObserver(run, recipe))
-    if "trackio" in recipe.logging.report_to:
-        observers.append(TrackioObserver(run, recipe))
-    return observers
+    reporter.note(f"done in {minutes:.1f} minutes; report: {build_report(run)}")

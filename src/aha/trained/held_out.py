@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from aha.evaluate.evaluate import Evaluation
+from aha.evaluate.evaluation import Evaluation, evaluate_held_out
 from aha.evaluate.paired import Comparison, compare
 from aha.model.load import find_model, load_tokenizer, product_dtype
 from aha.model.lora import is_adapter
@@ -20,7 +20,6 @@ from aha.rollout.vllm import VllmEngine
 from aha.runs import write_lines
 from aha.tasks import load_problems
 from aha.tasks.data import overlap
-from aha.train.loop import evaluate_held_out
 from aha.trained import Subject, find_subject, load, own_recipe, recipe_for
 from aha.types import Problem, UserError
 

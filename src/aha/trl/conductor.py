@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback
 
-from aha.observe.observer import Observer
-from aha.train.loop import count_skipped
+from aha.evaluate.evaluation import RunEvaluator
+from aha.observe.reporter import StepReporter
 from aha.train.stop import StopRequest
-from aha.trl.journal import Evaluator, Journal
-from aha.trl.trainer import RecipeTrainer, Step
+from aha.trl.trainer import RecipeTrainer
 from aha.types import Stopped
 
 
 class Conductor(TrainerCallback):  # type: ignore[misc]
     """Ends each step as the native loop does, in all processes together.
 
-    `journal` is the main process's, none elsewhere. `stopped` says why the run ended before its
-    last step, if it did.
+    `stopped` says why the run ended before its last step, if it did.
     """
 
     def __init__(
         self,
         trainer: RecipeTrainer,
-        evaluator: Evaluator,
-        journal: Journal | None,
-        observers: Sequence[Observer],
+        evaluator: RunEvaluator,
+        reporter: StepReporter,
         stop: StopRequest,
     ) -> None:
         self._trainer = trainer
         self._evaluator = evaluator
-        self._journal = journal
-        self._observers = observers
+        self._reporter = reporter
         self._stop = stop
-        self._skipped, self._slowest_s = 0, 0.0
+        self._slowest_s = 0.0
         self.stopped: Stopped | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -43,15 +38,9 @@ class Conductor(TrainerCallback):  # type: ignore[misc]
         number, rest = divmod(state.global_step, recipe.grpo.num_iterations)
         if rest:
             return control
-        step = self._trainer.finish_step()
-        extra = self._evaluator.during(number)
-        self._trainer.ranks.on_main(lambda: self._write(number, step, extra))
-        self._skipped = count_skipped(
-            {"step": number, "skipped": step.stats.skipped, "sick_rows": step.stats.nonfinite_rows},
-            self._skipped,
-            recipe,
-            self._observers,
-        )
+        step = self._trainer.finish_step(number)
+        evaluated = self._evaluator.after_step(number)
+        self._trainer.ranks.on_main(lambda: self._reporter.report(step, evaluated))
         self._slowest_s = max(self._slowest_s, step.times["time/step_s"])
         last = number == recipe.train.max_steps
         # Twice the slowest step: the checkpoint must still be written.
@@ -61,10 +50,6 @@ class Conductor(TrainerCallback):  # type: ignore[misc]
         )
         control.should_training_stop |= self.stopped is not None
         return control
-
-    def _write(self, number: int, step: Step, extra: dict[str, Any]) -> None:
-        if self._journal is not None:
-            self._journal.write(number, step, extra)
 
     def _agree(self, next_step_s: float) -> Stopped | None:
         """Why to stop, when any process has a reason."""

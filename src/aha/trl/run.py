@@ -8,19 +8,20 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
+from aha.evaluate.evaluation import RunEvaluator
 from aha.model.load import choose_device
-from aha.observe.observer import Observer
+from aha.observe.reporter import StepReporter, observers_of
 from aha.observe.services import require_services
 from aha.recipe import Recipe, RecipeChange, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
-from aha.train.loop import tell
-from aha.train.start import finish, observers_of, watched, where_from
+from aha.train.start import finish, watched, where_from
 from aha.train.stop import StopRequest
 from aha.trl.checkpoint import Keeper, read_resumed, require_same_sharding
 from aha.trl.conductor import Conductor
@@ -33,7 +34,6 @@ from aha.trl.config import (
     require_vllm_server,
     trl_section,
 )
-from aha.trl.journal import Evaluator, Journal
 from aha.trl.materials import (
     Materials,
     Policy,
@@ -42,6 +42,7 @@ from aha.trl.materials import (
     rows_that_fit,
     uses_bfloat16,
 )
+from aha.trl.measure import measure
 from aha.trl.plan import BatchPlan, batch_plan
 from aha.trl.ranks import Ranks
 from aha.trl.shared import require_shared
@@ -185,15 +186,21 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
 
 def _run(built: _Built, run: RunDirectory, origin: _From, stop: StopRequest) -> RunDirectory:
     recipe, ranks = built.materials.recipe, built.ranks
-    observers: list[Observer] = []
-    ranks.on_main(lambda: observers.extend(observers_of(recipe, run, Console(), origin.step)))
+    # On the main process alone there is someone to report to.
+    reporter = ranks.together(
+        lambda: StepReporter(
+            recipe,
+            run,
+            observers_of(recipe, run, Console(), origin.step) if ranks.is_main else (),
+        )
+    )
     for note in (f"run directory: {run.path}{origin.how}", *origin.notes, f"TRL: {built.plan}"):
-        tell(observers, note)
+        reporter.note(note)
     started = time.monotonic()
-    with watched(run, observers, stop), ranks.apart():
-        _train(built, run, origin, observers, stop)
+    with watched(run, reporter, stop), ranks.apart():
+        _train(built, run, origin, reporter, stop)
     minutes = (time.monotonic() - started) / 60
-    ranks.on_main(lambda: finish(run, observers, minutes))
+    ranks.on_main(lambda: finish(run, reporter, minutes))
     return run
 
 
@@ -201,7 +208,7 @@ def _train(
     built: _Built,
     run: RunDirectory,
     origin: _From,
-    observers: Sequence[Observer],
+    reporter: StepReporter,
     stop: StopRequest,
 ) -> None:
     materials, ranks = built.materials, built.ranks
@@ -213,15 +220,16 @@ def _train(
     built.arguments.output_dir = str(keeper.staging)
     trainer = RecipeTrainer(materials, built.arguments, built.policy, ranks, keeper)
     for note in materials.notes:
-        tell(observers, note)
-    evaluator = Evaluator(materials, trainer, run, ranks, observers)
-    journal = Journal(materials, run, observers) if ranks.is_main else None
-    conductor = Conductor(trainer, evaluator, journal, observers, stop)
+        reporter.note(note)
+    measured = partial(measure, materials, trainer, ranks, keeper.staging / "weights")
+    evaluator = RunEvaluator(recipe, run, reporter.note, measured)
+    conductor = Conductor(trainer, evaluator, reporter, stop)
     trainer.add_callback(conductor)
-    evaluator.before()
+    if ranks.on_main(lambda: "before" not in run.evaluation()):
+        evaluator.at_end("before")
     trainer.train(resume_from_checkpoint=str(origin.checkpoint) if origin.checkpoint else None)
     if conductor.stopped is None:
-        evaluator.after()
+        evaluator.at_end("after")
     if ranks.is_main:
         keeper.clear()
     if conductor.stopped is not None:

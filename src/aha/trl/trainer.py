@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback
 
-from aha.grpo.advantages import without_signal
 from aha.grpo.update import UpdateStats
 from aha.model.load import product_dtype, switch_off_dropout
+from aha.observe.record import FinishedStep
 from aha.tasks.prompts import ask
 from aha.train.loop import score_groups
 from aha.train.schedule import learning_rate_at
@@ -38,8 +38,6 @@ from aha.trl.vllm_type import vllm_in
 from aha.types import Completion, Group, Problem, Prompt, RunFailure
 from trl import GRPOTrainer
 
-Times = dict[str, float]
-
 
 @dataclass
 class Turn:
@@ -49,19 +47,9 @@ class Turn:
     rollout_s: float = 0.0
     reward_s: float = 0.0
     logprobs: Sequence[Sequence[float | None]] | None = None
-    flat_B: Tensor | None = None
+    has_signal_B: Tensor | None = None
     groups: list[Group] = field(default_factory=list)
     tokens_per_microbatch: int = 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """A finished step; `groups` are empty on all processes but the main one."""
-
-    groups: list[Group]
-    stats: UpdateStats
-    learning_rate: float
-    times: Times
 
 
 class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -154,9 +142,9 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         turn, advantages_B = self._turn, output["advantages"]
         first = self.ranks.index * len(advantages_B)
         place_B = torch.arange(first, first + len(advantages_B), device=advantages_B.device)
-        assert turn.flat_B is not None
+        assert turn.has_signal_B is not None
         # Rewards that differ by rounding are equal, as natively.
-        output["advantages"] = advantages_B.masked_fill(turn.flat_B[place_B], 0.0)
+        output["advantages"] = advantages_B.masked_fill(~turn.has_signal_B[place_B], 0.0)
         output["row"] = place_B
         everyone = self.accelerator.gather(output["advantages"]).tolist()
         turn.groups = with_advantages(turn.groups, everyone)
@@ -194,14 +182,12 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         started = time.perf_counter()
         mine = self._rows(prompts, completions, ids)
         rows = [row for part in self.ranks.collect(mine) for row in part]
-        raw = self.ranks.on_main(lambda: self._score(rows))
-        raw_BF = torch.tensor(raw, dtype=torch.float32, device=self.accelerator.device)
-        rewards_B = (raw_BF * self.reward_weights.to(raw_BF.device)).nansum(dim=1)
-        rewards_B[raw_BF.isnan().all(dim=1)] = torch.nan
-        flat_P = without_signal(rewards_B.view(-1, self.num_generations))
-        self._turn.flat_B = flat_P.repeat_interleave(self.num_generations)
+        raw, has_signal = self.ranks.on_main(lambda: self._score(rows))
+        device = self.accelerator.device
+        signal_P = torch.tensor(has_signal, device=device)
+        self._turn.has_signal_B = signal_P.repeat_interleave(self.num_generations)
         self._turn.reward_s = time.perf_counter() - started
-        return raw_BF
+        return torch.tensor(raw, dtype=torch.float32, device=device)
 
     def _rows(self, keys: list[str], texts: list[str], ids: list[list[int]]) -> list[Row]:
         known = self._turn.logprobs or [()] * len(ids)
@@ -221,17 +207,18 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         ]
 
-    def _score(self, rows: Sequence[Row]) -> list[list[float]]:
-        """Every reward of every row, NaN where it does not apply; the groups are kept."""
+    def _score(self, rows: Sequence[Row]) -> tuple[list[list[float]], list[bool]]:
+        """Every row's rewards, NaN where one does not apply; every group's signal. Keeps groups."""
         size = self.num_generations
         groups = groups_of(rows, size, self._problems, self._prompt_of)
         self._turn.groups = score_groups(self._materials.rewards, groups)
         names = [item.reward.name for item in self._materials.rewards]
-        return [
+        raw = [
             [math.nan if (value := score.raw[name]) is None else value for name in names]
             for group in self._turn.groups
             for score in group.scores
         ]
+        return raw, [group.has_signal for group in self._turn.groups]
 
     # What is learned from it.
 
@@ -307,8 +294,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
 
     # What a step was.
 
-    def finish_step(self) -> Step:
-        """The step that has just ended, from all processes' figures."""
+    def finish_step(self, number: int) -> FinishedStep:
+        """The step that has just ended, from all processes' figures; groups on the main one."""
         turn, tally = self._turn, self._tally
         step_s = time.perf_counter() - turn.started
         told = self.ranks.gather((tally.parts, sorted(tally.nonfinite_rows)))
@@ -333,7 +320,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
             "time/train_s": step_s - turn.rollout_s - turn.reward_s,
             "time/step_s": step_s,
         }
-        return Step(turn.groups, stats, tally.learning_rate, times)
+        epoch = self._materials.stream.epoch(number)
+        return FinishedStep(number, epoch, tally.learning_rate, turn.groups, stats, times)
 
     # What is kept.
 

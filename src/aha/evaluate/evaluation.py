@@ -1,18 +1,24 @@
-"""Held-out evaluation with the engine that trains."""
+"""Held-out evaluation with the engine that trains: alone, and before, during and after a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
 
 from aha.evaluate.passk import clustered_interval, maj_at_k, pass_at_k, powers_up_to
 from aha.reasoning.reflection import reflection_count
-from aha.rollout.base import Engine, SamplingSettings
+from aha.recipe import Recipe
+from aha.rollout.base import Engine, SamplingSettings, rollout_seed
+from aha.runs import RunDirectory
 from aha.tasks import Verdict, check_completions, task_of
+from aha.tasks.prompts import ask
 from aha.types import Completion, Problem, Prompt
 
 Record = dict[str, Any]
@@ -21,6 +27,8 @@ _SCALARS = (
     "truncated_rate",
 )  # fmt: skip
 _PERCENTILES = (10, 50, 90)
+# Training steps begin at 1, so evaluations share no random stream with them.
+_EVALUATION_STEP = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,81 @@ class Evaluation:
         figures = {key: self.summary[key] for key in _SCALARS}
         named = {f"eval/{key}": value for key, value in figures.items()}
         return named | {"eval/ci95_low": low, "eval/ci95_high": high}
+
+    def __str__(self) -> str:
+        summary = self.summary
+        low, high = summary["ci95"]
+        return (
+            f"accuracy {summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, strict, "
+            f"{summary['n']} held-out problems), length {summary['mean_length']:.0f} tokens, "
+            f"{summary['reflection_rate']:.2f} reflections a completion"
+        )
+
+
+# Passes the policy's evaluation to a function; True asks for the policy as it began.
+Measure = Callable[[Callable[[Evaluation], None], bool], None]
+
+
+class RunEvaluator:
+    """Evaluates a run's policy, writes the result into its directory and notes it.
+
+    `measure` is the engine's: it may share the work among processes, and calls the function on the
+    one that writes.
+    """
+
+    def __init__(
+        self, recipe: Recipe, run: RunDirectory, note: Callable[[str], None], measure: Measure
+    ) -> None:
+        self._recipe = recipe
+        self._run = run
+        self._note = note
+        self._measure = measure
+
+    def at_end(self, when: Literal["before", "after"]) -> None:
+        """Evaluate for eval.json, before or after training."""
+
+        def keep(evaluation: Evaluation) -> None:
+            self._run.write_lines(f"eval-{when}.jsonl", evaluation.records)
+            self._run.write_json("eval.json", {**self._run.evaluation(), when: evaluation.summary})
+            self._note(f"{when} training: {evaluation}")
+
+        if self._recipe.evaluation.n:
+            self._measure(keep, when == "before")
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """The step's `eval/...` figures; none where none are due. The last step is `after`'s."""
+        settings, figures = self._recipe.evaluation, dict[str, float]()
+        last = step == self._recipe.train.max_steps
+        if not settings.n or not settings.every or step % settings.every or last:
+            return figures
+        started = time.perf_counter()
+
+        def keep(evaluation: Evaluation) -> None:
+            self._run.write_lines(f"evals/step-{step:06d}.jsonl", evaluation.records)
+            self._note(f"after step {step}: {evaluation}")
+            figures.update(evaluation.scalars())
+            figures["time/eval_s"] = time.perf_counter() - started
+
+        self._measure(keep, False)
+        return figures
+
+
+def evaluate_held_out(
+    recipe: Recipe,
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    samples: int = 1,
+) -> Evaluation:
+    """The model's answers to the recipe's prompts, drawn alike by every command and engine."""
+    settings = SamplingSettings(
+        recipe.generation.max_completion_length,
+        recipe.evaluation.temperature,
+        stop=recipe.generation.stop,
+    )
+    prompts = ask(problems, recipe, tokenizer)
+    seed = rollout_seed(recipe.train.seed, _EVALUATION_STEP)
+    return evaluate(engine, problems, prompts, settings, seed, samples)
 
 
 def evaluate(

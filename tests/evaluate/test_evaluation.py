@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from aha.evaluate.evaluate import evaluate
+from aha.evaluate.evaluation import evaluate
 from aha.reasoning.intervals import wilson_interval
 from aha.rollout.base import SamplingSettings
 from aha.rollout.scripted import ScriptedEngine
