@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aha.answers.expression import ExpressionError, expression_side, parse_expression
+from aha.answers.expression import (
+    ExpressionError,
+    expression_side,
+    parse_equation,
+    parse_expression,
+    read_side,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +90,51 @@ def test_either_side_may_be_the_expression(text: str, side: str) -> None:
 def test_two_equal_signs_are_refused() -> None:
     with pytest.raises(ExpressionError):
         expression_side("1 + 2 = 3 = 3")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "value", "claimed", "claimed_value"),
+    [
+        ("13 - 3 = 9", (13, 3), 10, "9", 9),
+        ("65 = 55 + 10", (55, 10), 65, "65", 65),
+        ("55 + 10", (55, 10), 65, "", None),
+        ("55 + 10 = x", (55, 10), 65, "x", None),
+    ],
+)
+def test_an_equation_has_an_expression_and_what_it_claims(
+    text: str, numbers: tuple[int, ...], value: int, claimed: str, claimed_value: int | None
+) -> None:
+    equation = parse_equation(text)
+    assert equation.expression.numbers == numbers
+    assert equation.expression.value == value
+    assert (equation.claimed, equation.claimed_value) == (claimed, claimed_value)
+
+
+@pytest.mark.parametrize("text", ["x + 3 = 5", "1.5 * 2 = 3", "1 + 2 = 3 = 3", ""])
+def test_other_equations_are_refused(text: str) -> None:
+    with pytest.raises(ExpressionError):
+        parse_equation(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2 \\times 3 \\div 4", Fraction(3, 2)),
+        ("\uff13\uff0b\uff14", Fraction(7)),
+        ("1,000^2", Fraction(1_000_000)),
+        ("2(3 + 4)(5)", Fraction(70)),
+        ("12$", Fraction(12)),
+        ("5$5", None),
+        ("2 (3)", None),
+        ("6/2(1 + 2)", None),
+        ("2^3^2", None),
+        ("2^21", None),
+        ("1234567890123 + 1", None),
+    ],
+)
+def test_a_side_in_prose_is_read_or_refused(text: str, value: Fraction | None) -> None:
+    side = read_side(text)
+    assert (None if side is None else side.value) == value
 
 
 _LEAVES = st.integers(min_value=0, max_value=99).map(str)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from aha.answers.equations import WrittenStep
 from aha.reasoning.analysis import Analysis
 from aha.reasoning.behaviours import Passage
-from aha.reasoning.steps import WrittenStep
 from aha.report.data import RunData, Written, load
 from aha.report.gallery import gallery, sampled
 from aha.runs import RunDirectory

@@ -5,9 +5,9 @@ import time
 import pytest
 from markupsafe import Markup
 
+from aha.answers.equations import WrittenStep
 from aha.reasoning.analysis import Analysis
 from aha.reasoning.behaviours import Passage
-from aha.reasoning.steps import WrittenStep
 from aha.report.text import show
 from aha.visible import visible
 

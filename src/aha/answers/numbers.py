@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from aha.answers.expression import ExpressionError, parse_expression
+from aha.answers.expression import read_side
 
 MAX_CHARACTERS = 100
 
@@ -49,8 +49,6 @@ _DENIALS = frozenset((
     "least", "most", "over", "under", "above", "below", "without", "except", "nearly", "almost",
     "minus", "negative", "plus", "times", "half", "twice", "double", "triple", "squared", "root",
 ))  # fmt: skip
-_LEFT_OUT = re.compile(rf"[{_SIGNS}]|(?<=\d),(?=\d{{3}})")
-_DECIMAL = re.compile(r"(\d+)\.(\d+)")
 _PLAIN = re.compile(
     r"([-+])?\s*(\d{1,3}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+(?!\d)|\d+)?(?:\.(\d*))?"
     r"(?:(?<=[\d.])[eE]([-+]?\d{1,2})(?!\d))?"
@@ -123,7 +121,8 @@ def parse_quantity(text: str) -> Quantity | None:
     quantity = _quantity(right)
     if quantity is None or _NAME.fullmatch(left.strip()):
         return quantity
-    return quantity if _result(left) == quantity.value else None
+    side = read_side(left.strip())
+    return quantity if side is not None and side.value == quantity.value else None
 
 
 def _quantity(text: str) -> Quantity | None:
@@ -150,16 +149,6 @@ def _quantity(text: str) -> Quantity | None:
         # Two currencies are no unit; any other word, as in `$5 each`, stands.
         return None if unit in _SIGNS and unit not in ("", sign) else Quantity(value, unit or sign)
     return None
-
-
-def _result(arithmetic: str) -> Fraction | None:
-    """What the left side of an equation is worth; None where it is not arithmetic."""
-    whole = _LEFT_OUT.sub("", arithmetic)
-    whole = _DECIMAL.sub(lambda match: f"({match[1]}{match[2]}/1{'0' * len(match[2])})", whole)
-    try:
-        return parse_expression(whole).value
-    except ExpressionError:
-        return None
 
 
 def parse_number(text: str) -> Fraction | None:

@@ -1,8 +1,8 @@
 """A text in the making, cut into lines and marked for what can be checked in it.
 
-Checked are the equations (`aha.reasoning.steps`), and in Countdown whether the numbers of each are
-there to be used: given, or reached before in the same try. Marked, not checked, are phrases that
-show a behaviour (`aha.reasoning.behaviours`). Left out: whether "not 15" or "yes" is said rightly.
+The equations are checked (`aha.answers.equations`), and in Countdown also that the numbers of each
+may be used: given, or reached before in the same try. Phrases that show a behaviour
+(`aha.reasoning.behaviours`) are marked. Left out: whether "not 15" or "yes" is said rightly.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from aha.answers.equations import WrittenStep, written_steps
 from aha.play.numbers import Tries
 from aha.reasoning.behaviours import Passage, find_behaviours
-from aha.reasoning.steps import WrittenStep, written_steps
 from aha.tasks import TASKS, task_of
 from aha.types import Problem
 

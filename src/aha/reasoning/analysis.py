@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from aha.answers.equations import WrittenStep, written_steps
 from aha.reasoning.behaviours import BEHAVIOURS, Passage, find_behaviours
 from aha.reasoning.reflection import reflection_count
-from aha.reasoning.steps import WrittenStep, written_steps
 
 
 @dataclass(frozen=True)

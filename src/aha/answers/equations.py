@@ -1,9 +1,9 @@
-"""Whether each arithmetic step that a text writes is true: `39 + 5 = 44`, `<<48/2=24>>`.
+"""Every equation that a text writes, with its place and its truth: `39 + 5 = 44`, `<<48/2=24>>`.
 
-Every `=` with arithmetic on a side is judged, exactly. A result with decimals is true when it is
-the exact one rounded or cut off at the digits written; one without decimals only when it is equal.
-In a chain, `3 * 4 = 12 + 2 = 14`, every `=` is a step of its own, and a side that goes on to
-another `=` may also mean the number it begins with, as people write who go on from a result.
+Each `=` with arithmetic on a side is compared exactly. A result with decimals is true when it is
+the exact one rounded or cut off at the digits written. One without decimals must be equal.
+In a chain, `3 * 4 = 12 + 2 = 14`, every `=` is a step of its own. A side that goes on to another
+`=` may also mean the number it begins with, as people write who go on from a result.
 Left out rather than guessed: variables, units inside the arithmetic, roots, remainders, mixed
 numbers, division by zero, and a sum of plain numbers and per cents that is not equal as it stands.
 """
@@ -11,15 +11,14 @@ numbers, division by zero, and a sum of plain numbers and per cents that is not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 
-from aha.reasoning.sides import Number, Side, read_side
+from aha.answers.expression import OPERATORS, Number, Side, read_side
 
-# One operation on whole numbers, closed by punctuation: nearly all that Countdown texts write, and
-# judged at once. Anything else takes the long way.
+# One operation on whole numbers, closed by punctuation. Nearly all equations of Countdown texts
+# are such, and they need no parser.
 _SIMPLE = re.compile(
     r"([0-9]{1,9}) ?([-+*/]) ?([0-9]{1,9}) ?= ?([0-9]{1,9})(?= ?(?:[;!?\n<]|[.,](?![0-9.])|\Z))"
 )
@@ -32,24 +31,17 @@ _OPERATION = re.compile(r"[0-9.)%] ?[-+*/^(]")
 _RELATION = re.compile("[=\u2248]")
 
 # Each replacement is as long as what it replaces, so that positions stay those of the text.
-_SIGNS = str.maketrans("\u00d7\u22c5\u00b7\u00f7\u2215\u2212\u2013\u00a0\u2009\u202f", "***//--   ")
+_SIGNS = str.maketrans(OPERATORS | dict.fromkeys("\u00a0\u2009\u202f", " "))
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([^{}\\]{1,40})\}\{([^{}\\]{1,40})\}")
-_LATEX_SYMBOLS = {
+_LATEX_SIGNS = {
     r"\times": "*",
     r"\cdot": "*",
     r"\div": "/",
     r"\approx": "\u2248",
-    r"\left": "",
-    r"\right": "",
     r"\$": "$",
     r"\%": "%",
-    r"\,": "",
-    r"\(": "",
-    r"\)": "",
-    r"\[": "",
-    r"\]": "",
 }
-_LATEX_SYMBOL = re.compile(r"\\(?:times|cdot|div|approx|left|right)(?![A-Za-z])|\\[$%,()\[\]]")
+_LATEX_SIGN = re.compile(r"\\(?:times|cdot|div|approx|left|right)(?![A-Za-z])|\\[$%,()\[\]]")
 _LATEX_WORDS = re.compile(r"\\(?:text|mathrm)\{([^{}\\]{0,40})\}")
 _LETTER_TIMES = re.compile(r"(?<=[0-9)] )[xX](?= [0-9($])|(?<=[0-9])[xX](?=[0-9])")
 _PERCENT_OF = re.compile(r"(?<=%) of(?= [0-9$])")
@@ -61,7 +53,7 @@ _PART_BEFORE = re.compile(
     r"\b(?:of|times|plus|minus|over|by|root|squared|cubed|point|negative)[ \t]{0,2}\Z",
     re.IGNORECASE,
 )
-# And one before these is not the whole number: `3 million`, `2 remainder 1`, `2 R1`, `5 x`.
+# A number before these is not the whole number: `3 million`, `2 remainder 1`, `2 R1`, `5 x`.
 _PART_AFTER = re.compile(
     r" ?(?:hundred|thousand|million|billion|trillion|dozen|percent|per cent|remainder|rem\b|mod\b"
     r"|pi\b|squared|cubed|times\b|and a half|r ?[0-9]|[b-z]\b)",
@@ -82,16 +74,15 @@ class WrittenStep:
 
 
 def written_steps(text: str) -> tuple[WrittenStep, ...]:
-    """The equations of a text that can be judged, in order; in time linear in its length."""
+    """The equations of a text that can be compared, in order; in time linear in its length."""
     if "=" not in text and "\u2248" not in text and "\\approx" not in text:
         return ()
-    simple = list(_simple_steps(text))
+    simple = dict(_simple_steps(text))
+    steps = [step for step in simple.values() if step is not None]
     if len(simple) == text.count("=") and "\u2248" not in text and "\\" not in text:
-        return tuple(step for _, step in simple if step is not None)
-    judged = {position for position, _ in simple}
-    steps = [step for _, step in simple if step is not None]
+        return tuple(steps)
     plain = _plain(text)
-    for start, end in _clauses(plain, judged):
+    for start, end in _clauses(plain, simple.keys()):
         steps += _chain(plain, start, end)
     return tuple(sorted(steps, key=lambda step: step.start))
 
@@ -119,38 +110,39 @@ def _simple_steps(text: str) -> Iterator[tuple[int, WrittenStep | None]]:
 
 def _plain(text: str) -> str:
     """The same text, of the same length, with operators in ASCII and markup as blanks."""
-    text = text.translate(_SIGNS)
+
+    def padded(replacement: str, match: re.Match[str]) -> str:
+        return replacement.ljust(match.end() - match.start())
+
+    if not text.isascii():
+        text = text.translate(_SIGNS)
     if "\\" in text:
-        text = _LATEX_FRACTION.sub(lambda m: _padded(f"(({m[1]})/({m[2]}))", m), text)
-        text = _LATEX_SYMBOL.sub(lambda m: _padded(_LATEX_SYMBOLS[m[0]], m), text)
-        text = _LATEX_WORDS.sub(lambda m: _padded(f" {m[1]}", m), text)
+        text = _LATEX_FRACTION.sub(lambda m: padded(f"(({m[1]})/({m[2]}))", m), text)
+        text = _LATEX_SIGN.sub(lambda m: padded(_LATEX_SIGNS.get(m[0], ""), m), text)
+        text = _LATEX_WORDS.sub(lambda m: padded(f" {m[1]}", m), text)
     if "**" in text:
         text = _BOLD.sub("  ", text)
     text = _LETTER_TIMES.sub("*", text)
     return _PERCENT_OF.sub(" * ", text)
 
 
-def _padded(replacement: str, match: re.Match[str]) -> str:
-    return replacement.ljust(match.end() - match.start())
-
-
-def _clauses(text: str, judged: set[int]) -> Iterator[tuple[int, int]]:
-    """Spans of nothing but arithmetic around every relation that is not judged yet."""
-    done = 0
+def _clauses(text: str, done: Set[int]) -> Iterator[tuple[int, int]]:
+    """Spans of nothing but arithmetic around every relation whose place is not in `done`."""
+    reached = 0
     for relation in _RELATION.finditer(text):
         at = relation.start()
-        if at < done or at in judged:
+        if at < reached or at in done:
             continue
         start, end = at, relation.end()
-        while start > done and text[start - 1] in _ARITHMETIC:
+        while start > reached and text[start - 1] in _ARITHMETIC:
             start -= 1
         while end < len(text) and text[end] in _ARITHMETIC:
             end += 1
-        done = end
+        reached = end
         cuts = [start, *(m.end() for m in _SEPARATOR.finditer(text, start, end)), end]
         for first, last in pairwise(cuts):
             found = _RELATION.search(text, first, last)
-            if found is None or found.start() in judged:
+            if found is None or found.start() in done:
                 continue
             if _OPERATION.search(text, first, last) is not None:
                 yield first, last
@@ -168,7 +160,9 @@ def _chain(text: str, start: int, end: int) -> Iterator[WrittenStep]:
     relations = list(_EQUALS.finditer(text, start, end))
     edges = [start, *(edge for r in relations for edge in r.span()), end]
     spans = [_stripped(text, a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    spans[-1] = _stripped(text, spans[-1][0], _without_bracket(text, *spans[-1]))
+    first, last = spans[-1]
+    if last > first and text[last - 1] == "(":  # it opens what follows: `= 12 (since ...)`
+        spans[-1] = _stripped(text, first, last - 1)
     sides = [read_side(text[a:b]) for a, b in spans]
     if not _begins(text, *spans[0]):
         sides[0] = None
@@ -178,20 +172,23 @@ def _chain(text: str, start: int, end: int) -> Iterator[WrittenStep]:
     for i, relation in enumerate(relations):
         left, right = sides[i], sides[i + 1]
         goes_on = i + 1 < len(relations)
-        judgement = _judge(left, right, goes_on, relation.group() == "\u2248")
-        if judgement is None or right is None:
+        compared = _compare(left, right, goes_on, relation.group() == "\u2248")
+        if compared is None or right is None:
             reached = None
             continue
-        true, by_lead = judgement
+        true, by_lead = compared
         first = spans[i][0] if reached is None else _stripped(text, reached, end)[0]
         reached = spans[i + 1][0] + right.lead_end if by_lead else spans[i + 1][1]
         yield WrittenStep(first, reached, true)
 
 
-def _judge(
+def _compare(
     left: Side | None, right: Side | None, goes_on: bool, about: bool
 ) -> tuple[bool, bool] | None:
-    """Is it true, and only for the number that the right side begins with; None: no judgement."""
+    """True or false, and True if only for the number that the right side begins with.
+
+    None where it cannot be said.
+    """
     if left is None or right is None or (left.number is not None and right.number is not None):
         return None
     if _same(left, right):
@@ -199,8 +196,8 @@ def _judge(
     if about:
         near = right.number is not None and right.number.rounds(left.value)
         return (True, False) if near else None
-    leads = goes_on and right.number is None and right.lead is not None
-    if leads and right.lead is not None and right.lead.stands_for(left.value):
+    lead = right.lead if goes_on and right.number is None else None
+    if lead is not None and lead.stands_for(left.value):
         return True, True
     if any(side.percent and side.adds for side in (left, right)):
         return None
@@ -214,20 +211,18 @@ def _judge(
 def _same(left: Side, right: Side) -> bool:
     if left.value == right.value:
         return True
-    if right.number is not None:
-        return right.number.stands_for(left.value) or _in_points(left, right.number)
-    return left.number is not None and left.number.stands_for(right.value)
-
-
-def _in_points(left: Side, number: Number) -> bool:
-    """`20 / 50 * 100 = 40%`: the per cent were reckoned as plain numbers."""
-    if not number.percent or left.percent:
-        return False
+    number = right.number
+    if number is None:
+        return left.number is not None and left.number.stands_for(right.value)
+    if number.stands_for(left.value):
+        return True
+    # `20 / 50 * 100 = 40%`: the per cent were reckoned as plain numbers.
     points = Number(number.value * 100, number.decimals - 2, percent=False)
-    return points.stands_for(Fraction(left.value))
+    return number.percent and not left.percent and points.stands_for(left.value)
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without blanks at its ends."""
     while start < end and text[start] in " \t":
         start += 1
     while end > start and text[end - 1] in " \t":
@@ -235,13 +230,8 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _without_bracket(text: str, start: int, end: int) -> int:
-    """The end without a bracket that opens what follows: `= 12 (since ...)`."""
-    return end - 1 if end > start and text[end - 1] == "(" else end
-
-
 def _begins(text: str, start: int, end: int) -> bool:
-    """Whether a side that starts there is whole, not the rest of `2x + 3` or of `half of 6 + 1`."""
+    """True if a side that starts there is whole, not the rest of `2x + 3` or of `half of 6 + 1`."""
     before = text[start - 1] if start else "\n"
     if before.isalnum() or before in "_\\}]|\u221a^'":
         return False
@@ -257,7 +247,7 @@ def _begins(text: str, start: int, end: int) -> bool:
 
 
 def _ends(text: str, end: int) -> bool:
-    """Whether a side that ends there is whole, not the beginning of `5x` or of `3 million`."""
+    """True if a side that ends there is whole, not the beginning of `5x` or of `3 million`."""
     after = text[end : end + 1]
     if after.isalnum() or (after and after in "_\\{^\u221a"):
         return False

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aha.reasoning.sides import read_side
-from aha.reasoning.steps import written_steps
+from aha.answers.equations import written_steps
+from aha.answers.expression import read_side
 
 OPERATIONS = {
     "+": lambda a, b: a + b,
