@@ -37,7 +37,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pictures take longer than a small run."""
-    monkeypatch.setattr("aha.report.build.build_report", lambda run: run.report_file)
+    monkeypatch.setattr("aha.report.pages.build_report", lambda run: run.report_file)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from aha.answers.equations import WrittenStep
 from aha.reasoning.analysis import Analysis
 from aha.reasoning.behaviours import Passage
-from aha.report.behaviours import Reach, behaviours, shares_chart
-from aha.report.data import RunData, Written, load
+from aha.report.before_after import behaviours, shares_chart
+from aha.report.run_data import RunData, Written, load
 from aha.runs import RunDirectory
 
 
@@ -19,7 +19,7 @@ def one(key: str, correct: bool, shows: bool, steps: tuple[bool, ...] = ()) -> W
         corrected=False,
         reflections=int(shows),
     )
-    return Written(key, "p", "t", correct, 1, False, "held out", analysis)
+    return Written(key, "p", "t", correct, 1, "held out", analysis)
 
 
 @pytest.fixture
@@ -42,18 +42,17 @@ def test_shares_rise_lift_and_steps_by_hand(data: RunData) -> None:
     assert row.lift_before is None  # nobody shows it
     assert row.lift_after is not None
     assert row.lift_after.value == 1.0  # the one that shows it is right, the other is not
-    assert (found.steps_before.judged, found.steps_before.share) == (4, 0.75)
-    assert (found.steps_after.judged, found.steps_after.share) == (1, 1.0)
-    assert (found.phrases_before, found.phrases_after) == (0.0, 0.5)
+    assert found.steps == ((4, 0.75), (1, 1.0))
+    assert found.phrases == (0.0, 0.5)
 
 
 def test_thresholds_are_reached_where_the_mean_of_five_does(data: RunData) -> None:
     found = behaviours(data)
     assert found is not None
     # self_check_rate is step/40: the mean of steps s-4..s is (s-2)/40, so 0.1 at 6 and 0.5 at 22.
-    assert found.rows[0].reaches == (Reach(0.1, 6), Reach(0.5, 22))
+    assert found.rows[0].reaches == ((0.1, 6), (0.5, 22))
     # corrected_rate is a fifth of that: 0.1 at step 22, 0.5 never.
-    assert found.rows[-1].reaches == (Reach(0.1, 22), Reach(0.5, None))
+    assert found.rows[-1].reaches == ((0.1, 22), (0.5, None))
 
 
 def test_an_older_run_has_no_steps_to_name(data: RunData) -> None:
@@ -68,10 +67,8 @@ def test_without_evaluations_there_is_nothing_to_compare(data: RunData) -> None:
 
 
 def test_the_chart_has_both_sides_with_intervals(data: RunData) -> None:
-    found = behaviours(data)
-    assert found is not None
-    chart = shares_chart([("before", found.rows, False), ("after", found.rows, True)])
+    chart = shares_chart([("before", data.before), ("after", data.after)])
     assert chart.categories[0] == "self-check"
-    assert [bars.values[0] for bars in chart.bars] == [0.0, 0.5]
-    assert chart.bars[1].low is not None
-    assert chart.bars[1].low[0] < 0.5
+    assert [bars.values[0] for bars in chart.series] == [0.0, 0.5]
+    assert chart.series[1].low is not None
+    assert chart.series[1].low[0] < 0.5

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from made_run import HOSTILE, MakeRun
 
-from aha.report.build import build_report
 from aha.report.comparison import build_comparison
+from aha.report.pages import build_report
 from chromium import headless_chromium
 
 

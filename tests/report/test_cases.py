@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aha.report.cases import case_study
-from aha.report.data import load
+from aha.report.moments import case_study
+from aha.report.run_data import load
 from aha.runs import RunDirectory
 
 
@@ -20,8 +20,8 @@ def test_the_held_out_case_is_typical_and_reflects(run: RunDirectory) -> None:
     # Missed before and right after: four problems (6 was right before, 20 is wrong after), each
     # with one reflection; the median by key of 12, 15, 8, 9 as texts is 8.
     assert "Of the 4 problems" in case.how
-    assert str(case.prompt.markup).startswith("Make 8 from")
-    assert [(stage.when, stage.correct) for stage in case.stages] == [
+    assert case.prompt.startswith("Make 8 from")
+    assert [(when, one.correct) for when, one in case.stages] == [
         ("Before training", False),
         ("After training", True),
     ]
@@ -35,8 +35,8 @@ def test_a_problem_sampled_often_is_followed_through_training(run: RunDirectory)
     assert case is not None
     assert case.title == "One problem through training"
     # Eleven steps; six of them, evenly: 1, 3, 5, 7, 9, 11.
-    assert [stage.when for stage in case.stages] == [f"Step {s}" for s in (1, 3, 5, 7, 9, 11)]
-    assert [stage.correct for stage in case.stages] == [False] * 5 + [True]
+    assert [when for when, _ in case.stages] == [f"Step {s}" for s in (1, 3, 5, 7, 9, 11)]
+    assert [one.correct for _, one in case.stages] == [False] * 5 + [True]
 
 
 def test_no_case_is_no_case(run: RunDirectory) -> None:
@@ -60,7 +60,7 @@ def test_a_held_out_problem_is_followed_where_it_was_asked_during_training(
     assert case is not None
     assert case.title == "One held-out problem, before, during and after"
     # Six evaluations in between, four of them shown: 10, 30, 40, 60 of 10 to 60.
-    assert [stage.when for stage in case.stages] == [
+    assert [when for when, _ in case.stages] == [
         "Before training", "Step 10", "Step 30", "Step 40", "Step 60", "After training",
     ]  # fmt: skip
-    assert [stage.correct for stage in case.stages] == [False] * 5 + [True]
+    assert [one.correct for _, one in case.stages] == [False] * 5 + [True]

@@ -7,7 +7,7 @@ import pytest
 from made_run import MakeRun, wrong
 
 from aha.report.comparison import build_comparison, group_runs, render_comparison, spread
-from aha.report.data import load
+from aha.report.run_data import load
 from aha.runs import RunDirectory
 from aha.types import UserError
 

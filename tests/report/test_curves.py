@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from aha.report.charts import BarChart, Bars, Panel, Series, bars_svg, panel_svg
+from aha.report.charts import BarChart, Bars, Panel, Series, chart_svg
 from aha.report.curves import POINTS, constant, panels, series_of, smooth
-from aha.report.data import Metrics
+from aha.report.run_data import Metrics
 
 
 def records(values: list[float | None], key: str = "reward") -> Metrics:
@@ -49,7 +49,7 @@ def test_seeds_are_a_mean_and_a_band_over_the_steps_they_share() -> None:
 
 
 def test_a_schedule_is_drawn_as_it_is() -> None:
-    rates: list[float | None] = [0.1, 0.2, 0.3] + [0.3 - 0.01 * step for step in range(27)]
+    rates: list[float | None] = [0.1, 0.2, 0.3, *(0.3 - 0.01 * step for step in range(27))]
     series = series_of("run", [records(rates, "learning_rate")], "learning_rate")
     assert series is not None
     assert series.strong == rates
@@ -90,7 +90,7 @@ def panel() -> Panel:
 
 
 def test_svg_takes_its_colours_from_the_page(panel: Panel) -> None:
-    svg = panel_svg(panel)
+    svg = chart_svg(panel)
     assert svg.startswith("<svg")
     assert "currentColor" in svg
     assert "var(--series-0)" in svg
@@ -100,7 +100,7 @@ def test_svg_takes_its_colours_from_the_page(panel: Panel) -> None:
 
 
 def test_svg_says_what_it_shows(panel: Panel) -> None:
-    label = re.search(r'aria-label="([^"]*)"', panel_svg(panel))
+    label = re.search(r'aria-label="([^"]*)"', chart_svg(panel))
     assert label is not None
     assert label.group(1) == (
         "Reward &lt;of&gt; it. from 0.100 at step 1 to 0.200 at step 3, lowest 0.100, "
@@ -110,7 +110,7 @@ def test_svg_says_what_it_shows(panel: Panel) -> None:
 
 def test_series_differ_in_more_than_colour() -> None:
     lines = tuple(Series(name, [1, 2, 3], [1.0, 2.0, 3.0]) for name in ("one", "two"))
-    svg = panel_svg(Panel("Two", "number", lines))
+    svg = chart_svg(Panel("Two", "number", lines))
     assert ">one<" in svg
     assert ">two<" in svg
     assert "stroke-dasharray" in svg
@@ -120,7 +120,7 @@ def test_a_label_is_text_whatever_it_holds() -> None:
     lines = tuple(
         Series(name, [1, 2], [1.0, 2.0]) for name in ("<b>$\\frac{", "0.123456 $x$ run", "-->")
     )
-    svg = panel_svg(Panel("Names", "number", lines))
+    svg = chart_svg(Panel("Names", "number", lines))
     assert ">&lt;b&gt;$\\frac{<" in svg
     assert ">0.123456 $x$ run<" in svg
     assert "<!--" not in svg
@@ -130,6 +130,6 @@ def test_bars_are_written_out_in_words() -> None:
     chart = BarChart(
         "Shares", "percent", ["x", "y"], (Bars("before", [0.1, 0.2]), Bars("after", [0.3, 0]))
     )
-    svg = bars_svg(chart)
+    svg = chart_svg(chart)
     assert "Shares. x before 10.0\N{NO-BREAK SPACE}%, after 30.0" in svg
     assert "url(#" in svg  # the second set is hatched

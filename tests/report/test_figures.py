@@ -5,7 +5,7 @@ from pathlib import Path
 
 from made_run import MakeRun
 
-from aha.report.figures import write_figure, write_figures
+from aha.report.comparison import write_figure, write_figures
 from aha.runs import RunDirectory
 
 
@@ -17,7 +17,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_a_run_has_four_figures(run: RunDirectory, tmp_path: Path) -> None:
-    paths = write_figures(run, tmp_path / "figures")
+    paths = write_figures([run], tmp_path / "figures")
     assert sorted(path.name for path in paths) == [
         "behaviours.png",
         "curves.png",
@@ -29,7 +29,7 @@ def test_a_run_has_four_figures(run: RunDirectory, tmp_path: Path) -> None:
 
 def test_an_older_run_without_evaluations_has_two(make_run: MakeRun, tmp_path: Path) -> None:
     old = make_run(reasoning=False, evaluations=False)
-    paths = write_figures(old, tmp_path / "figures")
+    paths = write_figures([old], tmp_path / "figures")
     assert sorted(path.name for path in paths) == ["curves.png", "entropy_kl.png"]
 
 

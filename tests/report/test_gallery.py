@@ -7,8 +7,8 @@ import pytest
 from aha.answers.equations import WrittenStep
 from aha.reasoning.analysis import Analysis
 from aha.reasoning.behaviours import Passage
-from aha.report.data import RunData, Written, load
-from aha.report.gallery import gallery, sampled
+from aha.report.moments import moments, sampled
+from aha.report.run_data import RunData, Written, load
 from aha.runs import RunDirectory
 
 
@@ -18,7 +18,7 @@ def moment(
     passages = tuple(Passage(name, 0, 1) for name in ("backtracking", *shows))
     steps = tuple(WrittenStep(0, 1, False) for _ in range(false))
     analysis = Analysis(passages=passages, steps=steps, corrected=corrected, reflections=1)
-    return Written(key, f"prompt {key}", text, correct, 5, False, "held out", analysis)
+    return Written(key, f"prompt {key}", text, correct, 5, "held out", analysis)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def data(run: RunDirectory) -> RunData:
 
 
 def prompts(data: RunData) -> list[str]:
-    return [str(one.prompt.markup)[-1] for one in gallery(data).moments]
+    return [one.prompt[-1] for one in moments(data)[0]]
 
 
 def test_the_order_is_the_stated_rule(data: RunData) -> None:
@@ -48,21 +48,21 @@ def test_only_what_gave_up_a_try_and_ended_right_qualifies(data: RunData) -> Non
         moment("b", "nothing given up", corrected=False),
         no_phrase,
     )
-    assert gallery(replace(data, after=after)).qualified == 0
+    assert moments(replace(data, after=after)) == ([], 0)
 
 
 def test_one_a_problem_and_one_a_story(data: RunData) -> None:
     after = tuple(moment(key, f"{i} + 1 = 4, not {i}. Wait") for i, key in enumerate("abcde"))
     after += (moment("a", "again the first problem"), moment("x", "another story, wait"))
-    found = gallery(replace(data, after=after))
+    found, qualified = moments(replace(data, after=after))
     # Two stories, the shorter first, and one more of a story so that there are three.
-    assert [str(m.prompt.markup)[-1] for m in found.moments] == ["x", "a", "b"]
-    assert found.qualified == 7
+    assert [one.prompt[-1] for one in found] == ["x", "a", "b"]
+    assert qualified == 7
 
 
 def test_there_are_twelve_at_most(data: RunData) -> None:
     after = tuple(moment(f"{c}", f"story {c}") for c in "abcdefghijklmnop")
-    assert len(gallery(replace(data, after=after)).moments) == 12
+    assert len(moments(replace(data, after=after))[0]) == 12
 
 
 def test_samples_are_judged_strictly_and_say_their_step(run: RunDirectory) -> None:
@@ -76,7 +76,7 @@ def test_samples_are_judged_strictly_and_say_their_step(run: RunDirectory) -> No
 def test_of_many_samples_those_with_most_reward_are_read(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aha.report.gallery.SAMPLED", 2)
+    monkeypatch.setattr("aha.report.moments.SAMPLED", 2)
     right = run.read_lines("samples.jsonl")[1]["completions"][0]
     record = run.read_lines("samples.jsonl")[1]
     for step, reward in ((20, 1.0), (30, None), (40, 0.5), (50, 1.0)):

@@ -11,9 +11,8 @@ import pytest
 from made_run import HOSTILE, MakeRun
 
 from aha.recipe import load_recipe
-from aha.report.build import build_report, render_report
 from aha.report.curves import POINTS
-from aha.report.page import Live
+from aha.report.pages import Live, build_report, render_report
 from aha.runs import RunDirectory
 from aha.types import UserError
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 from aha.reasoning.compare import Estimate
-from aha.report.numbers import NONE, between, difference, duration, number, percent, points
+from aha.report.run_data import NONE, between, difference, duration, number, percent, points
 
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"

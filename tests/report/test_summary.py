@@ -4,8 +4,8 @@ import pytest
 
 from aha.reasoning.analysis import Analysis
 from aha.reasoning.behaviours import Passage
-from aha.report.data import Written, load, pairs
-from aha.report.summary import rises, summarise
+from aha.report.before_after import rises, summary, tiles
+from aha.report.run_data import Written, load, pairs
 from aha.runs import RunDirectory
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -14,7 +14,7 @@ NBSP = "\N{NO-BREAK SPACE}"
 def written(key: str, tokens: int, correct: bool, *shows: str) -> Written:
     passages = tuple(Passage(name, 0, 1) for name in shows)
     analysis = Analysis(passages=passages, steps=(), corrected=False, reflections=0)
-    return Written(key, "prompt", "text", correct, tokens, False, "held out", analysis)
+    return Written(key, "prompt", "text", correct, tokens, "held out", analysis)
 
 
 BEFORE = [
@@ -59,30 +59,31 @@ def test_a_problem_that_stands_twice_is_paired_in_order() -> None:
 
 
 def test_the_sentences_hold_figures_and_intervals(run: RunDirectory) -> None:
-    summary = summarise(load(run))
+    sentences = summary(load(run))
     # One of six, five of six; Wilson's intervals by hand with z = 1.959964.
-    assert summary.sentences[0] == (
+    assert sentences[0] == (
         f"On 6 held-out problems accuracy (strict) went from 16.7{NBSP}% (95 % interval 3.0 to "
         f"56.4{NBSP}%) to 83.3{NBSP}% (43.6 to 97.0{NBSP}%)."
     )
     # Lengths 40, 20 x 5 before and 40 x 5, 20 after: differences 0, 20 x 4, 0: mean
     # 13.333, sd 10.328, t(5, 97.5 %) = 2.570582.
-    assert "completions grew by 13.3 tokens (95 % interval 2.49 to 24.2)" in summary.sentences[1]
-    assert len(summary.sentences) == 2
-    assert [tile.label for tile in summary.tiles][:2] == ["accuracy, strict", "length, tokens"]
-    assert (summary.tiles[0].before, summary.tiles[0].after) == (f"16.7{NBSP}%", f"83.3{NBSP}%")
+    assert "completions grew by 13.3 tokens (95 % interval 2.49 to 24.2)" in sentences[1]
+    assert len(sentences) == 2
+    shown = tiles(load(run))
+    assert [tile.label for tile in shown][:2] == ["accuracy, strict", "length, tokens"]
+    assert (shown[0].before, shown[0].after) == (f"16.7{NBSP}%", f"83.3{NBSP}%")
 
 
 def test_a_fall_is_told_by_its_size(run: RunDirectory) -> None:
     before, after = run.read_lines("eval-before.jsonl"), run.read_lines("eval-after.jsonl")
     run.write_lines("eval-before.jsonl", after)
     run.write_lines("eval-after.jsonl", before)
-    assert "shrank by 13.3 tokens (95 % interval 2.49 to 24.2)" in summarise(load(run)).sentences[1]
+    assert "shrank by 13.3 tokens (95 % interval 2.49 to 24.2)" in summary(load(run))[1]
 
 
 def test_what_may_be_chance_is_not_called_a_rise(run: RunDirectory) -> None:
     run.write_lines("eval-after.jsonl", run.read_lines("eval-before.jsonl"))
-    sentence = summarise(load(run)).sentences[1]
+    sentence = summary(load(run))[1]
     assert "did not change measurably" in sentence
     assert "grew" not in sentence
     assert "rose" not in sentence
@@ -90,9 +91,7 @@ def test_what_may_be_chance_is_not_called_a_rise(run: RunDirectory) -> None:
 
 def test_a_run_that_goes_on_is_told_from_training_alone(run: RunDirectory) -> None:
     (run.path / "eval-after.jsonl").unlink()
-    summary = summarise(load(run))
-    assert (
-        summary.sentences[0] == "40 of 150 steps are done, with no evaluation yet after training."
-    )
-    assert summary.sentences[1].startswith("The reward of rollouts went from 0.0")
-    assert summary.tiles == ()
+    sentences = summary(load(run))
+    assert sentences[0] == "40 of 150 steps are done, with no evaluation yet after training."
+    assert sentences[1].startswith("The reward of rollouts went from 0.0")
+    assert tiles(load(run)) == []

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aha.report.data import Written, load
-from aha.report.words import phrases, words_chart
+from aha.report.before_after import words_chart
+from aha.report.run_data import Written, load
 from aha.runs import RunDirectory
 
 
@@ -15,16 +15,17 @@ def texts(run: RunDirectory, *found: str) -> list[Written]:
 def test_counts_are_per_hundred_completions(run: RunDirectory) -> None:
     before = texts(run, "wait", "nothing", "nothing", "nothing")
     after = texts(run, "Wait, wait", "perhaps WAIT")
-    found = {phrase.text: phrase.rates for phrase in phrases([before, after], "countdown")}
-    assert found["wait"] == (25.0, 150.0)
-    assert found["perhaps"] == (0.0, 50.0)
+    chart = words_chart([("before", before), ("after", after)], "countdown")
+    assert chart is not None
+    assert list(chart.categories) == ["“wait”", "“perhaps”"]
+    assert [bars.values for bars in chart.series] == [[25.0, 0.0], [150.0, 50.0]]
 
 
 def test_the_most_frequent_phrase_comes_first(run: RunDirectory) -> None:
-    chart = words_chart(["after"], [texts(run, "perhaps perhaps wait")], "countdown")
+    chart = words_chart([("after", texts(run, "perhaps perhaps wait"))], "countdown")
     assert chart is not None
     assert list(chart.categories) == ["“perhaps”", "“wait”"]
 
 
 def test_no_phrase_no_chart(run: RunDirectory) -> None:
-    assert words_chart(["after"], [texts(run, "2 + 2 = 4")], "countdown") is None
+    assert words_chart([("after", texts(run, "2 + 2 = 4"))], "countdown") is None

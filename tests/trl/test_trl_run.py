@@ -133,7 +133,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     with pytest.raises(KeyboardInterrupt):
         start_run(recipe, tmp_path / "parts")
     monkeypatch.undo()
-    monkeypatch.setattr("aha.report.build.build_report", lambda run: run.report_file)
+    monkeypatch.setattr("aha.report.pages.build_report", lambda run: run.report_file)
     # Step 3 was recorded, but the last checkpoint is of step 2.
     parts = resume_run(tmp_path / "parts")
     assert comparable(parts.metrics()) == comparable(whole.metrics())

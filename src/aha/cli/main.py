@@ -215,9 +215,9 @@ def report(
     ] = None,
 ) -> None:
     """Write a run's report.html from what is in its directory, or compare several runs."""
-    from aha.report.command import Request, make_report
+    from aha.report import ReportRequest, make_report
 
-    make_report(Request(tuple(runs), output, figure, figures, watch, port), typer.echo)
+    make_report(ReportRequest(tuple(runs), output, figure, figures, watch, port), typer.echo)
 
 
 @app.command()

@@ -1,41 +1,42 @@
-"""Charts drawn by matplotlib: lines and bars, as SVG for the page or on axes for a PNG.
+"""Charts drawn by matplotlib: curves and bars, as SVG for the page or as PNG on white.
 
 The SVG names its colours by the page's CSS variables, so dark mode and print need no second
 picture. Series differ in dash and marker as well as in colour. The palette is Okabe and Ito's
 (Color Universal Design, 2008), without its yellow, which is too light on paper.
-Left out: zooming and tooltips. They need a script, and the figures stand in the tables.
+Left out: zooming and tooltips. They need a script, and the tables hold the numbers.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import matplotlib
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from aha.report.numbers import known, write
+from aha.report.run_data import known, write
+from aha.visible import visible
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000001")
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000001")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
-# Drawn in these, which nothing else uses, then replaced by the page's colours.
-INK, GRID, PAPER = "#123456", "#123457", "#123458"
 _LONGEST = 48  # characters of a label
 _WIDTH = 4.7  # inches, at 72 a pixel: about a phone's column, so text keeps its size there
-
 _LEAST_SPAN = 0.1
+_DPI = 150  # of a PNG
 
 
 @dataclass(frozen=True)
 class Colours:
-    """What a drawing is drawn in beside its series: text and axes, grid, background."""
+    """The colours of text and axes, of the grid, and of the background."""
 
     ink: str
     grid: str
@@ -43,7 +44,18 @@ class Colours:
 
 
 ON_WHITE = Colours("black", "#d0d0d0", "white")
-_OF_PAGE = Colours(INK, GRID, PAPER)
+# Nothing else uses these, so they can be replaced by the page's.
+_PLACEHOLDERS = Colours("#123456", "#123457", "#123458")
+_FONT = "DejaVu Sans"  # comes with matplotlib
+_OF_PAGE = {
+    _PLACEHOLDERS.ink: "currentColor",
+    _PLACEHOLDERS.grid: "var(--grid)",
+    _PLACEHOLDERS.paper: "var(--paper)",
+    f"'{_FONT}', sans-serif": "var(--font)",
+    **{colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)},
+}
+_REPLACED = re.compile("|".join(map(re.escape, _OF_PAGE)))
+_LONG_FRACTION = re.compile(r"(\.\d\d)\d+")
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves of one kind over the steps; `form` is how its values are written."""
+    """Curves of one kind over the steps; `form` is the form of its values (`run_data.write`)."""
 
     title: str
     form: str
@@ -69,7 +81,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Bars:
-    """One set of bars: a value for each category, with an interval where there is one."""
+    """One set of bars: a value for each category, perhaps with intervals."""
 
     label: str
     values: Sequence[float]
@@ -84,20 +96,47 @@ class BarChart:
     title: str
     form: str
     categories: Sequence[str]
-    bars: tuple[Bars, ...]
+    series: tuple[Bars, ...]
 
 
-def draw(panel: Panel, axes: Axes, colours: Colours = ON_WHITE) -> None:
-    """The panel's curves on axes; a legend when there are several."""
+Chart = Panel | BarChart
+
+
+def draw(chart: Chart, axes: Axes, colours: Colours = ON_WHITE) -> None:
+    """The chart on axes; under it a legend when there are several series."""
+    axes.tick_params(colors=colours.ink, length=0, labelsize=10)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(colours.ink)
+    if isinstance(chart, Panel):
+        _draw_curves(chart, axes, colours)
+        value_axis: Axis = axes.yaxis
+    else:
+        _draw_bars(chart, axes, colours)
+        value_axis = axes.xaxis
+    value_axis.grid(color=colours.grid, linewidth=0.6)
+    if chart.form == "percent":
+        value_axis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
+    if len(chart.series) > 1:
+        handles, labels = axes.get_legend_handles_labels()
+        axes.figure.legend(
+            handles, labels, loc="outside lower left", ncols=_columns(chart), frameon=False,
+            fontsize=9.5, labelcolor=colours.ink, handlelength=3.2, borderaxespad=0.2,
+            columnspacing=1.4,
+        )  # fmt: skip
+
+
+def _draw_curves(panel: Panel, axes: Axes, colours: Colours) -> None:
     several = len(panel.series) > 1
     for index, series in enumerate(panel.series):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = _SERIES[index % len(_SERIES)]
         if series.raw is not None and not several:
             axes.plot(series.steps, series.raw, color=colour, alpha=0.45, linewidth=0.8)
         if series.low is not None and series.high is not None:
             axes.fill_between(
                 series.steps, series.low, series.high, color=colour, alpha=0.18, linewidth=0
             )
+        count = len(series.steps)
         axes.plot(
             series.steps,
             series.strong,
@@ -106,48 +145,37 @@ def draw(panel: Panel, axes: Axes, colours: Colours = ON_WHITE) -> None:
             linestyle=_DASHES[index % len(_DASHES)] if several else "-",
             marker=_MARKERS[index % len(_MARKERS)] if several else None,
             markersize=4.5,
-            markevery=(index * max(1, len(series.steps) // 35), max(1, len(series.steps) // 7)),
-            label=series.label,
+            markevery=(index * max(1, count // 35), max(1, count // 7)),
+            label=_plain(series.label),
         )
-    if panel.form == "percent":
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
-        _ten_points(axes)
     axes.set_xlabel("step", color=colours.ink, fontsize=10)
     axes.margins(x=0.01)
-    _dress(axes, colours, "y")
-    if several:
-        _legend(axes, colours.ink, [series.label for series in panel.series])
-
-
-def _ten_points(axes: Axes) -> None:
-    """At least ten points of a share on the axis, so that nothing looks like much."""
     low, high = axes.get_ylim()
-    if high - low < _LEAST_SPAN:
+    if panel.form == "percent" and high - low < _LEAST_SPAN:
+        # At least ten points of a share on the axis, so that a small change looks small.
         low = min(max(low, 0.0), 1.0 - _LEAST_SPAN)
         axes.set_ylim(low - 0.002, low + _LEAST_SPAN + 0.002)
 
 
-def draw_bars(chart: BarChart, axes: Axes, colours: Colours = ON_WHITE) -> None:
-    """The chart's bars on axes, the first category on top, values written at their ends."""
-    count = len(chart.bars)
+def _draw_bars(chart: BarChart, axes: Axes, colours: Colours) -> None:
+    """The first category on top, values written at the ends of the bars."""
+    count = len(chart.series)
     height = 0.8 / count
-    for index, bars in enumerate(chart.bars):
+    for index, bars in enumerate(chart.series):
         places = [row + (index - (count - 1) / 2) * height for row in range(len(bars.values))]
-        colour = COLOURS[index % len(COLOURS)]
         axes.barh(
             places,
             bars.values,
             height * 0.86,
-            color=colour,
+            color=_SERIES[index % len(_SERIES)],
             edgecolor=colours.paper,
             linewidth=0,
             hatch=_HATCHES[index % len(_HATCHES)],
-            label=bars.label,
+            label=_plain(bars.label),
         )
-        ends = list(bars.high or bars.values)
         if bars.low is not None and bars.high is not None:
             axes.hlines(places, bars.low, bars.high, color=colours.ink, linewidth=1.1)
-        for place, value, end in zip(places, bars.values, ends, strict=True):
+        for place, value, end in zip(places, bars.values, bars.high or bars.values, strict=True):
             axes.annotate(
                 write(value, chart.form), (end, place), xytext=(4, 0), va="center",
                 textcoords="offset points", fontsize=9.5, color=colours.ink,
@@ -156,118 +184,103 @@ def draw_bars(chart: BarChart, axes: Axes, colours: Colours = ON_WHITE) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.set_xlim(left=0)
-    if chart.form == "percent":
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
-    _dress(axes, colours, "x")
-    if count > 1:
-        _legend(axes, colours.ink, [bars.label for bars in chart.bars])
-
-
-def panel_svg(panel: Panel) -> Markup:
-    """The panel as an <svg> element that takes its colours from the page."""
-    rows = _rows([series.label for series in panel.series])
-    figure = Figure(figsize=(_WIDTH, 2.55 + 0.22 * rows), layout="constrained")
-    draw(panel, figure.add_subplot(), _OF_PAGE)
-    return _svg(figure, panel.title, describe(panel))
-
-
-def bars_svg(chart: BarChart) -> Markup:
-    """The bar chart as an <svg> element; its height follows the number of bars."""
-    figure = Figure(figsize=(_WIDTH, bars_height(chart)), layout="constrained")
-    draw_bars(chart, figure.add_subplot(), _OF_PAGE)
-    return _svg(figure, chart.title, describe_bars(chart))
-
-
-def bars_height(chart: BarChart) -> float:
-    """Inches that the chart needs: its bars, axis and legend."""
-    count = len(chart.categories) * len(chart.bars)
-    return 0.5 + 0.23 * count + 0.22 * _rows([bars.label for bars in chart.bars])
-
-
-def describe(panel: Panel) -> str:
-    """The panel in words: where each smoothed curve begins, ends, and its extremes."""
-    sentences = []
-    for series in panel.series:
-        known_ = [value for value in series.strong if known(value)]
-        name = f"{series.label}: " if len(panel.series) > 1 else ""
-        first, last, low, high = (
-            write(value, panel.form) for value in (known_[0], known_[-1], min(known_), max(known_))
-        )
-        sentences.append(
-            f"{name}from {first} at step {series.steps[0]:.0f} to {last} at step "
-            f"{series.steps[-1]:.0f}, lowest {low}, highest {high}."
-        )
-    return f"{panel.title}. {' '.join(sentences)}"
-
-
-def describe_bars(chart: BarChart) -> str:
-    """The bar chart in words: every value."""
-    rows = [
-        f"{category} "
-        + ", ".join(f"{bars.label} {write(bars.values[row], chart.form)}" for bars in chart.bars)
-        for row, category in enumerate(chart.categories)
-    ]
-    return f"{chart.title}. {'; '.join(rows)}."
-
-
-def _dress(axes: Axes, colours: Colours, lines: Literal["x", "y"]) -> None:
-    axes.tick_params(colors=colours.ink, length=0, labelsize=10)
-    axes.grid(axis=lines, color=colours.grid, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(colours.ink)
-
-
-def _legend(axes: Axes, ink: str, labels: Sequence[str]) -> None:
-    """Under the drawing, where it meets neither a title nor a curve."""
-    handles, _ = axes.get_legend_handles_labels()
-    axes.figure.legend(
-        handles, [_plain(label) for label in labels], loc="outside lower left",
-        ncols=_columns(labels), frameon=False, fontsize=9.5, labelcolor=ink, handlelength=3.2,
-        borderaxespad=0.2, columnspacing=1.4,
-    )  # fmt: skip
-
-
-def _columns(labels: Sequence[str]) -> int:
-    return 2 if max(map(len, labels)) <= 20 else 1
-
-
-def _rows(labels: Sequence[str]) -> int:
-    return -(-len(labels) // _columns(labels)) if len(labels) > 1 else 0
 
 
 def _plain(label: str) -> str:
     """A label that fits, without matplotlib's reading of dollars as mathematics."""
     short = label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
-    return short.replace("$", r"\$")
+    return visible(short).replace("$", r"\$")
 
 
-def _svg(figure: Figure, title: str, description: str) -> Markup:
-    buffer = io.StringIO()
-    # Text stays text (a page's font, small files); the salt keeps references of several charts
-    # on one page apart, and the same from build to build.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    svg = text[text.index("<svg") :]
-    # matplotlib's own style rule would hold for the whole page, and its metadata names hosts.
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL
-    )
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
-    svg = re.sub(r'="[^"]*"', _short, svg).replace("xlink:href", "href")
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r' xmlns(?::xlink)?="[^"]*"', "", svg)
-    svg = svg.replace(INK, "currentColor").replace(GRID, "var(--grid)")
-    svg = svg.replace(PAPER, "var(--paper)")
-    for index, colour in enumerate(COLOURS):
-        svg = svg.replace(colour, f"var(--series-{index})")
-    label = f'<svg role="img" aria-label="{escape(description)}"'
-    # The text in the drawing is ours but for labels, which matplotlib escapes.
-    return Markup(svg.replace("<svg", label, 1))  # noqa: S704
+def _columns(chart: Chart) -> int:
+    """Columns of the legend."""
+    return 2 if max(len(series.label) for series in chart.series) <= 20 else 1
 
 
-def _short(attribute: re.Match[str]) -> str:
-    """An attribute on one line with coordinates to a hundredth; labels are text and stay whole."""
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", " ".join(attribute.group().split()))
+def chart_height(chart: Chart) -> float:
+    """The inches that the chart needs: its curves or bars, its axis and its legend."""
+    count = len(chart.series)
+    legend = 0.22 * -(-count // _columns(chart)) if count > 1 else 0.0
+    if isinstance(chart, Panel):
+        return 2.55 + legend
+    return 0.5 + 0.23 * len(chart.categories) * count + legend
+
+
+def describe(chart: Chart) -> str:
+    """The chart in words: every bar, or each smoothed curve's ends and extremes."""
+    if isinstance(chart, BarChart):
+        rows = [
+            f"{category} "
+            + ", ".join(
+                f"{bars.label} {write(bars.values[row], chart.form)}" for bars in chart.series
+            )
+            for row, category in enumerate(chart.categories)
+        ]
+        return f"{chart.title}. {'; '.join(rows)}."
+    sentences = []
+    for series in chart.series:
+        found = [value for value in series.strong if known(value)]
+        name = f"{series.label}: " if len(chart.series) > 1 else ""
+        first, last, low, high = (
+            write(value, chart.form) for value in (found[0], found[-1], min(found), max(found))
+        )
+        sentences.append(
+            f"{name}from {first} at step {series.steps[0]:.0f} to {last} at step "
+            f"{series.steps[-1]:.0f}, lowest {low}, highest {high}."
+        )
+    return f"{chart.title}. {' '.join(sentences)}"
+
+
+def chart_svg(chart: Chart) -> Markup:
+    """The chart as an <svg> element that takes its colours and font from the page.
+
+    Text stays text. Two builds give the same bytes, and several charts can stand on one page.
+    """
+    figure = Figure(figsize=(_WIDTH, chart_height(chart)), layout="constrained")
+    draw(chart, figure.add_subplot(), _PLACEHOLDERS)
+    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "font.sans-serif": [_FONT]}
+    written = io.StringIO()
+    with matplotlib.rc_context(settings):
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    root = ET.fromstring(written.getvalue())  # noqa: S314 matplotlib has just written it
+    for element in root.iter():
+        # In HTML an <svg> needs no namespaces; the page shall name no host.
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {
+            name.rpartition("}")[2]: _attribute(value) for name, value in element.attrib.items()
+        }
+        element.tail = None
+        if element.tag == "g":
+            # Every drawing has the same ids of groups; nothing refers to them.
+            element.attrib.pop("id", None)
+        for child in list(element):
+            # The metadata names hosts, and matplotlib's style would hold for the whole page.
+            if child.tag.endswith(("}metadata", "}style")):
+                element.remove(child)
+    for name in ("width", "height"):
+        del root.attrib[name]
+    root.attrib |= {"role": "img", "aria-label": visible(describe(chart))}
+    return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 ElementTree escapes labels
+
+
+def _attribute(value: str) -> str:
+    """An attribute of the drawing with the page's colours, and coordinates to a hundredth."""
+    value = _REPLACED.sub(lambda match: _OF_PAGE[match.group()], " ".join(value.split()))
+    return _LONG_FRACTION.sub(r"\1", value)
+
+
+def charts_png(charts: Sequence[Chart], path: Path) -> Path:
+    """Charts with their titles on white, two in a row."""
+    columns = min(2, len(charts))
+    rows = -(-len(charts) // columns)
+    heights = [chart_height(chart) + 0.3 for chart in charts if isinstance(chart, BarChart)]
+    row_height = max([*heights, 3.2 if len(charts) > len(heights) else 2.0])
+    figure = Figure(figsize=(5.4 * columns, row_height * rows), layout="constrained")
+    # A part of the figure each, so that each legend stands under its own drawing.
+    parts = figure.subfigures(rows, columns, squeeze=False).flat
+    for chart, part in zip(charts, parts, strict=False):
+        axes = part.add_subplot()
+        draw(chart, axes)
+        axes.set_title(chart.title, loc="left", fontsize=11)
+    figure.savefig(path, dpi=_DPI)
+    return path

@@ -1,35 +1,44 @@
-"""Several runs on one page: recipes beside each other, the seeds of a recipe as mean and range.
+"""Several runs on one page or in one set of PNG figures: the seeds of a recipe as mean and range.
 
-Left out: a test between recipes. With three seeds each it would say little; the seeds' rows say
-what there is.
+Left out: a test between recipes. With three seeds each it would say little; the table has a row
+for each seed. And a choice of style for the figures: metrics.jsonl holds every number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from aha.reasoning.compare import Estimate, share
 from aha.recipe import RecipeChange, changes, dump_recipe
-from aha.report.behaviours import behaviours, shares_chart
-from aha.report.charts import BarChart
-from aha.report.curves import panels
-from aha.report.data import Metrics, RunData, load, values
-from aha.report.drawn import contents, curves_note, drawn_bars, drawn_headings
-from aha.report.numbers import NONE, between, difference, duration, percent
-from aha.report.page import render
-from aha.report.summary import Rises, rises
-from aha.report.words import words_chart
+from aha.report.before_after import Rises, Side, rises, shares_chart, words_chart
+from aha.report.charts import Chart, charts_png
+from aha.report.curves import BEHAVIOUR_KEYS, curves_note, panels
+from aha.report.pages import render
+from aha.report.run_data import (
+    NONE,
+    Metrics,
+    RunData,
+    between,
+    difference,
+    duration,
+    load,
+    percent,
+    values,
+)
 from aha.runs import RunDirectory
 from aha.types import UserError
 from aha.visible import visible
 
+_CURVES = ("reward", "accuracy", "completions/mean_length", "reflection_rate")
+_POLICY = ("entropy", "kl")
+
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run in the table; what it was not evaluated for is None."""
+    """A run in the table; None without an evaluation."""
 
     name: str
     seed: int
@@ -86,26 +95,30 @@ def render_comparison(runs: Sequence[RunDirectory]) -> str:
         raise UserError(f"a comparison takes two runs or more, not {len(runs)}.")
     data = [load(run) for run in runs]
     groups = group_runs(data)
-    shares, words = shares_of(groups), words_of(groups)
+    sides = _sides(groups)
     names = list(dict.fromkeys(one.recipe.name for one in data))
+    sections = [
+        ("runs", "Each run", True),
+        ("curves", "Curves", True),
+        ("behaviours", "Behaviours and words", sides),
+        ("reproduce", "Reproduce", True),
+    ]
     template_values = {
         "title": " and ".join(names) if len(names) < 4 else f"{names[0]} and others",
+        "contents": [(name, title) for name, title, there in sections if there],
         "runs": data,
         "groups": groups,
         "sentences": [
             sentence for group in groups if (sentence := _sentence(group, len(groups) == 1))
         ],
-        "differences": _differences(groups),
+        "differences": [
+            (group.label, [str(change) for change in differing(data[0], group.runs[0])])
+            for group in groups[1:]
+        ],
         "curves_note": curves_note(max(len(one.metrics) for one in data), several=True),
-        "headings": drawn_headings(panels(labelled(groups))),
-        "shares": drawn_bars(shares) if shares is not None else None,
-        "phrases": drawn_bars(words) if words is not None else None,
-        "contents": contents(
-            ("runs", "Each run", True),
-            ("curves", "Curves", True),
-            ("behaviours", "Behaviours and words", bool(shares or words)),
-            ("reproduce", "Reproduce", True),
-        ),
+        "headings": panels(_labelled(groups)),
+        "shares": shares_chart(sides) if sides else None,
+        "phrases": words_chart(sides, data[0].rules) if sides else None,
     }
     return render("comparison.html.j2", template_values)
 
@@ -132,57 +145,20 @@ def group_runs(data: Sequence[RunData]) -> list[Group]:
 
 
 def differing(one: RunData, two: RunData) -> list[RecipeChange]:
-    """What makes two runs different recipes: all but the seed and what changes no result."""
+    """The changes that make two runs different recipes: not the seed, nor a key without effect
+    on results."""
     found = changes(one.recipe, two.recipe)
     return [change for change in found if not change.free and change.key != "train.seed"]
 
 
-def labelled(groups: Sequence[Group]) -> list[tuple[str, list[Metrics]]]:
-    """(label, metrics of each run) for the curves."""
-    return [(_series_label(group), [run.metrics for run in group.runs]) for group in groups]
-
-
-def spread(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    """Mean, lowest and highest of the values; n is how many. None when there are none."""
-    found = [one.value for one in estimates if one is not None]
-    return Estimate(fmean(found), min(found), max(found), len(found)) if found else None
-
-
-def shares_of(groups: Sequence[Group]) -> BarChart | None:
-    """Behaviours of every group after training, and of the first before; None without any."""
-    sides = []
-    for label, pooled, trained in _sides(groups):
-        found = behaviours(pooled)
-        if found is not None:
-            sides.append((label, found.rows, trained))
-    return shares_chart(sides) if sides else None
-
-
-def words_of(groups: Sequence[Group]) -> BarChart | None:
-    """Phrases of the same sides; None without any."""
-    sides = _sides(groups)
-    labels = [label for label, _, _ in sides]
-    written = [pooled.after if trained else pooled.before for _, pooled, trained in sides]
-    return words_chart(labels, written, groups[0].runs[0].task) if sides else None
-
-
-def _sides(groups: Sequence[Group]) -> list[tuple[str, RunData, bool]]:
-    """(label, seeds taken together, whether after training) of the groups that were evaluated."""
-    alone = len(groups) == 1
-    sides: list[tuple[str, RunData, bool]] = []
-    for group in groups:
-        runs = [run for run in group.runs if run.before and run.after]
-        if not runs:
-            continue
-        pooled = replace(
-            runs[0],
-            before=tuple(one for run in runs for one in run.before),
-            after=tuple(one for run in runs for one in run.after),
-        )
-        if not sides:
-            sides.append(("before" if alone else f"{group.label}, before", pooled, False))
-        sides.append(("after" if alone else group.label, pooled, True))
-    return sides
+def _label(data: RunData, first: RunData) -> str:
+    """The recipe's name; if it is the first recipe's name too, also the first changed keys."""
+    name = data.recipe.name
+    if data is first or name != first.recipe.name:
+        return name
+    changed = differing(first, data)
+    keys = ", ".join(f"{change.key.split('.')[-1]}={change.after}" for change in changed[:2])
+    return f"{name}, {visible(keys)}" if len(keys) <= 40 else name
 
 
 def _row(data: RunData) -> RunRow:
@@ -198,32 +174,43 @@ def _row(data: RunData) -> RunRow:
     )
 
 
-def _label(data: RunData, first: RunData) -> str:
-    """The recipe's name, and what tells it from the first recipe where the name does not."""
-    name = data.recipe.name
-    if data is first or data.recipe.name != first.recipe.name:
-        return name
-    found = differing(first, data)
-    told = ", ".join(f"{change.key.split('.')[-1]}={change.after}" for change in found[:2])
-    return f"{name}, {visible(told)}" if len(told) <= 40 else name
+def spread(estimates: Sequence[Estimate | None]) -> Estimate | None:
+    """Mean, lowest and highest of the values; n is how many. None when there are none."""
+    found = [one.value for one in estimates if one is not None]
+    return Estimate(fmean(found), min(found), max(found), len(found)) if found else None
 
 
-def _series_label(group: Group) -> str:
-    count = len(group.runs)
-    return f"{group.label} ({count} seeds)" if count > 1 else group.label
+def _labelled(groups: Sequence[Group]) -> list[tuple[str, list[Metrics]]]:
+    """(label, metrics of each run) for the curves."""
+    labelled = []
+    for group in groups:
+        count = len(group.runs)
+        label = f"{group.label} ({count} seeds)" if count > 1 else group.label
+        labelled.append((label, [run.metrics for run in group.runs]))
+    return labelled
 
 
-def _differences(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
-    """(label, changed keys) of every group against the first."""
-    first = groups[0].runs[0]
-    return [
-        (group.label, [str(change) for change in differing(first, group.runs[0])])
-        for group in groups[1:]
-    ]
+def _sides(groups: Sequence[Group]) -> list[Side]:
+    """The completions of each evaluated group after training, and of the first before it.
+
+    The seeds of a group are taken together.
+    """
+    alone = len(groups) == 1
+    sides: list[Side] = []
+    for group in groups:
+        runs = [run for run in group.runs if run.before and run.after]
+        if not runs:
+            continue
+        if not sides:
+            label = "before" if alone else f"{group.label}, before"
+            sides.append((label, [one for run in runs for one in run.before]))
+        label = "after" if alone else group.label
+        sides.append((label, [one for run in runs for one in run.after]))
+    return sides
 
 
 def _sentence(group: Group, alone: bool) -> str:
-    """What the seeds of a recipe, or its one run, came to; nothing without evaluations."""
+    """The result of a recipe, over its seeds if there are several; empty without evaluations."""
     before = spread([row.before for row in group.rows])
     after = spread([row.after for row in group.rows])
     if before is None or after is None:
@@ -249,3 +236,34 @@ def _sentence(group: Group, alone: bool) -> str:
         f"{between(before, 'percent')}) to {percent(after.value)} ({between(after, 'percent')})."
         f"{more}"
     )
+
+
+def write_figure(run: RunDirectory, path: Path) -> None:
+    """The main curves of a run as one PNG. Errors: UserError when it has no steps yet."""
+    charts_png(_panels(group_runs([load(run)]), _CURVES), path)
+
+
+def write_figures(runs: Sequence[RunDirectory], folder: Path) -> list[Path]:
+    """curves.png, behaviours.png, words.png and entropy_kl.png in `folder`; the paths written.
+
+    Several runs are overlaid, the seeds of a recipe as mean and band. A picture is written only
+    if the runs hold data for it; a metric that never changes has no panel.
+    Errors: UserError when a run has no steps yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [load(run) for run in runs]
+    groups = group_runs(data)
+    sides = _sides(groups)
+    behaviours: list[Chart] = [shares_chart(sides)] if sides else []
+    words = words_chart(sides, data[0].rules) if sides else None
+    figures: dict[str, list[Chart]] = {
+        "curves.png": _panels(groups, _CURVES),
+        "entropy_kl.png": _panels(groups, _POLICY),
+        "behaviours.png": behaviours + _panels(groups, BEHAVIOUR_KEYS),
+        "words.png": [words] if words is not None else [],
+    }
+    return [charts_png(charts, folder / name) for name, charts in figures.items() if charts]
+
+
+def _panels(groups: Sequence[Group], keys: Sequence[str]) -> list[Chart]:
+    return [panel for _, found in panels(_labelled(groups), keys) for panel in found]

@@ -8,22 +8,111 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
+from aha.reasoning.behaviours import BEHAVIOURS
 from aha.report.charts import Panel, Series
-from aha.report.data import Metrics, values
-from aha.report.phases import reward_names
+from aha.report.run_data import Metrics, reward_names, values
 
 POINTS = 400  # at most, a curve
 # Set by a schedule, not measured: a mean over steps would draw another schedule.
-_AS_IT_IS = frozenset({"learning_rate"})
-BEHAVIOUR_KEYS = (
-    ("reasoning/self_check_rate", "self-check"),
-    ("reasoning/backtracking_rate", "backtracking"),
-    ("reasoning/subgoals_rate", "subgoals"),
-    ("reasoning/backward_chaining_rate", "backward chaining"),
-    ("reasoning/corrected_rate", "corrected itself"),
-)
-_LEARNED, _WRITTEN = "Reward and accuracy", "What it writes"
-_SHOWN, _POLICY = "Behaviours", "The policy and its optimiser"
+_NOT_SMOOTHED = frozenset({"learning_rate"})
+BEHAVIOUR_KEYS = (*(f"reasoning/{name}_rate" for name in BEHAVIOURS), "reasoning/corrected_rate")
+
+
+def curve_keys(records: Sequence[Metrics]) -> list[tuple[str, str, str, str]]:
+    """(heading, key, title, form) of every curve, in the page's order; `records` name rewards."""
+    learned, written = "Reward and accuracy", "What it writes"
+    shown, policy = "Behaviours", "The policy and its optimiser"
+    rewards = dict.fromkeys(name for metrics in records for name in reward_names(metrics))
+    labels = ("self-check", "backtracking", "subgoals", "backward chaining")
+    return [
+        (learned, "reward", "Reward, weighted sum", "number"),
+        (learned, "accuracy", "Accuracy of rollouts, strict", "percent"),
+        (learned, "eval/accuracy", "Accuracy on held-out problems, strict", "percent"),
+        *((learned, f"rewards/{n}/mean", f"Reward {n}, unweighted", "number") for n in rewards),
+        (written, "completions/mean_length", "Completion length, tokens", "number"),
+        (written, "completions/clipped_ratio", "Cut off at the limit", "percent"),
+        (written, "reflection_rate", "Reflection phrases a completion", "number"),
+        *(
+            (shown, key, f"Completions with {label}", "percent")
+            for key, label in zip(BEHAVIOUR_KEYS, labels, strict=False)
+        ),
+        (shown, "reasoning/backtracks", "Backtracking, passages a completion", "number"),
+        (shown, "reasoning/corrected_rate", "Completions that corrected themselves", "percent"),
+        (shown, "reasoning/steps_true", "Written equations that are true", "percent"),
+        (policy, "entropy", "Entropy of the policy, nats a token", "number"),
+        (policy, "kl", "KL to the start, nats a token", "number"),
+        (policy, "learning_rate", "Learning rate, not smoothed", "number"),
+        (policy, "grad_norm", "Gradient norm", "number"),
+    ]
+
+
+def panels(
+    runs: Sequence[tuple[str, Sequence[Metrics]]], only: Collection[str] = ()
+) -> list[tuple[str, list[Panel]]]:
+    """(heading, panels) of one run or several: for each label its runs, more than one being seeds.
+
+    A metric has a panel if some run recorded it and its curve is not constant; `only`: keys to
+    keep, all others are left out.
+    """
+    headings: dict[str, list[Panel]] = {}
+    for heading, key, title, form in curve_keys(
+        [metrics for _, group in runs for metrics in group]
+    ):
+        if only and key not in only:
+            continue
+        series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
+        if any(len(set(s.strong)) > 1 for s in series):
+            headings.setdefault(heading, []).append(Panel(title, form, series))
+    return list(headings.items())
+
+
+def constant(metrics: Metrics) -> list[tuple[str, float, str]]:
+    """(title, value, form) of the metrics that never change, and so have no panel."""
+    found = []
+    for _, key, title, form in curve_keys([metrics]):
+        recorded = [value for _, value in values(metrics, key)]
+        if len(set(recorded)) == 1:
+            found.append((title, recorded[0], form))
+    return found
+
+
+def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
+    """One run's curve, or the mean and the range of several; None when nothing is known.
+
+    One run: the raw values (thinned: the range within each bin) and their running mean.
+    Several: the running mean of each, then mean, lowest and highest at the steps all have.
+    The learning rate is not smoothed.
+    """
+    runs = [found for metrics in group if (found := values(metrics, key))]
+    if not runs:
+        return None
+    smoothed = key not in _NOT_SMOOTHED
+    drawn = []
+    for run in runs:
+        numbers = [value for _, value in run]
+        strong = smooth(numbers, window_of(len(numbers))) if smoothed else numbers
+        drawn.append(dict(zip([step for step, _ in run], strong, strict=True)))
+    steps = [step for step in drawn[0] if all(step in run for run in drawn)]
+    if not steps:
+        return None
+    rows = [[run[step] for run in drawn] for step in steps]
+    low = high = raw = None
+    if len(runs) > 1:
+        low = [fmean(part) for part in _bins([min(row) for row in rows])]
+        high = [fmean(part) for part in _bins([max(row) for row in rows])]
+    elif len(steps) > POINTS:
+        low = [min(part) for part in _bins([value for _, value in runs[0]])]
+        high = [max(part) for part in _bins([value for _, value in runs[0]])]
+    elif smoothed:
+        raw = [value for _, value in runs[0]]
+    return Series(
+        label,
+        [fmean(part) for part in _bins(steps)],
+        [fmean(part) for part in _bins([fmean(row) for row in rows])],
+        raw,
+        low,
+        high,
+    )
 
 
 def smooth(numbers: Sequence[float], window: int) -> list[float]:
@@ -36,104 +125,73 @@ def window_of(count: int) -> int:
     return max(1, count // 20)
 
 
-def panels(
-    runs: Sequence[tuple[str, Sequence[Metrics]]], only: Collection[str] = ()
-) -> list[tuple[str, list[Panel]]]:
-    """(heading, panels) of one run or several: for each label its runs, more than one being seeds.
-
-    A panel stands where some run has the metric and it is not the same at every step; `only`:
-    keys to keep, whatever they do.
-    """
-    headings: dict[str, list[Panel]] = {}
-    for heading, key, title, form in keys([metrics for _, group in runs for metrics in group]):
-        if only and key not in only:
-            continue
-        series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
-        if series and (only or any(len(set(s.strong)) > 1 for s in series)):
-            headings.setdefault(heading, []).append(Panel(title, form, series))
-    return list(headings.items())
-
-
-def constant(metrics: Metrics) -> list[tuple[str, float, str]]:
-    """(title, value, form) of the panels left out because nothing ever changes there."""
-    found = []
-    for _, key, title, form in keys([metrics]):
-        known = [value for _, value in values(metrics, key)]
-        if known and len(set(known)) == 1:
-            found.append((title, known[0], form))
-    return found
-
-
-def keys(records: Sequence[Metrics]) -> list[tuple[str, str, str, str]]:
-    """(heading, key, title, form) of every curve, in the page's order; `records` name rewards."""
-    names = dict.fromkeys(name for metrics in records for name in reward_names(metrics))
-    return [
-        (_LEARNED, "reward", "Reward, weighted sum", "number"),
-        (_LEARNED, "accuracy", "Accuracy of rollouts, strict", "percent"),
-        (_LEARNED, "eval/accuracy", "Accuracy on held-out problems, strict", "percent"),
-        *((_LEARNED, f"rewards/{n}/mean", f"Reward {n}, unweighted", "number") for n in names),
-        (_WRITTEN, "completions/mean_length", "Completion length, tokens", "number"),
-        (_WRITTEN, "completions/clipped_ratio", "Cut off at the limit", "percent"),
-        (_WRITTEN, "reflection_rate", "Reflection phrases a completion", "number"),
-        *((_SHOWN, key, f"Completions with {name}", "percent") for key, name in BEHAVIOUR_KEYS[:4]),
-        (_SHOWN, "reasoning/backtracks", "Backtracking, passages a completion", "number"),
-        (_SHOWN, "reasoning/corrected_rate", "Completions that corrected themselves", "percent"),
-        (_SHOWN, "reasoning/steps_true", "Written equations that are true", "percent"),
-        (_POLICY, "entropy", "Entropy of the policy, nats a token", "number"),
-        (_POLICY, "kl", "KL to the start, nats a token", "number"),
-        (_POLICY, "learning_rate", "Learning rate, not smoothed", "number"),
-        (_POLICY, "grad_norm", "Gradient norm", "number"),
-    ]
-
-
-def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
-    """One run's curve, or the mean and the range of several; None when nothing is known.
-
-    One run: the raw values (thinned: the range within each bin) and their running mean.
-    Several: the running mean of each, then mean, lowest and highest at the steps all have.
-    The learning rate is not smoothed.
-    """
-    known = [found for metrics in group if (found := values(metrics, key))]
-    if not known:
-        return None
-    smoothed = key not in _AS_IT_IS
-    if len(known) > 1:
-        return _band(label, known, smoothed)
-    steps, numbers = [float(s) for s, _ in known[0]], [v for _, v in known[0]]
-    means = _strong(numbers, smoothed)
-    if len(numbers) <= POINTS:
-        return Series(label, steps, means, raw=numbers if smoothed else None)
-    return Series(
-        label,
-        [fmean(part) for part in _bins(steps)],
-        [fmean(part) for part in _bins(means)],
-        low=[min(part) for part in _bins(numbers)],
-        high=[max(part) for part in _bins(numbers)],
-    )
-
-
-def _strong(numbers: Sequence[float], smoothed: bool) -> list[float]:
-    return smooth(numbers, window_of(len(numbers))) if smoothed else list(numbers)
-
-
-def _band(label: str, runs: Sequence[Sequence[tuple[int, float]]], smoothed: bool) -> Series | None:
-    drawn = [
-        dict(zip([s for s, _ in run], _strong([v for _, v in run], smoothed), strict=True))
-        for run in runs
-    ]
-    steps = [float(step) for step in drawn[0] if all(step in run for run in drawn)]
-    if not steps:
-        return None
-    rows = [[run[int(step)] for run in drawn] for step in steps]
-    return Series(
-        label,
-        [fmean(part) for part in _bins(steps)],
-        [fmean(part) for part in _bins([fmean(row) for row in rows])],
-        low=[fmean(part) for part in _bins([min(row) for row in rows])],
-        high=[fmean(part) for part in _bins([max(row) for row in rows])],
-    )
-
-
 def _bins(numbers: Sequence[float]) -> list[Sequence[float]]:
     size = -(-len(numbers) // POINTS) or 1
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def curves_note(steps: int, several: bool) -> str:
+    """The page's note on smoothing and thinning, for `steps` records."""
+    window = window_of(steps)
+    strong = f"the running mean over {window} step{'s' if window > 1 else ''}"
+    if several:
+        return (
+            f"Lines: {strong}. Where a recipe has several seeds: their mean, and a band from the "
+            "lowest to the highest of the seeds' running means, over the steps they all have."
+        )
+    if steps > POINTS:
+        size = -(-steps // POINTS)
+        return f"Strong: {strong}. Faint: from lowest to highest within {size} steps."
+    return f"Strong: {strong}. Faint: each step."
+
+
+def phase_windows(count: int) -> list[tuple[int, int]]:
+    """(start, end) of the five phases in `count` records, each a tenth of them, one at least."""
+    width = max(1, count // 10)
+    centred = (round(part * count / 4 - width / 2) for part in range(5))
+    starts = [min(max(0, start), count - width) for start in centred]
+    return [(start, start + width) for start in starts]
+
+
+Phase = tuple[str, int, int]  # its name, first and last step
+PhaseRow = tuple[str, str, list[float | None]]  # label, form, the mean in each phase
+
+
+def phase_table(metrics: Metrics) -> tuple[list[Phase], list[PhaseRow]]:
+    """The run in five phases, and the mean of each recorded metric in each of them."""
+    parts = [metrics[start:end] for start, end in phase_windows(len(metrics))]
+    names = ("beginning", "quarter", "half", "three quarters", "end")
+    phases = [
+        (name, part[0]["step"], part[-1]["step"]) for name, part in zip(names, parts, strict=True)
+    ]
+    metrics_shown = [
+        ("reward", "reward", "number"),
+        *(
+            (f"rewards/{name}/mean", f"reward {name}, unweighted", "number")
+            for name in reward_names(metrics)
+        ),
+        ("accuracy", "accuracy, strict", "percent"),
+        ("accuracy_lenient", "accuracy, lenient", "percent"),
+        ("format_rate", "layout followed", "percent"),
+        ("frac_reward_zero_std", "groups without signal", "percent"),
+        ("completions/mean_length", "length, tokens", "number"),
+        ("completions/clipped_ratio", "cut off at the limit", "percent"),
+        ("entropy", "entropy, nats a token", "number"),
+        ("kl", "KL to the start, nats a token", "number"),
+        ("grad_norm", "gradient norm", "number"),
+        ("reflection_rate", "reflection phrases a completion", "number"),
+        ("reasoning/self_check_rate", "self-check", "percent"),
+        ("reasoning/backtracking_rate", "backtracking", "percent"),
+        ("reasoning/subgoals_rate", "subgoals", "percent"),
+        ("reasoning/backward_chaining_rate", "backward chaining", "percent"),
+        ("reasoning/backtracks", "backtracking, passages a completion", "number"),
+        ("reasoning/corrected_rate", "corrected itself", "percent"),
+        ("reasoning/steps_true", "written equations that are true", "percent"),
+        ("tokens_wasted", "tokens without a gradient", "percent"),
+    ]
+    rows: list[PhaseRow] = []
+    for key, label, form in metrics_shown:
+        if values(metrics, key):
+            found = [[value for _, value in values(part, key)] for part in parts]
+            rows.append((label, form, [fmean(part) if part else None for part in found]))
+    return phases, rows

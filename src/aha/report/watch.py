@@ -14,8 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from aha.report.build import render_report
-from aha.report.page import Live, render
+from aha.report.pages import Live, render, render_report
 from aha.runs import RunDirectory
 from aha.types import UserError
 

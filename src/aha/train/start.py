@@ -111,6 +111,6 @@ def watched(run: RunDirectory, reporter: StepReporter, stop: StopRequest) -> Ite
 
 def finish(run: RunDirectory, reporter: StepReporter, minutes: float) -> None:
     """Write the report of a run that came to its end, and say where it is."""
-    from aha.report.build import build_report
+    from aha.report.pages import build_report
 
     reporter.note(f"done in {minutes:.1f} minutes; report: {build_report(run)}")

@@ -1,0 +1,241 @@
+"""The HTML page: its templates, its security policy, and the sections of a run's report.
+
+Every value that a template prints is escaped and has its invisible characters written out.
+The Content-Security-Policy allows the page's own scripts by their hashes and nothing else, so
+even markup that slipped through could neither run nor load.
+Left out: a choice of sections. A section stands on the page when the run has the data for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from aha.reasoning.behaviours import BEHAVIOURS
+from aha.reasoning.compare import Estimate
+from aha.recipe import Recipe, changes, dump_recipe
+from aha.report.before_after import LABELS, behaviours, shares_chart, summary, tiles, words_chart
+from aha.report.charts import chart_svg
+from aha.report.curves import constant, curves_note, panels, phase_table
+from aha.report.moments import LEAST, RULE, SHOWN, case_study, marked, moments, preview
+from aha.report.run_data import RunData, between, duration, load, number, percent, values, write
+from aha.runs import RunDirectory
+from aha.visible import visible
+
+_EVALUATION_ROWS = (
+    ("accuracy, strict", "accuracy", "percent"),
+    ("accuracy, lenient", "accuracy_lenient", "percent"),
+    ("layout followed", "format_rate", "percent"),
+    ("length, tokens", "mean_length", "number"),
+    ("reflection phrases a completion", "reflection_rate", "number"),
+    ("cut off at the limit", "truncated_rate", "percent"),
+)
+_STEP_PARTS = {
+    "writing": "time/rollout_s", "scoring": "time/reward_s", "learning": "time/train_s",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Live:
+    """A page that is being watched: the version it shows, and how often it asks for a newer."""
+
+    version: str
+    every_ms: int
+
+
+def build_report(run: RunDirectory) -> Path:
+    """Write report.html into the run and return its path.
+
+    Errors: UserError when the run has no steps yet.
+    """
+    run.report_file.write_text(render_report(run), encoding="utf-8")
+    return run.report_file
+
+
+def render_report(run: RunDirectory, live: Live | None = None) -> str:
+    """The report's HTML; `live` for a page that asks its server for newer figures.
+
+    Errors: UserError when the run has no steps yet.
+    """
+    data = load(run)
+    evaluated = "before" in data.evaluation and "after" in data.evaluation
+    table = behaviours(data)
+    shown, qualified = moments(data)
+    case = case_study(data)
+    sides = [("before", data.before), ("after", data.after)]
+    phases, phase_rows = phase_table(data.metrics)
+    sections = [
+        ("alerts", "Alerts", data.alerts),
+        ("evaluation", "Evaluation", evaluated),
+        ("curves", "Curves", True),
+        ("phases", "Phases", True),
+        ("behaviours", "Behaviours", table),
+        ("moments", "Aha moments", shown),
+        ("case", "One problem", case),
+        ("cost", "Cost", True),
+        ("reproduce", "Reproduce", True),
+    ]
+    template_values = {
+        "data": data,
+        "contents": [(name, title) for name, title, there in sections if there],
+        "sentences": summary(data),
+        "tiles": tiles(data),
+        "evaluation_rows": _EVALUATION_ROWS if evaluated else (),
+        "curves_note": curves_note(len(data.metrics), several=False),
+        "constant": constant(data.metrics),
+        "headings": panels([(data.name, [data.metrics])]),
+        "phases": phases,
+        "phase_rows": phase_rows,
+        "behaviours": table,
+        "shares": shares_chart(sides) if table else None,
+        "phrases": words_chart(sides, data.rules) if table else None,
+        "recorded": bool(values(data.metrics, f"reasoning/{BEHAVIOURS[0]}_rate")),
+        "moments": shown,
+        "qualified": qualified,
+        "rule": RULE,
+        "least": LEAST,
+        "cut": SHOWN,
+        "labels": [(name, LABELS[name]) for name in BEHAVIOURS],
+        "case": case,
+        "cost": cost(data),
+        "environment": [
+            (key.replace("_", " "), _environment_value(key, value))
+            for key, value in data.environment.items()
+        ],
+        "stretches": stretches(data),
+    }
+    return render("report.html.j2", template_values, live)
+
+
+def cost(data: RunData) -> list[tuple[str, str, str]]:
+    """(label, value, note) of the cost: time, tokens, memory, and energy if it was measured.
+
+    Left out: money, and energy guessed from a processor's name.
+    """
+
+    def recorded(key: str) -> list[float]:
+        return [value for _, value in values(data.metrics, key)]
+
+    times, tokens = recorded("time/step_s"), sum(recorded("tokens"))
+    rows = []
+    if tokens:
+        rows.append(("tokens written in training", f"{tokens:,}", ""))
+    if times:
+        total = sum(times)
+        # Evaluations and the start are in no step.
+        parts = ", ".join(
+            f"{name} {percent(sum(found) / total, 0)}"
+            for name, key in _STEP_PARTS.items()
+            if (found := recorded(key))
+        )
+        rows.append(("time in training steps", duration(total), parts))
+        rows.append(("a step, median", f"{number(median(times))} s", ""))
+        if tokens:
+            rows.append(("tokens a second", number(tokens / total), "written, over the whole step"))
+    if memory := recorded("memory/peak_gb"):
+        rows.append(("memory at most", f"{number(max(memory))} GiB", ""))
+    if energy := sum(recorded("machine/energy_j")):
+        rows.append(("energy", f"{number(energy / 3600)} Wh", "as the machine measured it"))
+    return rows
+
+
+def _environment_value(key: str, value: Any) -> str:
+    if key == "command" and isinstance(value, list):
+        return shlex.join(str(part) for part in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items() if one is not None)
+    if isinstance(value, str):
+        return value
+    return "not known" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def stretches(data: RunData) -> list[tuple[int, int, str, str]]:
+    """(first step, last step, recipe as YAML, command) of the steps that ran with one recipe.
+
+    In order; one where the recipe was never changed. Recipes that no step ran with are left out.
+    """
+    parts: list[tuple[int, int, Recipe]] = []
+    for last, recipe in [*data.earlier_recipes, (data.metrics[-1]["step"], data.recipe)]:
+        first = parts[-1][1] + 1 if parts else 1
+        if first <= last:
+            parts.append((first, last, recipe))
+    commands = ["aha train recipe.yaml" + (" --output again" if len(parts) > 1 else "")]
+    for (_, _, before), (_, _, after) in pairwise(parts):
+        changed = changes(before, after)
+        command = ["aha", "train", "--resume", "again"]
+        if any(not change.free for change in changed):
+            command.append("--allow-change")
+        for change in changed:
+            command += ["--set", f"{change.key}={json.dumps(change.after, ensure_ascii=False)}"]
+        commands.append(shlex.join(command))
+    return [
+        (first, last, dump_recipe(recipe), command)
+        for (first, last, recipe), command in zip(parts, commands, strict=True)
+    ]
+
+
+def render(template: str, template_values: Mapping[str, Any], live: Live | None = None) -> str:
+    """The whole page as text that can be written as UTF-8."""
+    environment = _templates()
+    scripts = [environment.get_template("script.js.j2").render()]
+    if live is not None:
+        scripts.append(environment.get_template("live.js.j2").render(every_ms=live.every_ms))
+    return environment.get_template(template).render(
+        **template_values,
+        version=live.version if live is not None else "",
+        policy=_policy(scripts, live is not None),
+        # Our own files: nothing of a run is in them.
+        style=Markup(environment.get_template("style.css.j2").render()),  # noqa: S704
+        scripts=[Markup(script) for script in scripts],  # noqa: S704
+    )
+
+
+def _policy(scripts: list[str], live: bool) -> str:
+    """The Content-Security-Policy of a page with these scripts; a live page may ask its server."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in scripts
+    )
+    connect = "; connect-src 'self'" if live else ""
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
+        f"{connect}; base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _templates() -> Environment:
+    def finalize(value: Any) -> Any:
+        """Plain text without invisible characters; markup has been through this already."""
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    def interval(ends: list[float]) -> str:
+        return between(Estimate(ends[0], ends[0], ends[1], 0), "percent")
+
+    def without_kind(message: str, kind: str) -> str:
+        return message.removeprefix(f"{kind}: ")
+
+    environment = Environment(
+        loader=PackageLoader("aha.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        finalize=finalize,
+    )
+    environment.filters |= {
+        "between": between, "interval": interval, "marked": marked, "number": number,
+        "percent": percent, "preview": preview, "svg": chart_svg, "without_kind": without_kind,
+        "write": write,
+    }  # fmt: skip
+    return environment
