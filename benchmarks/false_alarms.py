@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from statistics import median
 
-from aha.observe.trends import Alert, Trend, Watched
+from aha.observe.alerts import Alert, Trend, Watched
 from aha.reasoning.intervals import wilson_interval
 from aha.recipe import DEFAULT_RECIPE, load_recipe
 

@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from aha.observe.blocks import sparkline
-from aha.observe.console import ConsoleObserver
+from aha.observe.console import ConsoleObserver, sparkline
 from aha.observe.record import Meter, group_metrics
 from aha.observe.samples import SamplesObserver, sample_record, sample_text
-from aha.observe.tensorboard import TensorBoardObserver
+from aha.observe.services import TensorBoardObserver
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection

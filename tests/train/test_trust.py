@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import aha.train.loop as loop
-from aha.observe.health import WINDOW, Health
+from aha.observe.alerts import WINDOW, Health
 from aha.recipe import Recipe, changes, load_recipe
 from aha.rewards.score import rewards_of, score
 from aha.runs import RunDirectory
@@ -188,17 +188,17 @@ def step_record(step: int, **figures: Any) -> dict[str, Any]:
 )
 def test_trouble_is_told_once_with_advice(figures: dict[str, Any], words: list[str]) -> None:
     health = Health()
-    told = [t for step in range(1, 31) for t in health.check(step_record(step))]
+    told = [a for step in range(1, 31) for a in health.check(step_record(step))]
     assert told == []
     steps = range(31, 61)
-    told = [t for step in steps for _, t in health.check(step_record(step, **figures))]
+    told = [a.message for step in steps for a in health.check(step_record(step, **figures))]
     for word in words:
         assert any(word in text for text in told), told
     assert len(told) == len(set(told)) <= 2
     # When it is over and comes back, it is told again.
     [health.check(step_record(step)) for step in range(61, 61 + WINDOW)]
     steps = range(80, 100)
-    again = [t for step in steps for _, t in health.check(step_record(step, **figures))]
+    again = [a.message for step in steps for a in health.check(step_record(step, **figures))]
     assert any(words[0] in text for text in again)
 
 

@@ -237,15 +237,15 @@ def samples(
     n: Annotated[int, typer.Option(help="How many completions.", min=1)] = 10,
 ) -> None:
     """Browse the completions that RUN kept, with their rewards and advantages."""
-    from aha.observe.browse import Query, browse, nothing, text
+    from aha.observe.samples import SamplesQuery, browse, nothing_found, shown_text
     from aha.runs import RunDirectory
 
-    opened, query = RunDirectory.open(run), Query(step, grep, sort, ascending, n)
+    opened, query = RunDirectory.open(run), SamplesQuery(step, grep, sort, ascending, n)
     found = browse(opened, query)
     for shown in found:
-        typer.echo(text(shown))
+        typer.echo(shown_text(shown))
     if not found:
-        typer.echo(nothing(opened, query))
+        typer.echo(nothing_found(opened, query))
 
 
 @app.command()

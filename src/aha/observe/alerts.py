@@ -1,28 +1,320 @@
-"""What a run's watcher has to say: troubles with advice, and changes of trend with figures."""
+"""Alerts: a run that has gone wrong, with advice, and changes of trend, with figures.
+
+Trends. A window of the last steps is tested with the Mann-Kendall test (Kendall's tau against the
+step; Mann 1945, Kendall 1975), which assumes no shape of curve. It takes steps as independent draws
+around the trend. Those of a run are not: a policy that is above the trend at one step is above it
+at the next. So the variance of tau is multiplied as by Hamed and Rao (1998,
+doi:10.1016/S0022-1694(97)00125-X), with the autocorrelations of a first-order process. The trend's
+direction is the Theil-Sen line's, and its figures are the medians of the window's first and last
+quarter. A collapse is measured against the noise around that line, its autocorrelation included.
+Left out: change points to the step. A window of forty steps cannot place them better than by ten.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median, stdev
+from typing import Any, Literal
 
-from aha.observe.health import Health
-from aha.observe.trends import Alert, Trends
 from aha.sections import LoggingSection
+
+Kind = Literal["improvement", "degradation", "stagnation", "collapse", "rise", "fall", "warning"]
+Record = Mapping[str, Any]
+
+# Troubles are judged by means over so many steps.
+WINDOW = 10
+# A test is made every quarter of a window; docs/watching.md says how often noise is announced.
+LEVEL = 0.0005
+# The trend is over when its p is at least this.
+OVER = 0.2
+# The largest autocorrelation to correct for. A bend in the curve looks like autocorrelation, and a
+# window in which every step is above the one before must be found.
+_MOST_AUTOCORRELATION = 0.75
+# Collapse: less than this share of the best, means over so many steps each, and further below it
+# than this many standard errors of such a difference.
+COLLAPSED = 0.5
+_RECOVERED = 0.8
+_SPAN = 10
+_ERRORS = 5
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something noticed at a step: its kind, the metric or trouble, and a sentence for people."""
+
+    step: int
+    kind: Kind
+    metric: str
+    message: str
 
 
 class Watch:
-    """Takes a run's records in order; what happened before a resumption is not told again."""
+    """Takes a run's records in order. `past` records raise no alerts: they have raised them."""
 
-    def __init__(self, settings: LoggingSection, past: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, settings: LoggingSection, past: Iterable[Record] = ()) -> None:
         self._health = Health()
-        self._trends = Trends(settings.alerts_window) if settings.alerts_window else None
+        self._window = settings.alerts_window
+        self._trends: dict[str, Trend] = {}
         for record in past:
             self.check(record)
 
-    def check(self, record: Mapping[str, Any]) -> list[Alert]:
+    def check(self, record: Record) -> list[Alert]:
         """The alerts of this step, each trouble and each change once."""
-        alerts = [
-            Alert(record["step"], "warning", name, sentence)
-            for name, sentence in self._health.check(record)
-        ]
-        return alerts + (self._trends.check(record) if self._trends else [])
+        alerts = self._health.check(record)
+        if self._window:
+            for metric in watched(record):
+                trend = self._trends.setdefault(metric.key, Trend(metric, self._window))
+                alerts += trend.check(record["step"], record[metric.key])
+        return alerts
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A state that training does not leave by itself.
+
+    `holds` takes the last and the first ten records.
+    """
+
+    name: str
+    holds: Callable[[Sequence[Record], Sequence[Record]], bool]
+    advice: str
+
+
+def _mean(records: Sequence[Record], key: str) -> float:
+    """NaN where nothing is known; no comparison holds for it."""
+    values = [record[key] for record in records if record[key] is not None]
+    return fmean(values) if values else math.nan
+
+
+TROUBLES = (
+    Trouble(
+        "no signal",
+        lambda last, _: _mean(last, "frac_reward_zero_std") >= 0.95,
+        "all completions of a group get the same reward, so there is nothing to learn from; try "
+        "easier or harder problems, more generation.num_generations, a reward with partial credit, "
+        "or, with engine native, grpo.dynamic_sampling=true",
+    ),
+    Trouble(
+        "everything is cut off",
+        lambda last, _: _mean(last, "completions/clipped_ratio") >= 0.9,
+        "nine of ten completions reach generation.max_completion_length before they end; raise it, "
+        "add the reward length_penalty, or give generation.stop",
+    ),
+    Trouble(
+        "entropy has collapsed",
+        lambda last, first: _mean(last, "entropy") < 0.01
+        and _mean(last, "entropy") < 0.1 * _mean(first, "entropy"),
+        "the policy hardly tries anything new; raise generation.temperature, lower "
+        "optimizer.learning_rate, or add a little grpo.beta; raising grpo.epsilon_high helps only "
+        "where grpo.num_iterations is above 1",
+    ),
+    Trouble(
+        "KL has exploded",
+        lambda last, _: _mean(last, "kl") > 10.0,
+        "the policy is far from where it began; lower optimizer.learning_rate or raise grpo.beta",
+    ),
+    Trouble(
+        "reward has collapsed",
+        lambda last, first: _mean(first, "reward") > 0 and _mean(last, "reward")
+        < 0.3 * _mean(first, "reward"),
+        "completions earn less than a third of what they earned at first; lower "
+        "optimizer.learning_rate, and go on from an earlier checkpoint",
+    ),
+)  # fmt: skip
+
+
+class Health:
+    """Takes each step's record and raises an alert for every trouble that begins with it."""
+
+    def __init__(self) -> None:
+        self._first: list[Record] = []
+        self._last: deque[Record] = deque(maxlen=WINDOW)
+        self._lasting: set[str] = set()
+
+    def check(self, record: Record) -> list[Alert]:
+        if len(self._first) < WINDOW:
+            self._first.append(record)
+        self._last.append(record)
+        if len(self._last) < WINDOW:
+            return []
+        last, alerts = list(self._last), []
+        for trouble in TROUBLES:
+            if not trouble.holds(last, self._first):
+                self._lasting.discard(trouble.name)
+            elif trouble.name not in self._lasting:
+                self._lasting.add(trouble.name)
+                steps = f"steps {last[0]['step']} to {record['step']}"
+                message = f"warning: {trouble.name} ({steps}): {trouble.advice}."
+                alerts.append(Alert(record["step"], "warning", trouble.name, message))
+        return alerts
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A metric, its name for people, and whether more of it is better (None: neither)."""
+
+    key: str
+    name: str
+    more_is_better: bool | None
+    percent: bool = False
+
+
+def watched(record: Record) -> list[Watched]:
+    """The metrics of a record whose trends are followed."""
+    rewards = [key.split("/")[1] for key in record if key.startswith("rewards/")]
+    names = list(dict.fromkeys(rewards))
+    return [
+        Watched("reward", "reward", True),
+        *(Watched(f"rewards/{name}/mean", f"reward {name}", True) for name in names),
+        Watched("accuracy", "accuracy", True, percent=True),
+        Watched("completions/mean_length", "length", None),
+        Watched("entropy", "entropy", None),
+    ]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A window's trend: the Theil-Sen line's slope a step, and the corrected test's p.
+
+    `error` is the standard error of a mean over `_SPAN` steps, from the noise around the line.
+    """
+
+    slope: float
+    p: float
+    error: float
+
+
+def line(values: Sequence[float]) -> Line | None:
+    """The trend of values a step apart; None when they are all the same."""
+    from scipy.special import ndtr, ndtri
+    from scipy.stats import kendalltau, theilslopes
+
+    if len(set(values)) < 2:
+        return None
+    places = range(len(values))
+    slope = float(theilslopes(values, places).slope)
+    around = [value - slope * place for place, value in enumerate(values)]
+    rho = autocorrelation(around)
+    z = ndtri(kendalltau(places, values).pvalue / 2)
+    p = float(2 * ndtr(z / math.sqrt(variance_factor(rho, len(values)))))
+    shares = math.fsum((1 - k / _SPAN) * rho**k for k in range(1, _SPAN))
+    return Line(slope, p, stdev(around) * math.sqrt((1 + 2 * shares) / _SPAN))
+
+
+def autocorrelation(values: Sequence[float]) -> float:
+    """The correlation of each step's value with the next one's, of values without their trend.
+
+    Between 0 and `_MOST_AUTOCORRELATION`. Removing a line from n values lowers it by (2 + 4 rho) /
+    n, to first order; this is corrected.
+    """
+    n, mean = len(values), fmean(values)
+    centred = [value - mean for value in values]
+    total = math.fsum(value * value for value in centred)
+    if n < 5 or total == 0:
+        return 0.0
+    measured = math.fsum(a * b for a, b in pairwise(centred)) / total
+    return min(max(0.0, (n * measured + 2) / (n - 4)), _MOST_AUTOCORRELATION)
+
+
+def variance_factor(rho: float, n: int) -> float:
+    """The variance of tau over n steps, relative to that of n independent ones.
+
+    Hamed and Rao's sum, where steps k apart correlate by rho to the power k.
+    """
+    terms = ((n - k) * (n - k - 1) * (n - k - 2) * rho**k for k in range(1, n - 2))
+    return 1 + 2 * math.fsum(terms) / (n * (n - 1) * (n - 2)) if n > 2 else 1.0
+
+
+class Trend:
+    """One metric's state; takes its values in order and raises an alert when its trend changes."""
+
+    def __init__(self, metric: Watched, window: int) -> None:
+        self._metric = metric
+        self._window = window
+        self._values: list[tuple[int, float]] = []
+        self._state = "new"
+        self._best, self._error = -math.inf, 0.0
+        self._collapsed = False
+
+    def check(self, step: int, value: float | None) -> list[Alert]:
+        if value is None:
+            return []
+        self._values.append((step, value))
+        seen = len(self._values)
+        if seen < self._window or (seen - self._window) % max(1, self._window // 4):
+            return []
+        window = self._values[-self._window :]
+        trend = line([value for _, value in window])
+        found = [self._changed(trend, window), self._collapse(trend)]
+        return [alert for alert in found if alert is not None]
+
+    def _changed(self, trend: Line | None, window: Sequence[tuple[int, float]]) -> Alert | None:
+        # Values that are mostly equal can have a trend and a median slope of 0: no direction.
+        if trend is None or not trend.slope or trend.p >= OVER:
+            return self._flat(window)
+        state = "up" if trend.slope > 0 else "down"
+        if trend.p >= LEVEL or state == self._state:
+            return None
+        self._state = state
+        kind: Kind
+        if self._metric.more_is_better is None:
+            kind = "rise" if state == "up" else "fall"
+        elif (state == "up") == self._metric.more_is_better:
+            kind = "improvement"
+        else:
+            kind = "degradation"
+        values, span = [value for _, value in window], max(1, len(window) // 4)
+        first, last = median(values[:span]), median(values[-span:])
+        return self._alert(
+            kind,
+            f"{self._metric.name} {'rises' if state == 'up' else 'falls'} from "
+            f"{self._say(first)} to {self._say(last)} over steps {window[0][0]} to "
+            f"{window[-1][0]} (medians of {span} steps; Mann-Kendall p = {trend.p:.1g})",
+        )
+
+    def _flat(self, window: Sequence[tuple[int, float]]) -> Alert | None:
+        """The window shows no trend: an alert where a rise has ended or has never begun."""
+        never = self._state == "new" and len(self._values) >= 2 * self._window
+        stopped = self._state == "up"
+        if never or self._state != "new":
+            self._state = "flat"
+        if not self._metric.more_is_better or not (never or stopped):
+            return None
+        mean = sum(value for _, value in window) / len(window)
+        what = "has stopped rising" if stopped else "has not changed since the start"
+        return self._alert(
+            "stagnation",
+            f"{self._metric.name} {what}: {self._say(mean)} on average over steps "
+            f"{window[0][0]} to {window[-1][0]}",
+        )
+
+    def _collapse(self, trend: Line | None) -> Alert | None:
+        """An alert when the last values are far below the best ones so far."""
+        if not self._metric.more_is_better:
+            return None
+        low = fmean(value for _, value in self._values[-_SPAN:])
+        if low > self._best:
+            # The noise is measured at the best: around a collapse, the fall would count as noise.
+            self._best, self._error = low, trend.error if trend is not None else 0.0
+        best = self._best
+        if self._collapsed or best <= 0 or low > COLLAPSED * best:
+            self._collapsed = self._collapsed and low < _RECOVERED * best
+            return None
+        if best - low < _ERRORS * math.sqrt(2) * self._error:
+            return None
+        self._collapsed = True
+        return self._alert(
+            "collapse",
+            f"{self._metric.name} has fallen to {self._say(low)} from {self._say(best)} at its "
+            f"best (means over {_SPAN} steps)",
+        )
+
+    def _say(self, value: float) -> str:
+        return f"{value:.1%}" if self._metric.percent else f"{value:.3g}"
+
+    def _alert(self, kind: Kind, message: str) -> Alert:
+        return Alert(self._values[-1][0], kind, self._metric.key, f"{kind}: {message}.")

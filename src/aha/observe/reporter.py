@@ -15,8 +15,7 @@ from aha.observe.alerts import Watch
 from aha.observe.console import ConsoleObserver
 from aha.observe.record import FinishedStep, Meter, step_record
 from aha.observe.samples import SamplesObserver
-from aha.observe.services import TrackioObserver, WandbObserver
-from aha.observe.tensorboard import TensorBoardObserver
+from aha.observe.services import TensorBoardObserver, TrackioObserver, WandbObserver
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.types import Group, RunFailure

@@ -1,20 +1,27 @@
-"""Sampled groups, whole: text for people, JSON lines for programs."""
+"""Sampled groups: written whole as a run goes, and browsed afterwards (`aha samples`)."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
 from aha.tasks import check_completions
-from aha.types import Group, Score
+from aha.types import Group, UserError
 from aha.visible import visible
+
+Order = Literal["step", "advantage", "reward", "length"]
 
 
 class SamplesObserver:
-    """Every `samples_steps` steps writes `samples_groups` groups, and says them where asked."""
+    """Writes `samples_groups` groups every `samples_steps` steps, and prints them where asked.
+
+    Of a skipped step it writes the groups to blame, or all.
+    """
 
     def __init__(
         self, run: RunDirectory, settings: LoggingSection, say: Callable[[str], None]
@@ -26,7 +33,7 @@ class SamplesObserver:
 
     def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
         step, chosen = record["step"], self._chosen(record["step"], groups)
-        chosen += [group for group in _sick(record, groups) if group not in chosen]
+        chosen += [group for group in _to_blame(record, groups) if group not in chosen]
         if not chosen:
             return
         self._kept += len(chosen)
@@ -36,8 +43,13 @@ class SamplesObserver:
         if self._settings.samples_print:
             self._say(visible(text))
 
+    def note(self, message: str) -> None:
+        """Samples hold no notes."""
+
+    def close(self) -> None:
+        """Every file is closed after its step."""
+
     def _chosen(self, step: int, groups: Sequence[Group]) -> list[Group]:
-        """The first groups that the settings want of this step."""
         settings = self._settings
         if step != 1 and step % settings.samples_steps:
             return []
@@ -47,15 +59,9 @@ class SamplesObserver:
         eligible = (g for g in groups if not settings.samples_successful_only or _solved(g))
         return list(itertools.islice(eligible, wanted))
 
-    def note(self, message: str) -> None:
-        """Samples hold no notes."""
-
-    def close(self) -> None:
-        """Every file is closed after its step."""
-
 
 def _solved(group: Group) -> bool:
-    """Whether any completion is right, whatever the rewards say."""
+    """True if a completion is right, whatever the rewards say."""
     count = len(group.completions)
     verdicts = check_completions(
         [group.prompt.text] * count,
@@ -65,8 +71,7 @@ def _solved(group: Group) -> bool:
     return any(verdict.strict for verdict in verdicts)
 
 
-def _sick(record: dict[str, Any], groups: Sequence[Group]) -> list[Group]:
-    """Of a skipped step, the groups to blame; all when none is in particular."""
+def _to_blame(record: dict[str, Any], groups: Sequence[Group]) -> list[Group]:
     if not record["skipped"]:
         return []
     rows = set(record["sick_rows"])
@@ -104,23 +109,108 @@ def sample_record(step: int, group: Group) -> dict[str, Any]:
 
 
 def sample_text(step: int, group: Group) -> str:
-    """One group as a person reads it."""
+    """One group as text for people."""
     columns = ", ".join(f"{name}={value}" for name, value in group.problem.columns.items())
     lines = [f"step {step}  {columns}", f"prompt: {group.prompt.text}", ""]
     rows = zip(group.completions, group.scores, group.advantages, strict=True)
     for number, (completion, score, advantage) in enumerate(rows, start=1):
         ending = ", cut off" if completion.truncated else ""
+        rewards = ", ".join(
+            f"{name} none" if value is None else f"{name} {value:g} -> {score.weighted[name]:g}"
+            for name, value in score.raw.items()
+        )
         lines += [
             f"[{number}] reward {score.reward:.3f}  advantage {advantage:+.3f}  "
-            f"({_rewards(score)}; {len(completion.token_ids)} tokens{ending})",
+            f"({rewards}; {len(completion.token_ids)} tokens{ending})",
             completion.text,
             "",
         ]
     return "\n".join(lines)
 
 
-def _rewards(score: Score) -> str:
-    return ", ".join(
-        f"{name} none" if value is None else f"{name} {value:g} -> {score.weighted[name]:g}"
-        for name, value in score.raw.items()
+@dataclass(frozen=True)
+class Shown:
+    """One completion of samples.jsonl with the step and problem it belongs to."""
+
+    step: int
+    columns: Mapping[str, Any]
+    prompt: str
+    completion: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SamplesQuery:
+    """The completions of a step, matching a pattern (case ignored), in an order, at most so many.
+
+    The last step, or the largest value, comes first unless `ascending`.
+    """
+
+    step: int | None = None
+    grep: str | None = None
+    order: Order = "step"
+    ascending: bool = False
+    limit: int = 10
+
+
+def browse(run: RunDirectory, query: SamplesQuery) -> list[Shown]:
+    """The completions that the query asks for.
+
+    Errors: UserError when the run has no samples, none of that step, or the pattern is not one.
+    """
+    try:
+        pattern = re.compile(query.grep or "", re.IGNORECASE)
+    except re.error as error:
+        raise UserError(f"--grep is {query.grep!r}, which is not a pattern: {error}.") from None
+    found = [s for s in _kept(run, query.step) if pattern.search(s.completion["text"])]
+    if query.order == "step":
+        found = found if query.ascending else found[::-1]
+    else:
+        key = {"advantage": "advantage", "reward": "reward", "length": "tokens"}[query.order]
+        known = [shown for shown in found if shown.completion[key] is not None]
+        found = sorted(known, key=lambda s: s.completion[key], reverse=not query.ascending)
+    return found[: query.limit]
+
+
+def nothing_found(run: RunDirectory, query: SamplesQuery) -> str:
+    """The sentence where `browse` finds none: among how many completions, and what they lack."""
+    wanted = [] if query.grep is None else [f"matches --grep {query.grep!r}"]
+    wanted += ["has a reward"] if query.order == "reward" else []
+    return f"None of {len(_kept(run, query.step))} completions {' and '.join(wanted)}."
+
+
+def shown_text(shown: Shown) -> str:
+    """One completion as text for people; nothing in it can steer the terminal."""
+    completion = shown.completion
+    columns = ", ".join(f"{name}={value}" for name, value in shown.columns.items())
+    parts = ", ".join(
+        f"{name} {'none' if value is None else f'{value:g}'}"
+        for name, value in completion["rewards"].items()
     )
+    ending = ", cut off" if completion["truncated"] else ""
+    reward = completion["reward"]
+    return visible(
+        f"step {shown.step}  {columns}\n"
+        f"reward {'none' if reward is None else f'{reward:.3f}'}  "
+        f"advantage {completion['advantage']:+.3f}  "
+        f"({parts}; {completion['tokens']} tokens{ending})\n"
+        f"{shown.prompt}{completion['text']}\n"
+    )
+
+
+def _kept(run: RunDirectory, step: int | None) -> list[Shown]:
+    """Every completion that the run kept, or that it kept of one step."""
+    records = run.read_lines(run.samples_file.name)
+    if not records:
+        raise UserError(f"{str(run.path)!r} has no samples; see logging.samples_steps.")
+    if step is not None:
+        steps = sorted({record["step"] for record in records})
+        records = [record for record in records if record["step"] == step]
+        if not records:
+            listed = ", ".join(map(str, steps[:20]))
+            more = f" and on to {steps[-1]}" if len(steps) > 20 else ""
+            raise UserError(f"--step is {step}; samples are of steps {listed}{more}.")
+    return [
+        Shown(record["step"], record["columns"], record["prompt"], completion)
+        for record in records
+        for completion in record["completions"]
+    ]

@@ -1,8 +1,8 @@
-"""Weights & Biases and Trackio: every number of a step's record, under TensorBoard's names.
+"""TensorBoard, Weights & Biases and Trackio: every number of a step's record, under one name.
 
-Both are optional packages. Their own settings decide where records go (WANDB_MODE=offline keeps
-them in the run directory; Trackio keeps them on this machine). Left out: uploads of samples and
-weights; they stay in the run directory unless somebody decides otherwise.
+The last two are optional packages. Their own settings decide where records go: WANDB_MODE=offline
+keeps them in the run directory, and Trackio keeps them on this machine. Left out: uploads of
+samples and weights, which stay in the run directory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aha.recipe import Recipe
@@ -43,17 +44,40 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     return tags
 
 
+class TensorBoardObserver:
+    """Writes event files; on resume, steps after `resumed_at` are purged."""
+
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = resumed_at + 1 if resumed_at else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
+        for name, value in scalars(record).items():
+            self._writer.add_scalar(name, value, record["step"])
+
+    def note(self, message: str) -> None:
+        """Notes are for the console."""
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class WandbObserver:
     """A W&B run named as the run directory; resuming goes on with the same one."""
 
     def __init__(self, run: RunDirectory, recipe: Recipe) -> None:
         import wandb
 
+        started = (run.path / "environment.json").read_bytes()
+        # The same for the same run directory, without its path.
+        identity = hashlib.sha256(run.path.name.encode() + started).hexdigest()[:16]
         try:
             self._run = wandb.init(
                 project=recipe.logging.project,
                 name=run.path.name,
-                id=_identity(run),
+                id=identity,
                 resume="allow",
                 dir=str(run.path),
                 config=recipe.model_dump(mode="json"),
@@ -96,9 +120,3 @@ class TrackioObserver:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _identity(run: RunDirectory) -> str:
-    """The same for the same run directory, without its path."""
-    started = (run.path / "environment.json").read_bytes()
-    return hashlib.sha256(run.path.name.encode() + started).hexdigest()[:16]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from aha.observe.alerts import Watch
-from aha.observe.trends import (
+from aha.observe.alerts import (
     LEVEL,
     Trend,
+    Watch,
     Watched,
     autocorrelation,
     line,
