@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from recited import MakeSession, RecitingEngine, WordTokenizer
 
-from aha.play.session import Request, Session, Side, open_session
+from aha.play.session import Player, Session, open_session
 from aha.recipe import dump_recipe, load_recipe
 from aha.tiny import weights_path
 from aha.trained import Loaded
@@ -22,11 +22,11 @@ def make_session() -> MakeSession:
     def make(overrides: Sequence[str] = (), limit: int = 240, **texts: Sequence[str]) -> Session:
         recipe = load_recipe("countdown-tiny", overrides)
         tokenizer, model = WordTokenizer(), SimpleNamespace(config=SimpleNamespace())
-        sides = [
-            Side(name, recipe, _loaded(model, tokenizer, RecitingEngine(recited, tokenizer)))
+        players = [
+            Player(name, recipe, _loaded(model, tokenizer, RecitingEngine(recited, tokenizer)))
             for name, recited in texts.items()
         ]
-        return Session(tuple(sides), recipe, limit)
+        return Session(tuple(players), recipe, limit)
 
     return make
 
@@ -37,7 +37,7 @@ def _loaded(model: Any, tokenizer: Any, engine: Any) -> Loaded:
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `aha play` needs of a run of the embedded model: a recipe, and weights (the base's)."""
+    """A run of the embedded model as `aha play` needs it: a recipe, and weights (the base's)."""
     folder = tmp_path_factory.mktemp("play") / "runs" / "mine"
     checkpoint = folder / "checkpoints" / "step-000003"
     shutil.copytree(weights_path(), checkpoint)
@@ -50,4 +50,4 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def session(run_folder: Path) -> Session:
     """The embedded model beside that run."""
-    return open_session(Request(str(run_folder)))
+    return open_session(str(run_folder))

@@ -10,8 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aha.cli.main import app, main
-from aha.play.command import Options, run
-from aha.play.session import Request
+from aha.play import play
 from aha.types import UserError
 from command_line import aha
 
@@ -92,7 +91,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 def test_without_gradio_web_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--web needs gradio.*pip install 'aha-zero\[web\]'"):
-        run(Request(), Options(web=True))
+        play(web=True)
 
 
 def test_help_is_light() -> None:

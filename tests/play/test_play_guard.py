@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from aha.play.guard import MAX_BODY, Guard
-from aha.play.limits import Limiter
+from aha.play.web import MAX_BODY, Guard, Limiter
 
 
 def answer(path: str = "/", method: str = "GET", **headers: str) -> tuple[int, dict[str, str]]:

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import pytest
+from recited import MakeSession
 
-from aha.play.problems import MAX_CHARACTERS, notes, typed_problem, written
+from aha.play.session import MAX_CHARACTERS, Session
 from aha.recipe import load_recipe
 from aha.sections import TaskSection
+from aha.tasks import TASKS
 from aha.tasks.countdown_typed import has_solution
 from aha.types import UserError
 
 COUNTDOWN = load_recipe("countdown-tiny").task
 GSM8K = TaskSection(name="gsm8k")
+
+
+@pytest.fixture
+def countdown(make_session: MakeSession) -> Session:
+    return make_session(one=["no"])
 
 
 @pytest.mark.parametrize(
@@ -26,10 +33,10 @@ GSM8K = TaskSection(name="gsm8k")
         "using 3 13 5 reach 15",
     ],
 )
-def test_a_countdown_problem_is_read_as_people_write_it(text: str) -> None:
-    problem = typed_problem(text, COUNTDOWN)
+def test_a_countdown_problem_is_read_as_people_write_it(text: str, countdown: Session) -> None:
+    problem = countdown.typed(text)
     assert dict(problem.columns) == {"target": 15, "nums": [3, 13, 5]}
-    assert written(problem) == "15 from 3 13 5"
+    assert countdown.task.written(problem.columns) == "15 from 3 13 5"
 
 
 @pytest.mark.parametrize(
@@ -51,21 +58,24 @@ def test_a_countdown_problem_is_read_as_people_write_it(text: str) -> None:
         ("\x1b[31m from 3 4", r"\\x1b"),
     ],
 )
-def test_what_is_no_countdown_problem_is_one_sentence(text: str, words: str) -> None:
+def test_what_is_no_countdown_problem_is_one_sentence(
+    text: str, words: str, countdown: Session
+) -> None:
     with pytest.raises(UserError, match=words):
-        typed_problem(text, COUNTDOWN)
+        countdown.typed(text)
 
 
-def test_a_question_may_bring_its_answer() -> None:
-    asked = typed_problem(" What is 6 * 7?\n#### 42 ", GSM8K)
+def test_a_question_may_bring_its_answer(make_session: MakeSession) -> None:
+    session = make_session(["task.name=gsm8k", "prompt.style=r1"], one=["no"])
+    asked = session.typed(" What is 6 * 7?\n#### 42 ")
     assert dict(asked.columns) == {"problem": "What is 6 * 7?", "answer": "42"}
-    assert notes(asked, GSM8K) == ()
-    bare = typed_problem("What is 6 * 7?", GSM8K)
+    assert session.task.notes(asked, GSM8K) == ()
+    bare = session.typed("What is 6 * 7?")
     assert dict(bare.columns) == {"problem": "What is 6 * 7?"}
-    assert "QUESTION #### ANSWER" in notes(bare, GSM8K)[0]
+    assert "QUESTION #### ANSWER" in session.task.notes(bare, GSM8K)[0]
     assert bare.key == asked.key
     with pytest.raises(UserError, match="no question before ####"):
-        typed_problem("#### 42", GSM8K)
+        session.typed("#### 42")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +94,7 @@ def test_whether_there_is_a_solution(nums: list[int], target: int, expected: boo
 
 def test_notes_say_what_is_odd_about_a_problem() -> None:
     def noted(text: str) -> tuple[str, ...]:
-        return notes(typed_problem(text, COUNTDOWN), COUNTDOWN)
+        return TASKS["countdown"].notes(TASKS["countdown"].typed(text), COUNTDOWN)
 
     assert noted("15 from 3 13 5") == ()  # on the held-out side of the split
     assert noted("38 from 16 5 17") == (
@@ -96,5 +106,6 @@ def test_notes_say_what_is_odd_about_a_problem() -> None:
 
 
 def test_a_set_of_the_user_s_own_says_nothing_of_ranges_or_splits() -> None:
-    task = COUNTDOWN.model_copy(update={"source": "rows.jsonl"})
-    assert notes(typed_problem("38 from 16 5 17", task), task) == ()
+    section = COUNTDOWN.model_copy(update={"source": "rows.jsonl"})
+    task = TASKS["countdown"]
+    assert task.notes(task.typed("38 from 16 5 17"), section) == ()

@@ -6,8 +6,7 @@ import pytest
 import torch
 from recited import GIVES_UP, GOES_ON, MakeSession
 
-from aha.play.frames import FRAME_S, frames
-from aha.play.session import Draw, Request, Session, open_session
+from aha.play.session import FRAME_S, Draw, Session, frames, open_session
 from aha.rollout.base import SamplingSettings
 from aha.tasks.prompts import ask
 from aha.types import UserError
@@ -17,10 +16,10 @@ def test_the_last_scene_is_what_the_engines_generate(session: Session) -> None:
     problem = session.random_problem(3)
     *_, scene = session.play(problem, Draw(samples=3, temperature=0.8, seed=5))
     assert scene.over
-    for side, lane in zip(session.sides, scene.lanes, strict=True):
-        prompts = ask((problem,), side.recipe, side.loaded.tokenizer)
+    for player, lane in zip(session.players, scene.lanes, strict=True):
+        prompts = ask((problem,), player.recipe, player.loaded.tokenizer)
         settings = SamplingSettings(session.limit, 0.8)
-        (expected,) = side.loaded.engine.generate(prompts, 3, settings, seed=5)
+        (expected,) = player.loaded.engine.generate(prompts, 3, settings, seed=5)
         assert tuple(row.partial.completion for row in lane.rows) == expected
         assert lane.written == sum(len(one.token_ids) for one in expected)
         assert lane.seconds > 0
@@ -43,10 +42,10 @@ def test_a_verdict_comes_when_a_row_has_ended(make_session: MakeSession) -> None
 def test_time_is_each_model_s_own(make_session: MakeSession) -> None:
     made = make_session(base=["one two"], trained=["one two three four"])
     ticks = iter(range(1_000))
-    session = Session(made.sides, made.recipe, 240, clock=lambda: float(next(ticks)))
+    session = Session(made.players, made.recipe, 240, clock=lambda: float(next(ticks)))
     *_, scene = session.play(session.typed("15 from 3 13 5"), Draw())
     assert [lane.seconds for lane in scene.lanes] == [2.0, 4.0]
-    assert [lane.speed for lane in scene.lanes] == [1.0, 1.0]
+    assert [lane.speed for lane in scene.lanes] == ["1 tokens/s", "1 tokens/s"]
 
 
 def test_a_game_that_is_left_ends_its_streams(make_session: MakeSession, session: Session) -> None:
@@ -54,7 +53,7 @@ def test_a_game_that_is_left_ends_its_streams(make_session: MakeSession, session
     scenes = made.play(made.typed("15 from 3 13 5"), Draw())
     next(scenes)
     scenes.close()
-    assert all(side.loaded.engine.closed for side in made.sides)  # type: ignore[attr-defined]
+    assert all(player.loaded.engine.closed for player in made.players)  # type: ignore[attr-defined]
     real = session.play(session.typed("15 from 3 13 5"), Draw())
     next(real)
     assert not torch.is_inference_mode_enabled()
@@ -73,7 +72,9 @@ def test_frames_keep_the_pace_and_end_with_the_last_scene(make_session: MakeSess
     shown = []
     for scene in frames(session, scenes, 12.0, clock=lambda: now, sleep=sleep):
         shown.append(scene)
-        assert scene.longest <= 12 * now + 1e-6 or scene.over
+        rows = [row for lane in scene.lanes for row in lane.rows]
+        longest = max(len(row.partial.token_ids) for row in rows)
+        assert longest <= 12 * now + 1e-6 or scene.over
     # 56 tokens at 12 a second, 12 frames a second.
     assert now == pytest.approx(56 / 12, abs=2 * FRAME_S)
     assert 55 <= len(shown) <= 114
@@ -101,7 +102,7 @@ def test_a_cut_scene_is_an_earlier_one(make_session: MakeSession) -> None:
 
 
 def test_a_run_is_played_beside_what_it_began_from(session: Session) -> None:
-    assert [side.name for side in session.sides] == ["aha-tiny", "mine (step-000003)"]
+    assert [player.name for player in session.players] == ["aha-tiny", "mine (step-000003)"]
     assert session.limit == 240
 
 
@@ -109,12 +110,12 @@ def test_alone_it_takes_the_latest_run_that_has_weights(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert [side.name for side in open_session(Request()).sides] == ["aha-tiny"]
+    assert [player.name for player in open_session().players] == ["aha-tiny"]
     (tmp_path / "runs" / "new").mkdir(parents=True)
     (tmp_path / "runs" / "old").symlink_to(run_folder)
     recipe = (run_folder / "recipe.yaml").read_text()
     (tmp_path / "runs" / "new" / "recipe.yaml").write_text(recipe)
-    names = [side.name for side in open_session(Request()).sides]
+    names = [player.name for player in open_session().players]
     assert names == ["aha-tiny", "old (step-000003)"]
 
 
@@ -129,8 +130,8 @@ def test_alone_it_takes_the_latest_run_that_has_weights(
 def test_against_names_the_other(
     options: dict[str, object], names: list[str], run_folder: Path
 ) -> None:
-    session = open_session(Request(str(run_folder), **options))  # type: ignore[arg-type]
-    assert [side.name for side in session.sides] == names
+    session = open_session(str(run_folder), **options)  # type: ignore[arg-type]
+    assert [player.name for player in session.players] == names
     assert session.limit == options.get("max_tokens", 240)
 
 
@@ -141,7 +142,7 @@ def test_a_base_that_is_gone_says_how_to_play_alone(run_folder: Path, tmp_path: 
     changed = text.replace("name: aha-tiny", "name: ./gone")
     (tmp_path / "orphan" / "recipe.yaml").write_text(changed)
     with pytest.raises(UserError, match=r"'./gone' does not exist.*alone with --against none"):
-        open_session(Request(str(tmp_path / "orphan")))
+        open_session(str(tmp_path / "orphan"))
 
 
 def test_problems_that_do_not_fit_are_refused_before_anything_is_written(session: Session) -> None:

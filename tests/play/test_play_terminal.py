@@ -8,8 +8,7 @@ from recited import GIVES_UP, GOES_ON, MakeSession
 from rich.console import Console
 
 from aha.play.session import Draw, Session
-from aha.play.terminal import HELP, Terminal
-from aha.play.view import panels, signs_for
+from aha.play.terminal import HELP, Terminal, panels, signs_for
 
 HOSTILE = (
     "\x1b[31mred\x1b[2J [bold red]styled[/] [link=http://evil.example]x[/link] :boom: "

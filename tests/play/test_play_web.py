@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from recited import GIVES_UP, GOES_ON, MakeSession
 
-from aha.play.problems import written
 from aha.play.session import Draw, Session
 from aha.types import UserError
 from chromium import headless_chromium
@@ -168,7 +167,9 @@ def test_games_are_counted_and_problems_can_be_chosen(
     wait(page, "#random").click()
     assert "of 2" in wait(page, ".aha-summary", "so far").text
     field = wait(page, "#problem textarea, #problem input")
-    assert field.get_attribute("value") in {written(problem) for problem in pair.held_out}
+    assert field.get_attribute("value") in {
+        pair.task.written(problem.columns) for problem in pair.held_out
+    }
     wait(page, "#held-out input").click()
     option = wait(page, "[role=option]", " from ")
     text = option.text.replace("✓", "").strip()

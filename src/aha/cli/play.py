@@ -52,8 +52,19 @@ def play(
     ] = None,
 ) -> None:
     """Watch MODEL solve problems beside the model it began from, every step checked."""
-    from aha.play.command import Options, run
-    from aha.play.session import Request
+    from aha.play import play as play_game
 
-    request = Request(model, against, recipe, set_ or (), max_tokens)
-    run(request, Options(problem, samples, temperature, seed, pace, web, port))
+    play_game(
+        model,
+        against,
+        recipe=recipe,
+        overrides=set_ or (),
+        max_tokens=max_tokens,
+        problem=problem,
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        pace=pace,
+        web=web,
+        port=port,
+    )

@@ -1,1 +1,52 @@
 """`aha play`: a model and the one it began from, side by side on one problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aha.types import UserError
+
+DEFAULT_PORT = 8766
+
+
+def play(
+    model: str | None = None,
+    against: str | None = None,
+    *,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    max_tokens: int | None = None,
+    problem: str | None = None,
+    samples: int = 1,
+    temperature: float | None = None,
+    seed: int = 0,
+    pace: float = 60.0,
+    web: bool = False,
+    port: int | None = None,
+) -> None:
+    """Load the models, then play in the terminal or on a page until nothing is left to play.
+
+    The arguments are the options of `aha play`; None means as the recipe says.
+    Errors: UserError naming what is wrong with an option, a model or a problem.
+    """
+    from aha.play.session import Draw, open_session
+    from aha.play.terminal import pace_of, play_in_terminal
+    from aha.play.web import require_gradio, serve
+
+    if port is not None and not web:
+        raise UserError("--port goes with --web.")
+    if web and problem is not None:
+        raise UserError("--problem plays in the terminal; on the page of --web it is typed.")
+    pace = pace_of(pace)
+    # The options are checked before the models load, which takes time.
+    Draw(samples, temperature or 0.0, seed)
+    if web:
+        require_gradio()
+    session = open_session(model, against, recipe, overrides, max_tokens)
+    if temperature is None:
+        temperature = session.recipe.evaluation.temperature
+    draw = Draw(samples, temperature, seed)
+    if web:
+        serve(session, draw, pace, DEFAULT_PORT if port is None else port)
+    else:
+        play_in_terminal(session, draw, pace, problem)

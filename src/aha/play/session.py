@@ -14,43 +14,35 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from aha.play.problems import notes, typed_problem, written
 from aha.play.scene import Lane, Row, Scene
 from aha.recipe import Recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.partial import Partial, unfinished_text
-from aha.runs import RunDirectory, find_runs
-from aha.tasks import check_completion, load_problems, task_of
+from aha.runs import find_runs
+from aha.tasks import TASKS, check_completion, load_problems, task_of
 from aha.tasks.prompts import ask
 from aha.tiny import TINY_NAME
 from aha.train.checkpoint import latest_checkpoint
-from aha.trained import Loaded, Subject, find_subject, load, own_recipe, recipe_for
+from aha.trained import Loaded, find_subject, load, own_recipe, recipe_for
 from aha.types import Problem, Prompt, UserError
 from aha.visible import quoted
 
 # Held-out problems to choose from: those that evaluation asks first.
 _HELD_OUT = 500
+# Longer than any problem of GSM8K or MATH; a prompt is read in one piece.
+MAX_CHARACTERS = 2_000
 MAX_SAMPLES = 64
 _COLDEST, _HOTTEST = 0.01, 10.0
 _WARM_UP = 4  # tokens
 ALONE = "none"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `aha play` was asked; None means as the recipe says."""
-
-    target: str | None = None
-    against: str | None = None
-    recipe: str | None = None
-    overrides: Sequence[str] = ()
-    max_tokens: int | None = None
+FRAME_S = 1 / 12
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How completions are drawn; `temperature` 0 is greedy, and then all samples are the same.
+    """The settings that completions are drawn with.
 
+    `temperature` 0 is greedy, and then all samples are the same.
     Errors: UserError naming what is out of range.
     """
 
@@ -62,7 +54,7 @@ class Draw:
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= MAX_SAMPLES:
             raise UserError(f"samples is {self.samples}; allowed are 1 to {MAX_SAMPLES}.")
-        # Lower ones, and what is no number, make infinities of the model's scores.
+        # Lower ones, and NaN, make infinities of the model's logits.
         if self.temperature != 0 and not _COLDEST <= self.temperature <= _HOTTEST:
             raise UserError(
                 f"temperature is {self.temperature:g}; allowed are 0 (greedy) and {_COLDEST:g} to "
@@ -73,93 +65,82 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Side:
-    """A model by its name for people, how it is asked, and what writes."""
+class Player:
+    """A model with its name for people and the recipe that says how to ask it."""
 
     name: str
     recipe: Recipe
     loaded: Loaded
 
 
-def open_session(request: Request) -> Session:
-    """Load what is to be played. Errors: UserError naming what is wrong with the request."""
-    first, second = _subjects(request)
-    recipe = recipe_for(first, request.recipe, request.overrides)
-    sides = [Side(first.name, recipe, load(recipe))]
-    if second is not None:
-        other = _recipe_of_other(second, recipe, request).model_copy(update={"task": recipe.task})
-        # The one it began from stands first: on the left.
-        sides.insert(0, Side(second.name, other, _loaded_against(other, request)))
-    for side in sides:
-        _warm_up(side)
-    limit = request.max_tokens or recipe.generation.max_completion_length
-    return Session(tuple(sides), recipe, limit)
+def open_session(
+    target: str | None = None,
+    against: str | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    max_tokens: int | None = None,
+) -> Session:
+    """Load `target`, and `against` to play beside it, with the options of `aha play`.
 
-
-def _subjects(request: Request) -> tuple[Subject, Subject | None]:
-    """The model to play and the one to play it against, if any."""
-    target = request.target or _latest_of_tiny() or TINY_NAME
+    `target` None: the latest run of the embedded model that has a checkpoint, else that model.
+    `against` None: the model that the run began from, if any; "none": no second model.
+    Errors: UserError naming what is wrong with an option or a model.
+    """
+    target = target or _latest_run_of_tiny() or TINY_NAME
     first = find_subject(target)
-    against = request.against or _origin(first)
-    if against is None or against in (ALONE, target):
-        return first, None
-    return first, find_subject(against)
+    other = against or (None if first.run is None else first.run.recipe().model.name)
+    second = None if other in (None, ALONE, target) else find_subject(str(other))
+    first_recipe = recipe_for(first, recipe, overrides)
+    players = [Player(first.name, first_recipe, load(first_recipe))]
+    if second is not None:
+        if own_recipe(second) is not None or recipe is not None:
+            second_recipe = recipe_for(second, recipe, overrides)
+        else:
+            # No recipe says how to ask this model, so it is asked as the first one.
+            model = first_recipe.model.model_copy(update={"name": second.source})
+            second_recipe = first_recipe.model_copy(update={"model": model})
+        second_recipe = second_recipe.model_copy(update={"task": first_recipe.task})
+        try:
+            loaded = load(second_recipe)
+        except UserError as error:
+            if against is not None:
+                raise
+            raise UserError(f"{error} Play the model alone with --against {ALONE}.") from None
+        # The model that the run began from stands first: on the left.
+        players.insert(0, Player(second.name, second_recipe, loaded))
+    for player in players:
+        # A first call does work that would count as slowness of the first game.
+        prompt = Prompt("", "", tuple(player.loaded.tokenizer.encode("1")))
+        settings = SamplingSettings(_WARM_UP, ignore_end=True)
+        player.loaded.engine.generate([prompt], 1, settings, seed=0)
+    limit = max_tokens or first_recipe.generation.max_completion_length
+    return Session(tuple(players), first_recipe, limit)
 
 
-def _latest_of_tiny() -> str | None:
-    """The last begun run under runs/ that the embedded model can be played against."""
+def _latest_run_of_tiny() -> str | None:
     for run in find_runs():
-        if latest_checkpoint(run.checkpoints) is not None and _began_from(run) == TINY_NAME:
+        if latest_checkpoint(run.checkpoints) and run.recipe().model.name == TINY_NAME:
             return str(run.path)
     return None
-
-
-def _origin(subject: Subject) -> str | None:
-    return None if subject.run is None else _began_from(subject.run)
-
-
-def _began_from(run: RunDirectory) -> str:
-    return run.recipe().model.name
-
-
-def _recipe_of_other(second: Subject, first_recipe: Recipe, request: Request) -> Recipe:
-    """A model of which nothing says how to ask it is asked as the one it is played against."""
-    if own_recipe(second) is not None or request.recipe is not None:
-        return recipe_for(second, request.recipe, request.overrides)
-    model = first_recipe.model.model_copy(update={"name": second.source})
-    return first_recipe.model_copy(update={"model": model})
-
-
-def _loaded_against(recipe: Recipe, request: Request) -> Loaded:
-    try:
-        return load(recipe)
-    except UserError as error:
-        if request.against is not None:
-            raise
-        raise UserError(f"{error} Play the model alone with --against {ALONE}.") from None
-
-
-def _warm_up(side: Side) -> None:
-    """What only a first call does, so that it does not count as slowness of the first game."""
-    prompt = Prompt("", "", tuple(side.loaded.tokenizer.encode("1")))
-    side.loaded.engine.generate([prompt], 1, SamplingSettings(_WARM_UP, ignore_end=True), seed=0)
 
 
 class Session:
     """The models of a game, loaded once for many problems.
 
-    `recipe` says what is asked and `limit` how many tokens a completion has at most.
+    `recipe` is the first model's: its task and its stop texts hold for all. `limit` is the most
+    tokens of a completion.
     """
 
     def __init__(
         self,
-        sides: tuple[Side, ...],
+        players: tuple[Player, ...],
         recipe: Recipe,
         limit: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.sides = sides
+        self.players = players
         self.recipe = recipe
+        self.task = TASKS[recipe.task.name]
         self.limit = limit
         self._clock = clock
         self._known: dict[str, Problem] = {}
@@ -168,7 +149,7 @@ class Session:
     def held_out(self) -> tuple[Problem, ...]:
         """Problems that were never trained on. Errors: UserError as `load_problems`."""
         problems = load_problems(self.recipe.task, "test", _HELD_OUT).problems
-        self._known = {written(problem): problem for problem in problems}
+        self._known = {self.task.written(problem.columns): problem for problem in problems}
         return problems
 
     def random_problem(self, seed: int) -> Problem:
@@ -176,24 +157,30 @@ class Session:
         return random.Random(seed).choice(self.held_out)
 
     def typed(self, text: str) -> Problem:
-        """A problem that a person wrote; of one that was chosen the answer is known.
+        """The problem that a person wrote. A held-out problem keeps its answer.
 
-        Errors: UserError as `typed_problem`.
+        Errors: UserError when the text is empty, too long, or not of the task's form.
         """
-        return self._known.get(text.strip()) or typed_problem(text, self.recipe.task)
+        text = text.strip()
+        if text in self._known:
+            return self._known[text]
+        if not text:
+            raise UserError("the problem is empty; type one.")
+        if len(text) > MAX_CHARACTERS:
+            raise UserError(
+                f"the problem has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read."
+            )
+        return self.task.typed(text)
 
     def play(self, problem: Problem, draw: Draw) -> Generator[Scene, None, None]:
-        """The scene after every step of the sides that still write; in the last one all is judged.
+        """The scene after every step of the players that still write. In the last, all is judged.
 
-        Errors: UserError, before anything is written, for a problem that a side cannot read or
+        Errors: UserError, before anything is written, for a problem that a player cannot read or
         has no room for.
         """
-        prompts = [_asked(side, problem) for side in self.sides]
-        settings = SamplingSettings(
-            draw.max_tokens or self.limit, draw.temperature, stop=self.recipe.generation.stop
-        )
-        for side, prompt in zip(self.sides, prompts, strict=True):
-            _require_room(side, prompt, settings.max_completion_length)
+        tokens = draw.max_tokens or self.limit
+        prompts = [_prompt_for(player, problem, tokens) for player in self.players]
+        settings = SamplingSettings(tokens, draw.temperature, stop=self.recipe.generation.stop)
         return self._run(problem, prompts, settings, draw)
 
     def _run(
@@ -203,15 +190,17 @@ class Session:
         settings: SamplingSettings,
         draw: Draw,
     ) -> Generator[Scene, None, None]:
-        blank = tuple(Row(Partial("", (), (), None)) for _ in range(draw.samples))
-        lanes = [Lane(side.name, blank) for side in self.sides]
-        known = notes(problem, self.recipe.task)
+        blank = tuple(Row(problem, Partial("", (), (), None)) for _ in range(draw.samples))
+        lanes = [Lane(player.name, blank) for player in self.players]
+        notes = self.task.notes(problem, self.recipe.task)
         with ExitStack() as stack:
             streams = [
                 stack.enter_context(
-                    closing(side.loaded.engine.stream([prompt], draw.samples, settings, draw.seed))
+                    closing(
+                        player.loaded.engine.stream([prompt], draw.samples, settings, draw.seed)
+                    )
                 )
-                for side, prompt in zip(self.sides, prompts, strict=True)
+                for player, prompt in zip(self.players, prompts, strict=True)
             ]
             while not all(lane.over for lane in lanes):
                 for place, lane in enumerate(lanes):
@@ -220,67 +209,128 @@ class Session:
                     started = self._clock()
                     (partials,) = next(streams[place])
                     seconds = lane.seconds + self._clock() - started
-                    rows = _judged(lane.rows, partials, problem, prompts[place])
-                    written_so_far = sum(len(partial.token_ids) for partial in partials)
-                    lanes[place] = Lane(lane.name, rows, written_so_far, seconds)
-                yield Scene(problem, tuple(lanes), known)
+                    # Each row is judged once, when it has ended.
+                    rows = tuple(
+                        row if row.verdict is not None else _row(partial, problem, prompts[place])
+                        for row, partial in zip(lane.rows, partials, strict=True)
+                    )
+                    so_far = sum(len(partial.token_ids) for partial in partials)
+                    lanes[place] = Lane(lane.name, rows, so_far, seconds)
+                yield Scene(problem, tuple(lanes), notes)
 
     def cut(self, scene: Scene, tokens: int) -> Scene:
         """The scene as it was when no row had more than so many tokens."""
-        lanes = tuple(
-            replace(lane, rows=tuple(_cut(row, tokens, side.loaded) for row in lane.rows))
-            for lane, side in zip(scene.lanes, self.sides, strict=True)
-        )
-        return replace(scene, lanes=lanes)
+        lanes = []
+        for lane, player in zip(scene.lanes, self.players, strict=True):
+            rows = []
+            for row in lane.rows:
+                ids = row.partial.token_ids[:tokens]
+                if len(ids) < len(row.partial.token_ids):
+                    decoded = player.loaded.tokenizer.decode(ids, skip_special_tokens=True)
+                    logprobs = row.partial.logprobs[:tokens]
+                    partial = Partial(unfinished_text(decoded), ids, logprobs, None)
+                    row = Row(row.problem, partial)
+                rows.append(row)
+            lanes.append(replace(lane, rows=tuple(rows)))
+        return replace(scene, lanes=tuple(lanes))
 
 
-def _cut(row: Row, tokens: int, loaded: Loaded) -> Row:
-    ids = row.partial.token_ids[:tokens]
-    if len(ids) == len(row.partial.token_ids):
-        return row
-    text = unfinished_text(loaded.tokenizer.decode(ids, skip_special_tokens=True))
-    return Row(Partial(text, ids, row.partial.logprobs[:tokens], None))
+@dataclass(frozen=True)
+class Tally:
+    """For each model, the completions that it got right so far, of those that were judged."""
+
+    names: tuple[str, ...] = ()
+    right: tuple[int, ...] = ()
+    judged: tuple[int, ...] = ()
+    games: int = 0
+
+    def with_game(self, scene: Scene) -> Tally:
+        """The tally after one more game."""
+        right = [lane.right for lane in scene.lanes]
+        judged = [lane.judged for lane in scene.lanes]
+        if self.games:
+            right = [a + b for a, b in zip(self.right, right, strict=True)]
+            judged = [a + b for a, b in zip(self.judged, judged, strict=True)]
+        names = tuple(lane.name for lane in scene.lanes)
+        return Tally(names, tuple(right), tuple(judged), self.games + 1)
+
+    def __str__(self) -> str:
+        """`so far: aha-tiny 1 of 5, mine 4 of 5`; "" before the second game."""
+        if self.games < 2 or not any(self.judged):
+            return ""
+        scores = zip(self.names, self.right, self.judged, strict=True)
+        return "so far: " + ", ".join(f"{name} {right} of {all_}" for name, right, all_ in scores)
 
 
-def _judged(
-    before: Sequence[Row], partials: Sequence[Partial], problem: Problem, prompt: Prompt
-) -> tuple[Row, ...]:
-    """The rows as they are now; each is judged once, when it has ended."""
-    return tuple(
-        row if row.verdict is not None else _row(partial, problem, prompt)
-        for row, partial in zip(before, partials, strict=True)
-    )
+def who_plays(names: Sequence[str]) -> str:
+    """The models' names. With one model, also how to put a second beside it."""
+    if len(names) > 1:
+        return " beside ".join(names)
+    return f"{names[0]} alone; --against MODEL, or a run of `aha train`, puts another beside it"
+
+
+def frames(
+    session: Session,
+    scenes: Generator[Scene, None, None],
+    pace: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Generator[Scene, None, None]:
+    """The scenes to show: a few a second, and the last one always, once, at the end.
+
+    `pace` is the most tokens a second of each row; 0: as fast as they are written. A small model
+    writes thousands a second, in which there is nothing to see. The speed that a scene states
+    stays the real one.
+    """
+    begun = clock()
+    shown_at = begun - FRAME_S
+    scene: Scene | None = None
+    is_new = False
+    with closing(scenes):
+        for scene in scenes:
+            rows = [row for lane in scene.lanes for row in lane.rows]
+            longest = max(len(row.partial.token_ids) for row in rows)
+            while pace and longest > (due := int((clock() - begun) * pace)):
+                yield session.cut(scene, due)
+                sleep(FRAME_S)
+                shown_at = clock()
+            is_new = clock() - shown_at < FRAME_S
+            if not is_new:
+                shown_at = clock()
+                yield scene
+    if scene is not None and is_new:
+        yield scene
 
 
 def _row(partial: Partial, problem: Problem, prompt: Prompt) -> Row:
+    """The row as it stands, with a verdict if it has ended."""
     if partial.finish_reason is None:
-        return Row(partial)
-    verdict = check_completion(prompt.for_rewards, prompt.reply(partial.text), problem.columns)
-    why = task_of(problem.columns).why_wrong(verdict.answer, problem.columns)
-    return Row(partial, verdict, why)
+        return Row(problem, partial)
+    columns = problem.columns
+    verdict = check_completion(prompt.for_rewards, prompt.reply(partial.text), columns)
+    return Row(problem, partial, verdict, task_of(columns).why_wrong(verdict.answer, columns))
 
 
-def _asked(side: Side, problem: Problem) -> Prompt:
-    """Errors: UserError when the model has no token for a part of the problem."""
-    tokenizer = side.loaded.tokenizer
-    (prompt,) = ask((problem,), side.recipe, tokenizer)
+def _prompt_for(player: Player, problem: Problem, tokens: int) -> Prompt:
+    """The problem as the player sees it, with room for `tokens` more.
+
+    Errors: UserError when the model has no token for a part of it, or no room.
+    """
+    tokenizer = player.loaded.tokenizer
+    (prompt,) = ask((problem,), player.recipe, tokenizer)
     unknown = tokenizer.unk_token_id
     # Some tokenizers have one token for this and for the beginning or the end of a text.
-    if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
-        return prompt
-    if unknown is not None and unknown in prompt.token_ids:
+    own = unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if unknown is not None and own and unknown in prompt.token_ids:
+        asked = quoted(TASKS[problem.task].written(problem.columns))
         raise UserError(
-            f"the problem {quoted(written(problem))} has a part that {side.name!r} has no token "
-            "for; `aha data show` shows problems of its kind."
+            f"the problem {asked} has a part that {player.name!r} has no token for; "
+            "`aha data show` shows problems of its kind."
         )
-    return prompt
-
-
-def _require_room(side: Side, prompt: Prompt, tokens: int) -> None:
-    most = getattr(side.loaded.model.config, "max_position_embeddings", None)
-    needed = len(prompt.token_ids) + tokens
-    if most is not None and needed > most:
+    most = getattr(player.loaded.model.config, "max_position_embeddings", None)
+    if most is not None and len(prompt.token_ids) + tokens > most:
         raise UserError(
             f"--max-tokens is {tokens:,}; with the problem's {len(prompt.token_ids):,} that is "
-            f"more than the {most:,} tokens that {side.name!r} can have."
+            f"more than the {most:,} tokens that {player.name!r} can have."
         )
+    return prompt

@@ -1,31 +1,49 @@
 """`aha play` in a terminal: problems typed one after another, each played as it is written.
 
 Without a terminal problems come line by line from a pipe, and each game is printed once it is
-over.
+over. Model text becomes `Text`, never markup, with control characters written out, so it can
+neither style nor steer the terminal.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
-from aha.play.frames import frames
-from aha.play.problems import written
-from aha.play.scene import Scene
-from aha.play.session import Draw, Session
-from aha.play.view import legend, panels, plain, signs_for, summary
-from aha.play.words import Tally, players
+from aha.play.scene import ASCII, UNICODE, Kind, Line, Mark, Row, Scene, Signs
+from aha.play.session import Draw, Session, Tally, frames, who_plays
 from aha.types import Problem, UserError
 from aha.visible import quoted, visible
 
 _LISTED = 10
+_SIDE_BY_SIDE = 90  # columns; on narrower terminals one model stands below the other
+_BORDERS = ("blue", "magenta")
+_STYLES: dict[Mark, str] = {
+    "": "",
+    "true": "green",
+    "false": "bold red",
+    "turn": "bold yellow",
+    "check": "cyan",
+    "plan": "magenta",
+    "tag": "dim",
+}
+_KINDS: dict[Kind, str] = {
+    "writing": "dim",
+    "right": "bold green",
+    "lenient": "bold yellow",
+    "wrong": "bold red",
+    "unknown": "yellow",
+}
 HELP = """\
 a problem   play it: 15 from 3 13 5; in other tasks the question, with #### ANSWER if you know it
 Enter       play a random held-out problem
@@ -38,8 +56,41 @@ Enter       play a random held-out problem
 :q          end"""
 
 
+def play_in_terminal(session: Session, draw: Draw, pace: float, problem: str | None) -> None:
+    """Play one problem, or what a person types, or what a pipe brings.
+
+    Errors: UserError when the problem, or a line from the pipe, could not be played.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the encoding lacks becomes ? instead of ending the game.
+        sys.stdout.reconfigure(errors="replace")
+    console = Console(markup=False, emoji=False, highlight=False)
+    terminal = Terminal(session, console, draw, pace)
+    if problem is not None:
+        terminal.play(session.typed(problem))
+    elif sys.stdin.isatty():
+        terminal.greet()
+        terminal.follow(_typed_lines(console))
+    else:
+        # Bytes that are no text cost one line, not the game.
+        lines = (line.decode("utf-8", errors="replace") for line in sys.stdin.buffer)
+        if faults := terminal.follow(lines):
+            counted = "1 line" if faults == 1 else f"{faults} lines"
+            raise UserError(f"{counted} of the input could not be played; see above.")
+
+
+def _typed_lines(console: Console) -> Iterator[str]:
+    """The lines that a person types, until Ctrl-D, or Ctrl-C at the prompt."""
+    while True:
+        try:
+            yield console.input(Text("problem> ", style="bold"))
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+
+
 class Terminal:
-    """Plays on a console: one game, or whatever lines say."""
+    """Plays on a console: one game, or what lines say."""
 
     def __init__(self, session: Session, console: Console, draw: Draw, pace: float) -> None:
         self._session = session
@@ -51,13 +102,18 @@ class Terminal:
         self._last: Problem | None = None
 
     def greet(self) -> None:
-        """Who plays, and how to begin."""
-        who = players([side.name for side in self._session.sides])
+        """Say who plays, and how to begin."""
+        who = who_plays([player.name for player in self._session.players])
         self._say(f"{who}. Enter plays a random held-out problem, :help says what else there is.")
-        self._say(legend(self._signs), style="dim")
+        signs = self._signs
+        self._say(
+            f"{signs['true']} true  {signs['false']} false  {signs['missing']} a number that is "
+            "not there  [3,13,_] the numbers that the try has used",
+            style="dim",
+        )
 
     def follow(self, lines: Iterable[str]) -> int:
-        """Do what each line says until one says `:q`; how many said nothing that can be done."""
+        """Do as each line says until one says `:q`; the number of lines that could not be done."""
         faults = 0
         for number, line in enumerate(lines, start=1):
             if line.strip() in (":q", ":quit"):
@@ -66,52 +122,49 @@ class Terminal:
                 self._obey(line.strip())
             except UserError as error:
                 faults += 1
-                self._complain(number, error)
+                if self._console.is_terminal:
+                    self._say(str(error), style="red")
+                else:
+                    print(visible(f"line {number}: {error}"), file=sys.stderr)
         return faults
 
     def play(self, problem: Problem) -> None:
-        """One game, to its end or until it is interrupted."""
+        """Play one game, to its end or until it is interrupted."""
         self._last = problem
+        console, signs = self._console, self._signs
         scenes = self._session.play(problem, self._draw)
         self._draw = replace(self._draw, seed=self._draw.seed + 1)
         try:
-            scene = self._shown(scenes)
+            if console.is_terminal:
+                with (
+                    closing(frames(self._session, scenes, self._pace)) as shown,
+                    Live(console=console, auto_refresh=False, transient=True) as live,
+                ):
+                    for scene in shown:
+                        live.update(panels(scene, console, signs, fit=True), refresh=True)
+            else:
+                scene = deque(scenes, maxlen=1).pop()
         except KeyboardInterrupt:
             self._say("stopped")
             return
         self._tally = self._tally.with_game(scene)
-        if self._console.is_terminal:
-            self._console.print(panels(scene, self._console, self._signs, fit=False))
+        if console.is_terminal:
+            console.print(panels(scene, console, signs, fit=False))
         else:
-            self._console.print(plain(scene, self._signs), soft_wrap=True)
-        for sentence in (*summary(scene), str(self._tally)):
+            console.print(plain(scene, signs), soft_wrap=True)
+        for sentence in (*scene.summary(), str(self._tally)):
             if sentence:
                 self._say(sentence)
 
-    def _shown(self, scenes: Generator[Scene, None, None]) -> Scene:
-        """Show the game as it goes, where there is a terminal; its last scene."""
-        if not self._console.is_terminal:
-            return deque(scenes, maxlen=1).pop()
-        with (
-            closing(frames(self._session, scenes, self._pace)) as shown,
-            Live(console=self._console, auto_refresh=False, transient=True) as live,
-        ):
-            for scene in shown:
-                view = panels(scene, self._console, self._signs, fit=True)
-                live.update(view, refresh=True)
-        return scene
-
     def _obey(self, line: str) -> None:
+        """Do as a line says. Errors: UserError when it cannot be done."""
+        name, _, value = line.partition(" ")
+        value = value.strip()
         if not line:
             self.play(self._session.random_problem(self._draw.seed))
-        elif line.startswith(":"):
-            name, _, value = line.partition(" ")
-            self._command(name, value.strip())
-        else:
+        elif not line.startswith(":"):
             self.play(self._session.typed(line))
-
-    def _command(self, name: str, value: str) -> None:
-        if name in (":help", ":h", ":?"):
+        elif name in (":help", ":h", ":?"):
             self._say(HELP)
         elif name in (":again", ":a"):
             if self._last is None:
@@ -119,47 +172,32 @@ class Terminal:
             self.play(self._last)
         elif name == ":list":
             for number, problem in enumerate(self._session.held_out[:_LISTED], start=1):
-                self._say(f"{number:3}  {written(problem)}")
+                self._say(f"{number:3}  {self._session.task.written(problem.columns)}")
         elif name == ":p":
-            self.play(self._session.held_out[_number(":p", value, len(self._session.held_out)) - 1])
+            held_out = self._session.held_out
+            self.play(held_out[_whole_number(":p", value, len(held_out)) - 1])
         elif name == ":t":
             self._draw = replace(self._draw, temperature=_decimal(":t", value))
         elif name == ":n":
-            self._draw = replace(self._draw, samples=_number(":n", value, None))
+            self._draw = replace(self._draw, samples=_whole_number(":n", value, None))
         elif name == ":pace":
             self._pace = pace_of(_decimal(":pace", value))
         else:
             raise UserError(f"{quoted(name)} is no command; :help lists them.")
-
-    def _complain(self, line: int, error: UserError) -> None:
-        if self._console.is_terminal:
-            self._say(str(error), style="red")
-        else:
-            print(visible(f"line {line}: {error}"), file=sys.stderr)
 
     def _say(self, text: str, style: str = "") -> None:
         wraps = self._console.is_terminal
         self._console.print(Text(visible(text), style=style), soft_wrap=not wraps)
 
 
-def typed_lines(console: Console) -> Iterator[str]:
-    """What a person types, until Ctrl-D, or Ctrl-C at the prompt."""
-    while True:
-        try:
-            yield console.input(Text("problem> ", style="bold"))
-        except (EOFError, KeyboardInterrupt):
-            console.print()
-            return
-
-
 def pace_of(value: float) -> float:
-    """Errors: UserError for what is no number of tokens a second."""
+    """The pace to show. Errors: UserError when it is out of range."""
     if not 0 <= value <= 1_000_000:
         raise UserError(f"the pace is {value:g}; it must be 0 (no limit) to 1,000,000 tokens/s.")
     return value
 
 
-def _number(command: str, value: str, most: int | None) -> int:
+def _whole_number(command: str, value: str, most: int | None) -> int:
     if value.isascii() and value.isdigit() and len(value) <= 9 and int(value) >= 1:
         number = int(value)
         if most is None or number <= most:
@@ -173,3 +211,85 @@ def _decimal(command: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise UserError(f"{command} takes a number, not {quoted(value)}.") from None
+
+
+def signs_for(console: Console) -> Signs:
+    """Signs that the console's encoding has."""
+    return ASCII if console.options.ascii_only else UNICODE
+
+
+def panels(scene: Scene, console: Console, signs: Signs, fit: bool) -> RenderableType:
+    """The scene in boxes; with `fit`, texts too long for the screen are shown from their end."""
+    beside = console.width >= _SIDE_BY_SIDE and len(scene.lanes) > 1
+    rows = max(len(lane.rows) for lane in scene.lanes)
+    stacked = 1 if beside else len(scene.lanes)
+    # A heading of two lines, an edge above and below each box, three lines of each row besides.
+    left = (console.height - 3 - 2 * stacked) // (rows * stacked) - 3
+    width = console.width // (len(scene.lanes) if beside else 1) - 4
+    boxes = []
+    for lane, border in zip(scene.lanes, _BORDERS, strict=False):
+        texts = []
+        for row in lane.rows:
+            text = Text("\n").join(_lines(row, scene, signs))
+            if fit:
+                text = Text("\n").join(list(text.wrap(console, width))[-max(1, left) :])
+            texts.append(Text("\n").join([text, _status(row, signs)]))
+        boxes.append(
+            Panel(
+                Text("\n\n").join(texts),
+                title=Text(visible(lane.name), style="bold"),
+                subtitle=Text(lane.speed, style="dim") if lane.speed else None,
+                border_style=border,
+            )
+        )
+    if not beside:
+        return Group(_heading(scene), *boxes)
+    table = Table.grid(expand=True)
+    for _ in boxes:
+        table.add_column(ratio=1)
+    table.add_row(*boxes)
+    return Group(_heading(scene), table)
+
+
+def plain(scene: Scene, signs: Signs) -> Group:
+    """The scene as lines, one model after the other."""
+    parts = [_heading(scene)]
+    for lane in scene.lanes:
+        parts.append(Text(f"\n{visible(lane.name)}, {lane.speed}"))
+        for row in lane.rows:
+            lines = [*_lines(row, scene, signs), *_status(row, signs).split()]
+            parts += [Text("  ") + line for line in lines]
+    return Group(*parts)
+
+
+def _heading(scene: Scene) -> Text:
+    heading = Text(visible(scene.heading), style="bold")
+    for note in scene.notes:
+        heading.append(f"\n{note}", style="yellow")
+    return heading
+
+
+def _lines(row: Row, scene: Scene, signs: Signs) -> list[Text]:
+    return [_line(line, scene.pool, signs) for line in row.marked.lines]
+
+
+def _line(line: Line, pool: tuple[int, ...], signs: Signs) -> Text:
+    text = Text()
+    for piece in line.pieces:
+        text.append(visible(piece.text), style=_STYLES[piece.mark])
+        if piece.mark in ("true", "false"):
+            text.append(f" {signs[piece.mark]}", style=_STYLES[piece.mark])
+        if piece.note:
+            text.append(f" {signs['missing']} {piece.note}", style="bold red")
+    if line.used is not None:
+        shown = (str(n) if used else "_" for n, used in zip(pool, line.used, strict=True))
+        text.append(f" [{','.join(shown)}]", style="dim")
+    return text
+
+
+def _status(row: Row, signs: Signs) -> Text:
+    """The row's outcome, and below it the details."""
+    text = Text(f"{signs[row.kind]} {visible(row.outcome)}", style=_KINDS[row.kind])
+    if details := row.details(signs):
+        text.append(f"\n  {details}", style="not bold dim default")
+    return text

@@ -1,66 +1,272 @@
 """`aha play --web`: the game on a page, served to this machine's own browsers by gradio.
 
-Only 127.0.0.1 is bound; nothing is shared, recorded or reported, and nothing is loaded from
-elsewhere. One game is played at a time, so that its speed is its own. Left out: a public address;
-a tunnel (ssh -L) brings the page to one other machine.
+gradio has the queue, the limit of one game at a time, the streaming and the stop button. The guard
+is ours, since gradio answers under any host name and to any site's page, opens paths that the game
+does not need, bounds no request's size, and sends no Content-Security-Policy. The check of what a
+browser sends is ours, since gradio's sliders let NaN through and its text box any length. The limit
+of games a minute is ours, since gradio's queue bounds only the games that wait. Left out: a public
+address (a tunnel, ssh -L, brings the page to one other machine), a login (every user of the machine
+can open the page), and a record (a page that is closed is forgotten).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from aha.play import page
-from aha.play.board import build
-from aha.play.guard import Guard
-from aha.play.session import Draw, Session
-from aha.types import UserError
+from aha.play.page_html import WAITING, game_html, heading_html, refusal_html, style
+from aha.play.session import MAX_CHARACTERS, Draw, Session, Tally, frames
+from aha.types import RunFailure, UserError
+from aha.visible import quoted
 
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+MAX_SAMPLES = 8
+GAMES_PER_MINUTE = 30
+WAITING_GAMES = 8
+FASTEST_PACE = 200
+HOTTEST = 2.0
+MAX_BODY = 64 * 1024
+_LISTED = 30
+_MINUTE_S = 60.0
 _HOST = "127.0.0.1"
 
+# gradio's paths to files and proxies, and every way to a function but its queue with the limits.
+_CLOSED_PATHS = tuple(
+    f"/gradio_api/{name}"
+    for name in ("upload", "proxy=", "file", "stream", "component_server", "runs", "run/", "call/")
+)
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+        "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
 
-def require_gradio() -> None:
-    """Errors: UserError when gradio is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("--web needs gradio, which is not installed; pip install 'aha-zero[web]'")
+_Scope = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
-def application(session: Session, draw: Draw, pace: float, port: int) -> Guard:
-    """The page's server as an ASGI application for one port, behind its guard."""
-    # gradio asks a server of its makers for news unless this is set before it is imported.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+class Guard:
+    """An ASGI application around another: only this machine's own page may talk to it.
+
+    It refuses a request under another host name (DNS rebinding) or from another site's page,
+    closed paths, and large bodies. It tells the browser to load nothing from elsewhere.
+    """
+
+    def __init__(self, app: _App, port: int) -> None:
+        self._app = app
+        self._hosts = {f"{name}:{port}" for name in (_HOST, "localhost")}
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return
+        headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+        refused = self._refusal(scope)
+        if refused is not None:
+            status, reason = refused
+            headers += [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+            headers += [(b"content-length", str(len(reason)).encode())]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": reason.encode("ascii")})
+            return
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: _Scope) -> tuple[int, str] | None:
+        """The status and the reason for a request that is not answered."""
+        given: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            given.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        if given.get("host", []) not in [[host] for host in self._hosts]:
+            return 403, "This address serves its own machine only."
+        if not set(given.get("origin", [])) <= {f"http://{host}" for host in self._hosts}:
+            return 403, "This address serves its own page only."
+        if scope["path"].startswith(_CLOSED_PATHS):
+            return 404, "There is nothing here."
+        if scope["method"] not in ("GET", "HEAD"):
+            (length,) = given.get("content-length", ["none"])
+            if not (length.isascii() and length.isdigit() and int(length) <= MAX_BODY):
+                return 413, f"At most {MAX_BODY} bytes are read."
+        return None
+
+
+class Limiter:
+    """At most `per_minute` admissions within any minute, for all pages together; thread-safe."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._admitted: deque[float] = deque()
+
+    def admit(self) -> float:
+        """0 for an admission, else the seconds until there may be one."""
+        with self._lock:
+            now = self._clock()
+            while self._admitted and now - self._admitted[0] >= _MINUTE_S:
+                self._admitted.popleft()
+            if len(self._admitted) >= self._per_minute:
+                return self._admitted[0] + _MINUTE_S - now
+            self._admitted.append(now)
+            return 0.0
+
+
+@dataclass(frozen=True)
+class Visit:
+    """An open page's memory: how many games it had, and how they went."""
+
+    games: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+
+class Page:
+    """The work of the page's buttons, as HTML for each moment.
+
+    It checks what a browser sends, whatever the page allows to type.
+    """
+
+    def __init__(self, session: Session, draw: Draw, limiter: Limiter) -> None:
+        self._session = session
+        self._draw = draw
+        self._limiter = limiter
+
+    def play(
+        self, text: Any, samples: Any, temperature: Any, tokens: Any, pace: Any, visit: Visit
+    ) -> Generator[tuple[str, Visit], None, None]:
+        """A game of the typed problem; a sentence when there can be none."""
+        session = self._session
+        try:
+            if wait := self._limiter.admit():
+                raise UserError(
+                    f"at most {GAMES_PER_MINUTE} games a minute are played here; the next one can "
+                    f"begin in {math.ceil(wait)} s."
+                )
+            problem = session.typed(str(text or ""))
+            draw = Draw(
+                int(_number("samples", samples, 1, MAX_SAMPLES)),
+                _number("temperature", temperature, 0, HOTTEST),
+                self._draw.seed + visit.games,
+                int(_number("tokens", tokens, 1, session.limit)),
+            )
+            scenes = session.play(problem, draw)
+            speed = _number("the pace", pace, 0, FASTEST_PACE)
+            with closing(frames(session, scenes, speed)) as shown:
+                visit = replace(visit, games=visit.games + 1)
+                for scene in shown:
+                    if scene.over:
+                        visit = replace(visit, tally=visit.tally.with_game(scene))
+                    yield game_html(scene, visit.tally), visit
+        except (UserError, RunFailure) as error:
+            yield refusal_html(str(error)), visit
+
+    def random_problem(self, visit: Visit) -> str:
+        """A held-out problem, as a person would type it. Errors: UserError as `held_out`."""
+        problem = self._session.random_problem(self._draw.seed + visit.games)
+        return self._session.task.written(problem.columns)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """A number that a browser sent. Errors: UserError when it is no number, or out of range."""
+    if isinstance(value, int | float) and low <= value <= high:
+        return float(value)
+    raise UserError(f"{name} is {quoted(value)}; allowed are {low:g} to {high:g}.")
+
+
+def build(session: Session, draw: Draw, pace: float) -> Blocks:
+    """The page as gradio has it; nothing is served yet."""
     import gradio as gr
-    from fastapi import FastAPI
 
-    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    mounted = gr.mount_gradio_app(
-        outer,
-        build(session, draw, pace),
-        path="/",
-        server_name=_HOST,
-        server_port=port,
-        # System fonts: gradio's own themes name some of Google's.
-        theme=gr.themes.Default(
-            primary_hue="blue",
-            font=["system-ui", "sans-serif"],
-            font_mono=["ui-monospace", "monospace"],
-        ),
-        css=page.style(),
-        footer_links=[],
-        run_history=False,
-        max_file_size=1,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-    )
-    return Guard(mounted, port)
+    def show(value: str, name: str | None = None) -> Any:
+        return gr.HTML(value, elem_id=name, js_on_load=None, apply_default_css=False)
+
+    game = Page(session, draw, Limiter(GAMES_PER_MINUTE))
+    try:
+        choices = [session.task.written(one.columns) for one in session.held_out[:_LISTED]]
+    except UserError:
+        choices = []  # no held-out problems can be read; typing needs none
+    blocks: Blocks = gr.Blocks(analytics_enabled=False, title="aha play")
+    with blocks:
+        visit = gr.State(Visit())
+        show(heading_html([player.name for player in session.players]))
+        with gr.Row(equal_height=True):
+            problem = gr.Textbox(
+                label="Problem",
+                placeholder=session.task.example,
+                max_length=MAX_CHARACTERS,
+                max_lines=4,
+                scale=4,
+                min_width=240,
+                elem_id="problem",
+            )
+            chosen = gr.Dropdown(
+                choices,
+                value=None,
+                label="or a held-out one",
+                visible=bool(choices),
+                scale=2,
+                min_width=180,
+                elem_id="held-out",
+            )
+        with gr.Row():
+            play = gr.Button("Play", variant="primary", min_width=70, scale=2, elem_id="play")
+            anything = gr.Button(
+                "Random", min_width=140, scale=2, visible=bool(choices), elem_id="random"
+            )
+            stop = gr.Button("Stop", min_width=70, elem_id="stop")
+        samples, heat = min(draw.samples, MAX_SAMPLES), min(draw.temperature, HOTTEST)
+        speed = min(pace, FASTEST_PACE)
+        with gr.Accordion("Settings", open=False), gr.Row():
+            sliders = [
+                gr.Slider(low, high, value, step=step, label=label, min_width=200)
+                for low, high, value, step, label in (
+                    (1, MAX_SAMPLES, samples, 1, "Samples of each model"),
+                    (0, HOTTEST, heat, 0.05, "Temperature (0: greedy)"),
+                    (1, session.limit, session.limit, 1, "Tokens at most"),
+                    (0, FASTEST_PACE, speed, 5, "Tokens/s to show (0: all speed)"),
+                )
+            ]
+        asked = [problem, *sliders, visit]
+        shown = [show(WAITING, "game"), visit]
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        # One game at a time, whichever button began it.
+        one: dict[str, Any] = {**quiet, "concurrency_limit": 1, "concurrency_id": "game"}
+        drawn = anything.click(game.random_problem, [visit], [problem], **quiet)
+        games: list[Any] = [
+            play.click(game.play, asked, shown, **one),
+            problem.submit(game.play, asked, shown, **one),
+            drawn.then(game.play, asked, shown, **one),
+        ]
+        chosen.input(lambda text: text or "", [chosen], [problem], **quiet)
+        stop.click(None, cancels=games, api_visibility="private")
+    blocks.queue(max_size=WAITING_GAMES, default_concurrency_limit=1, api_open=False)
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -81,40 +287,16 @@ class Server:
 
 
 def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
-    """`port` 0 takes a free one. Errors: UserError when the port cannot be had."""
+    """The page's server; `port` 0 takes a free one.
+
+    Errors: UserError when gradio is not installed or the port cannot be had.
+    """
+    # gradio asks a server of its makers for news unless this is set before it is imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
     import uvicorn
+    from fastapi import FastAPI
 
-    listening = _listening(port)
-    app: Any = application(session, draw, pace, listening.getsockname()[1])
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
-
-    class Quiet(uvicorn.Server):
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # An open page holds a stream that ends only now: no fault, but logged as one.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            await super().shutdown(sockets)
-
-    return Server(Quiet(config), listening)
-
-
-def serve(session: Session, draw: Draw, pace: float, port: int, say: Callable[[str], None]) -> None:
-    """Serve the page until Ctrl-C; `say` is told the address. Errors: as `make_server`."""
-    server = make_server(session, draw, pace, port)
-    say(f"play at {server.address} (Ctrl-C ends)")
-    try:
-        server.run()
-    except KeyboardInterrupt:
-        say("ended")
-
-
-def _listening(port: int) -> socket.socket:
     listening = socket.socket()
     # A port that a server just left can be had again, but not one that somebody still has.
     if os.name == "posix":
@@ -125,4 +307,59 @@ def _listening(port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise UserError(f"--port {port} cannot be had: {error}.") from None
-    return listening
+    port = listening.getsockname()[1]
+    app = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        build(session, draw, pace),
+        path="/",
+        server_name=_HOST,
+        server_port=port,
+        # System fonts: gradio's own themes name some of Google's.
+        theme=gr.themes.Default(
+            primary_hue="blue",
+            font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        ),
+        css=style(),
+        footer_links=[],
+        run_history=False,
+        max_file_size=1,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
+
+    class Quiet(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # An open page holds a stream that ends only now: no fault, but logged as one.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
+    guarded: Any = Guard(app, port)
+    config = uvicorn.Config(
+        guarded,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=1,
+    )
+    return Server(Quiet(config), listening)
+
+
+def require_gradio() -> None:
+    """Errors: UserError when gradio is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("--web needs gradio, which is not installed; pip install 'aha-zero[web]'")
+
+
+def serve(session: Session, draw: Draw, pace: float, port: int) -> None:
+    """Serve the page until Ctrl-C, and print its address. Errors: as `make_server`."""
+    server = make_server(session, draw, pace, port)
+    print(f"play at {server.address} (Ctrl-C ends)", flush=True)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        print("ended", flush=True)

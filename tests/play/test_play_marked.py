@@ -5,16 +5,17 @@ import time
 import pytest
 from recited import GOES_ON
 
-from aha.play.checked import Checked, Line, check
-from aha.play.numbers import Tries
-from aha.tasks.countdown import make_problem
-from aha.types import Problem
+from aha.play.scene import Line, MarkedText, Tries, mark_text
 
-PROBLEM = make_problem([3, 13, 5], 15)
-QUESTION = Problem("gsm8k", "q", {"problem": "How many?", "answer": "12"})
+NUMS = (3, 13, 5)
 
 
-def text_of(checked: Checked) -> list[str]:
+def marked_text(text: str, finished: bool = True) -> MarkedText:
+    """A text on 15 from 3 13 5, marked."""
+    return mark_text(text, NUMS, "countdown", finished)
+
+
+def text_of(checked: MarkedText) -> list[str]:
     return ["".join(piece.text for piece in line.pieces) for line in checked.lines]
 
 
@@ -23,7 +24,7 @@ def marked(line: Line, mark: str) -> list[str]:
 
 
 def test_every_try_is_a_line_with_its_sums_judged() -> None:
-    checked = check(GOES_ON, PROBLEM)
+    checked = marked_text(GOES_ON)
     assert text_of(checked) == [
         "13 * 3 = 39 , 39 + 5 = 44 , not 15 .",
         "Wait, 13 - 3 = 10 , 10 - 5 = 6 , not 15 .",
@@ -40,7 +41,7 @@ def test_every_try_is_a_line_with_its_sums_judged() -> None:
 
 def test_a_number_is_there_when_it_was_given_or_reached_and_once() -> None:
     text = "13 - 3 = 10 , 10 - 7 = 3 . Wait, 3 + 3 = 6 . Wait, 13 - 5 = 8"
-    lines = check(text, PROBLEM).lines
+    lines = marked_text(text).lines
     notes = [piece.note for line in lines for piece in line.pieces if piece.mark == "true"]
     assert notes == ["", "7 is not there", "3 is used up", ""]
     # Of 3 13 5: the last try has not used the 3.
@@ -49,29 +50,23 @@ def test_a_number_is_there_when_it_was_given_or_reached_and_once() -> None:
 
 def test_a_chain_goes_on_from_what_it_reached() -> None:
     tries = Tries([3, 13, 5])
-    first = tries.follow("13 - 3 = 10", False)
-    second = tries.follow("- 5 = 5", True)
-    assert first is not None
-    assert first.used == (True, True, False)
-    assert second is not None
-    assert second.used == (True, True, True)
-    assert second.faults == ()
+    assert tries.follow("13 - 3 = 10", False) == (True, True, False)
+    assert tries.follow("- 5 = 5", True) == (True, True, True)
+    assert tries.faults == ()
 
 
 def test_a_false_sum_goes_on_from_what_it_says() -> None:
     tries = Tries([3, 13, 5])
     tries.follow("13 - 3 = 9", False)
-    found = tries.follow("9 + 5 = 14", False)
-    assert found is not None
-    assert found.faults == ()
+    assert tries.follow("9 + 5 = 14", False) is not None
+    assert tries.faults == ()
 
 
 def test_given_numbers_begin_a_new_try_by_themselves() -> None:
     tries = Tries([3, 13, 5])
     tries.follow("(13 - 3) + 5 = 15", False)
-    found = tries.follow("13 - 3 = 10", False)
-    assert found is not None
-    assert (found.used, found.faults) == ((True, True, False), ())
+    assert tries.follow("13 - 3 = 10", False) == (True, True, False)
+    assert tries.faults == ()
 
 
 @pytest.mark.parametrize("equation", ["x + 3 = 5", "1.5 * 2 = 3", "3 = 3", ""])
@@ -93,16 +88,16 @@ def test_what_cannot_be_read_is_left_out(equation: str) -> None:
     ],
 )
 def test_of_an_unfinished_text_only_what_is_beyond_doubt_is_judged(text: str, judged: int) -> None:
-    checked = check(text, PROBLEM, finished=False)
+    checked = marked_text(text, finished=False)
     assert checked.true + checked.false == judged
 
 
 def test_no_judgement_is_taken_back_while_a_text_grows() -> None:
-    whole = check(GOES_ON, PROBLEM)
+    whole = marked_text(GOES_ON)
     expected = [p for line in whole.lines for p in line.pieces if p.mark in ("true", "false")]
     seen = 0
     for end in range(len(GOES_ON) + 1):
-        lines = check(GOES_ON[:end], PROBLEM, finished=False).lines
+        lines = marked_text(GOES_ON[:end], finished=False).lines
         found = [p for line in lines for p in line.pieces if p.mark in ("true", "false")]
         assert found == expected[: len(found)]
         assert len(found) >= seen
@@ -112,13 +107,13 @@ def test_no_judgement_is_taken_back_while_a_text_grows() -> None:
 
 def test_no_character_but_blanks_is_lost() -> None:
     text = "So 3 + 4 = 7.\n\n  Wait, that's wrong: 2 * 3 = 5.\tLet me check: <think> & <b> \x1b[0m"
-    for problem in (PROBLEM, QUESTION):
-        joined = "".join("".join(text_of(check(text, problem))).split())
+    for found in (marked_text(text), mark_text(text, rules="text")):
+        joined = "".join("".join(text_of(found)).split())
         assert joined == "".join(text.split())
 
 
 def test_other_tasks_have_no_numbers_to_use_up() -> None:
-    checked = check("3 + 4 = 7. Wait, 7 + 7 = 15.", QUESTION)
+    checked = mark_text("3 + 4 = 7. Wait, 7 + 7 = 15.", rules="text")
     assert (checked.true, checked.false, checked.turns) == (1, 1, 1)
     assert all(line.used is None for line in checked.lines)
     assert all(piece.note == "" for line in checked.lines for piece in line.pieces)
@@ -134,5 +129,5 @@ def test_long_hostile_texts_take_no_longer_than_their_length_asks() -> None:
     ]
     started = time.process_time()
     for text in texts:
-        check(text, PROBLEM, finished=False)
+        marked_text(text, finished=False)
     assert time.process_time() - started < 5

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from recited import GIVES_UP, GOES_ON, MakeSession
 
-from aha.play.checked import check
-from aha.play.scene import Scene
-from aha.play.session import Draw, Session
-from aha.play.words import Tally, lane_summary, outcome, parting, players, sums
+from aha.play.scene import UNICODE, Row, Scene
+from aha.play.session import Draw, Session, Tally, who_plays
+from aha.rollout.partial import Partial
+from aha.tasks.countdown import make_problem
 
 
 def last_scene(session: Session, problem: str = "15 from 3 13 5", samples: int = 1) -> Scene:
@@ -16,7 +16,7 @@ def last_scene(session: Session, problem: str = "15 from 3 13 5", samples: int =
 
 def said(session: Session, problem: str = "15 from 3 13 5") -> str:
     scene = last_scene(session, problem)
-    return lane_summary(scene.lanes[0], scene.problem)
+    return scene.lanes[0].summary
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_without_a_gold_answer_nothing_is_judged(make_session: MakeSession) -> N
 
 def test_several_completions_are_counted(make_session: MakeSession) -> None:
     scene = last_scene(make_session(one=[GOES_ON, GIVES_UP]), samples=4)
-    summary = lane_summary(scene.lanes[0], scene.problem)
+    summary = scene.lanes[0].summary
     # (56 + 25) / 2 tokens, (2 + 0) / 2 tries.
     assert summary == "2 of 4 right, 40 tokens and 1.0 given-up tries on average"
 
@@ -66,27 +66,33 @@ def test_several_completions_are_counted(make_session: MakeSession) -> None:
 def test_both_readings_are_told_apart(make_session: MakeSession) -> None:
     scene = last_scene(make_session(one=["</think> so <answer> 13 + 5 - 3 </answer>"]))
     row = scene.lanes[0].rows[0]
-    found = outcome(row, check(row.partial.text, scene.problem), scene.problem)
-    assert (found.kind, found.strict, found.lenient) == ("lenient", False, True)
+    assert row.kind == "lenient"
+    assert row.details(UNICODE) == "strict ✗ · lenient ✓"
     assert (scene.lanes[0].right, scene.lanes[0].judged) == (0, 1)
 
 
 def test_sums_are_counted() -> None:
-    from aha.tasks.countdown import make_problem
-
-    assert sums(check(GOES_ON, make_problem([3, 13, 5], 15))) == "5 of 6 sums true"
-    assert sums(check("1 + 1 = 2 .", make_problem([1, 1], 2))) == "1 of 1 sum true"
-    assert sums(check("no", make_problem([1, 1], 2))) == ""
+    problem = make_problem([3, 13, 5], 15)
+    for text, expected in (
+        (GOES_ON, "5 of 6 sums true"),
+        ("1 + 1 = 2 .", "1 of 1 sum true"),
+        ("no", ""),
+    ):
+        assert Row(problem, Partial(text, (), (), "stop")).details(UNICODE) == expected
 
 
 def test_how_far_two_models_wrote_the_same(make_session: MakeSession) -> None:
+    def parting(session: Session, samples: int = 1) -> list[str]:
+        scene = last_scene(session, samples=samples)
+        return [sentence for sentence in scene.summary() if sentence.startswith("Both")]
+
     # The first 15 words of the two texts are the same.
-    scene = last_scene(make_session(base=[GIVES_UP], trained=[GOES_ON]))
-    assert "wrote the same 15 tokens" in parting(scene)
-    assert parting(last_scene(make_session(a=[GOES_ON], b=[GOES_ON]))) == "Both wrote the same."
-    assert parting(last_scene(make_session(a=[GOES_ON], b=["no"]))) == ""
-    assert parting(last_scene(make_session(a=[GOES_ON]))) == ""
-    assert parting(last_scene(make_session(a=[GOES_ON], b=[GIVES_UP]), samples=2)) == ""
+    (said,) = parting(make_session(base=[GIVES_UP], trained=[GOES_ON]))
+    assert "wrote the same 15 tokens" in said
+    assert parting(make_session(a=[GOES_ON], b=[GOES_ON])) == ["Both wrote the same."]
+    assert parting(make_session(a=[GOES_ON], b=["no"])) == []
+    assert parting(make_session(a=[GOES_ON])) == []
+    assert parting(make_session(a=[GOES_ON], b=[GIVES_UP]), samples=2) == []
 
 
 def test_the_tally_counts_games(make_session: MakeSession) -> None:
@@ -97,5 +103,5 @@ def test_the_tally_counts_games(make_session: MakeSession) -> None:
 
 
 def test_who_plays() -> None:
-    assert players(["a", "b"]) == "a beside b"
-    assert players(["a"]).startswith("a alone; --against MODEL")
+    assert who_plays(["a", "b"]) == "a beside b"
+    assert who_plays(["a"]).startswith("a alone; --against MODEL")
