@@ -28,7 +28,7 @@ for name in names:
     importlib.import_module(name)
 
 from aha.launch.processes import handled
-from aha.rewards.limit import time_limit
+from aha.rewards.call import time_limit
 from aha.runs import usable_cores
 from aha.train.stop import StopRequest
 

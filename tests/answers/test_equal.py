@@ -13,7 +13,7 @@ import pytest
 from aha.answers import equal as math_equal
 from aha.answers.equal import MathVerifier, Pair, fast_outcome
 from aha.answers.numbers import parse_number, parse_quantity
-from aha.rewards.limit import TimeLimit
+from aha.rewards.call import TimeLimit
 from aha.types import RunFailure
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aha.rewards import load_reward
-from aha.rewards.explain import try_reward
-from aha.rewards.prose import count_steps
+from aha.rewards.call import try_reward
+from aha.rewards.form import count_steps
 from aha.types import UserError
 
 XML = "<reasoning>\nx\n</reasoning>\n<answer>\n72\n</answer>\n"

@@ -10,7 +10,7 @@ import pytest
 
 from aha.recipe import load_recipe
 from aha.rewards import REWARDS, load_reward
-from aha.rewards.custom import CustomReward
+from aha.rewards.reward import CustomReward
 from aha.rewards.score import WeightedReward, rewards_of, score, try_rewards
 from aha.tasks import check_completion
 from aha.types import Completion, Problem, Prompt, RunFailure, UserError

@@ -171,7 +171,7 @@ def rewards_try(
     prompt: Annotated[str, typer.Option(help="The prompt, if its end matters.")] = "",
 ) -> None:
     """Score one text with the reward NAME, and say why."""
-    from aha.rewards.explain import try_reward
+    from aha.rewards.call import try_reward
 
     typer.echo(try_reward(name, completion, column or [], option or [], prompt))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from aha.answers.tags import Text, answer_block, with_opened_thoughts
-from aha.rewards.base import Reward, column
+from aha.rewards.reward import Reward, column
 from aha.tasks import check_completions
 from aha.tasks.countdown import fault
 from aha.tasks.text import gold_answer

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from aha.answers.tags import Text
 from aha.rewards.accuracy import correctness
-from aha.rewards.base import Reward, column
+from aha.rewards.reward import Reward, column
 
 
 class _LimitReward(Reward):

@@ -1,6 +1,7 @@
-"""Rewards that someone else wrote: any function for TRL or open-r1, named in the recipe.
+"""Rewards: the base of the shipped ones, and functions that someone else wrote.
 
-`module:function` or `path/file.py:function`. Naming one runs its code, as importing it would.
+`reward(prompts=..., completions=..., **columns)` returns one float, or None for "does not
+apply", per completion. So ours run in TRL's GRPOTrainer, and TRL's and open-r1's run here.
 """
 
 from __future__ import annotations
@@ -10,14 +11,52 @@ import importlib.util
 import inspect
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
 
 from aha.answers.tags import Text
 from aha.types import UserError
 from aha.visible import did_you_mean
+
+
+class Reward(BaseModel, ABC):
+    """Base of the shipped rewards; fields are options, unknown options are errors.
+
+    `name` is what a recipe writes. Subclasses implement `__call__`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: ClassVar[str]
+
+    @property
+    def __name__(self) -> str:  # TRL labels its metrics with it
+        return self.name
+
+    @abstractmethod
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
+    ) -> list[float | None]:
+        """One value per completion; `columns` holds one value a row for each data column."""
+
+
+def column(columns: dict[str, Any], name: str, reward: str) -> Sequence[Any]:
+    """A data column that a reward cannot do without.
+
+    Errors: ValueError naming the reward and the column.
+    """
+    if name not in columns:
+        raise ValueError(
+            f"reward {reward!r} needs the column {name!r}; this data has "
+            f"{sorted(key for key, value in columns.items() if isinstance(value, list))}."
+        )
+    values: Sequence[Any] = columns[name]
+    return values
 
 
 class CustomReward:
@@ -36,7 +75,7 @@ class CustomReward:
     def __call__(
         self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
     ) -> list[float | None]:
-        """What the function returns; it is given the arguments that its signature takes."""
+        """Calls the function with the arguments that its signature takes."""
         given = {"prompts": prompts, "completions": completions, **columns, **self._options}
         if self._accepted is not None:
             given = {name: value for name, value in given.items() if name in self._accepted}
@@ -47,11 +86,20 @@ class CustomReward:
 def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
     """The reward that `module:function` or `path/file.py:function` names.
 
-    Errors: UserError when there is no such file, module or function, or an option that the
-    function does not take.
+    Loading it runs its code, as importing it would.
+    Errors: UserError for a file, module or function that does not exist, and for an option that
+    the function does not take.
     """
     where, _, name = reference.rpartition(":")
-    module = _from_file(where) if where.endswith(".py") else _from_module(where)
+    try:
+        module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        raise UserError(
+            f"rewards: {where!r} cannot be imported: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}."
+        ) from None
     function = getattr(module, name, None)
     if not callable(function):
         near = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")])
@@ -81,21 +129,5 @@ def _from_file(where: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Functions that look themselves up (dataclasses, pickling) need their module registered.
     sys.modules[spec.name] = module
-    _execute(lambda: spec.loader.exec_module(module), where)  # type: ignore[union-attr]
+    spec.loader.exec_module(module)
     return module
-
-
-def _from_module(where: str) -> ModuleType:
-    found: list[ModuleType] = []
-    _execute(lambda: found.append(importlib.import_module(where)), where)
-    return found[0]
-
-
-def _execute(action: Callable[[], None], where: str) -> None:
-    try:
-        action()
-    except (Exception, SystemExit) as error:  # the user's own code: what it raises is their news
-        raise UserError(
-            f"rewards: {where!r} cannot be imported: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}."
-        ) from None
