@@ -1,11 +1,13 @@
-"""What a run is: one YAML file, checked whole before anything loads.
+"""The recipe: all settings of a run in one YAML file, checked before anything loads.
 
-Keys use TRL's names where TRL has one. An unknown key, a wrong type or an impossible
-combination is one sentence that names the key, the value and what is allowed.
+Keys use TRL's names where TRL has one. An unknown key, a wrong type or an impossible combination
+is one sentence that names the key, the value and the allowed values.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -37,9 +39,9 @@ from aha.types import UserError
 from aha.visible import did_you_mean, quoted
 
 DEFAULT_RECIPE = "countdown-tiny"
-# What PyYAML raises for a text: its own errors, a date or number that cannot be, too deep a nest.
+# PyYAML's own errors, and those for impossible dates, too many digits and too deep a nest.
 YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError)
-# In place of pydantic's words, which are Python's.
+# Plain words in place of pydantic's, which name Python's types.
 _PLAIN = {
     "model_type": "should be a mapping of keys",
     "dict_type": "should be a mapping of keys",
@@ -51,7 +53,7 @@ _PLAIN = {
 
 
 class Recipe(Section):
-    """A run, whole."""
+    """All settings of a run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
@@ -109,10 +111,34 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Errors: UserError naming the key, the value and what is allowed.
     """
-    data = _read(name_or_path)
+    shipped = shipped_recipes()
+    text = shipped.get(name_or_path)
+    if text is None:
+        path = Path(os.path.expanduser(name_or_path))
+        try:
+            text = path.read_text(encoding="utf-8") if path.is_file() else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"recipe {name_or_path!r} cannot be read: {error}.") from None
+    if text is None:
+        raise UserError(
+            f"recipe {name_or_path!r} is neither a file nor one of {', '.join(shipped)}."
+            f"{did_you_mean(name_or_path, shipped)}"
+        )
+    return _parsed(text, tuple(overrides), name_or_path)
+
+
+# The start of a run asks for the same recipe several times; a recipe is frozen and can be shared.
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str, overrides: tuple[str, ...], source: str) -> Recipe:
+    try:
+        data = yaml.safe_load(text)
+    except YAML_FAULTS as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{source}: a recipe is a mapping of sections, not {data!r}.")
     for override in overrides:
         _override(data, override)
-    return parse_recipe(data, name_or_path)
+    return parse_recipe(data, source)
 
 
 def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
@@ -123,7 +149,22 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
         raise UserError(f"{source}: {_sentence(error)}") from None
 
 
-# What a resumed run may change without meaning something else by its first steps.
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every key written out."""
+    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def require_trainable(recipe: Recipe) -> None:
+    """Errors: UserError for quantised weights without adapters, which only evaluation can use."""
+    kind = recipe.model.quantization
+    if kind != "none" and recipe.lora is None:
+        raise UserError(
+            f"model.quantization is {kind!r}; quantised weights are not trained, so it needs "
+            "adapters: --set lora={} (or --lora)."
+        )
+
+
+# A resumed run may change these keys: they do not change the meaning of the steps so far.
 _FREE_KEYS = (
     "description", "logging", "train.save_steps", "train.save_total_limit", "train.max_hours",
     "train.save_in_background", "train.max_skipped_steps", "train.tokens_per_microbatch",
@@ -133,7 +174,7 @@ _FREE_KEYS = (
 
 @dataclass(frozen=True)
 class RecipeChange:
-    """A key whose value differs between two recipes; `free` where it changes no result."""
+    """A key whose value differs between two recipes; `free` if it changes no result."""
 
     key: str
     before: Any
@@ -169,6 +210,7 @@ def refuse_changes(changed: Sequence[RecipeChange], allow: bool) -> None:
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as dotted ones."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value:
@@ -176,46 +218,6 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def require_trainable(recipe: Recipe) -> None:
-    """Errors: UserError for quantised weights without adapters. To be asked they may be alone."""
-    kind = recipe.model.quantization
-    if kind != "none" and recipe.lora is None:
-        raise UserError(
-            f"model.quantization is {kind!r}; quantised weights are not trained, so it needs "
-            "adapters: --set lora={} (or --lora)."
-        )
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, every key written out."""
-    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def _read(name_or_path: str) -> dict[str, Any]:
-    text = shipped_recipes().get(name_or_path) or _file_text(name_or_path)
-    try:
-        data = yaml.safe_load(text)
-    except YAML_FAULTS as error:
-        raise UserError(f"{name_or_path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{name_or_path}: a recipe is a mapping of sections, not {data!r}.")
-    return data
-
-
-def _file_text(name: str) -> str:
-    path = Path(os.path.expanduser(name))
-    try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {name!r} cannot be read: {error}.") from None
-    shipped = shipped_recipes()
-    raise UserError(
-        f"recipe {name!r} is neither a file nor one of {', '.join(shipped)}."
-        f"{did_you_mean(name, shipped)}"
-    )
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -228,8 +230,10 @@ def _override(data: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except YAML_FAULTS:
         raise UserError(f"--set {override!r}: {text!r} is not a YAML value.") from None
-    if value == text.strip():  # a text without quotes; with them it is meant as one
-        value = _numeric(value)
+    if isinstance(value, str) and value == text.strip():
+        # Without quotes: YAML 1.1 reads `1e-4` as text, but people mean a number.
+        with contextlib.suppress(ValueError):
+            value = float(value)
     node = data
     for part in parts[:-1]:
         child = node.setdefault(part, {})
@@ -239,16 +243,6 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override!r}: {part!r} has no keys below it.")
         node = child
     node[parts[-1]] = value
-
-
-def _numeric(value: Any) -> Any:
-    """YAML 1.1 reads `1e-4` as text; people mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _sentence(error: ValidationError) -> str:
@@ -275,6 +269,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _siblings(location: Sequence[int | str]) -> list[str]:
+    """The keys of the section that holds the key at `location`."""
     model: Any = Recipe
     for part in location[:-1]:
         if isinstance(part, int):
@@ -284,7 +279,7 @@ def _siblings(location: Sequence[int | str]) -> list[str]:
 
 
 def _known_keys(section: type[Section], prefix: str = "") -> dict[str, str]:
-    """Each key that `--set` takes by its last part; of several the first in a recipe."""
+    """Last part to the whole key that `--set` takes; of several keys the first in a recipe."""
     known: dict[str, str] = {}
     for name, field in section.model_fields.items():
         inner = _inner(field.annotation)
@@ -296,6 +291,6 @@ def _known_keys(section: type[Section], prefix: str = "") -> dict[str, str]:
 
 
 def _inner(annotation: Any) -> Any:
-    """The type in `X | None` or `tuple[X, ...]`; another as it is."""
+    """The X of `X | None` or `tuple[X, ...]`; another type unchanged."""
     arguments = getattr(annotation, "__args__", ())
     return arguments[0] if arguments else annotation
