@@ -1,4 +1,4 @@
-"""The run directory: what is in it, how it is written, how it is read. No torch.
+"""The run directory: its files, written and read in one place. No torch.
 
 recipe.yaml  recipe-until-step-50.yaml  environment.json  metrics.jsonl  alerts.jsonl  samples.jsonl
 samples/step_00005.txt  events/  checkpoints/step-000100/  eval.json
@@ -31,7 +31,7 @@ _PACKAGES = (
     "trl", "accelerate", "deepspeed", "vllm",
 )  # fmt: skip
 
-# Files by step, as training names them; others in the same folders are someone else's.
+# The names that training gives to files of a step. Other files in these folders are not its own.
 _SAMPLES = re.compile(r"step_(\d{5,})\.txt")
 _EVALUATION = re.compile(r"step-(\d{6,})\.jsonl")
 _EARLIER_RECIPE = re.compile(r"recipe-until-step-(\d+)\.yaml")
@@ -63,13 +63,19 @@ class RunDirectory:
     def begun(
         cls, recipe: Recipe, output: Path | None, facts: Mapping[str, Any] | None = None
     ) -> Iterator[RunDirectory]:
-        """A new run directory with its recipe and environment, held by this process while inside.
+        """A new run directory with its recipe and environment, locked while inside.
 
-        `facts` go into environment.json beside what `environment` finds.
+        `facts` go into environment.json beside those of `environment`.
         A UserError before the first recorded step removes what was made, and nothing else.
-        Errors: UserError when `output` already holds a run or cannot be written.
+        Errors: UserError if `output` already holds a run or cannot be written.
         """
-        run, ours = cls(output or _default_path(recipe.name)), False
+        if output is None:
+            base = output = Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
+            number = 1
+            while output.exists():
+                number += 1
+                output = base.with_name(f"{base.name}-{number}")
+        run, ours = cls(output), False
         with _output(run.path):
             missing = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
             before = set() if missing else set(run.path.iterdir())
@@ -90,14 +96,21 @@ class RunDirectory:
         except UserError:
             # After the lock is free: a network file system keeps a file that is open.
             if ours and not run.metrics_file.exists():
-                _remove(set(run.path.iterdir()) - before, missing)
+                for path in set(run.path.iterdir()) - before:
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
+                for folder in missing:  # the innermost first
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
             raise
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process. Errors: UserError when another one has it.
+        """Lock the run for this process. Errors: UserError if another process has it.
 
-        The system releases the lock when a process ends, however it ends.
+        The system releases the lock when the process ends, even when it is killed.
         """
         lock = FileLock(self.path / ".lock")
         try:
@@ -114,7 +127,7 @@ class RunDirectory:
 
     @staticmethod
     def require_new(path: Path) -> None:
-        """Errors: UserError when `path` already holds a run, or cannot be looked at."""
+        """Errors: UserError if `path` already holds a run or cannot be read."""
         with _output(path):
             exists = (path / "recipe.yaml").exists()
         if exists:
@@ -125,7 +138,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run. Errors: UserError when there is none."""
+        """An existing run. Errors: UserError if there is none."""
         try:
             is_run = (path / "recipe.yaml").is_file()
         except OSError as error:
@@ -137,13 +150,11 @@ class RunDirectory:
     def environment(self) -> dict[str, Any]:
         """The facts in environment.json; empty if there is no such file.
 
-        Errors: RunFailure where it is damaged.
+        Errors: RunFailure if it is damaged.
         """
         path = self.path / "environment.json"
-        if not path.exists():
-            return {}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
         except ValueError:
             raise RunFailure(f"{path} is damaged; remove it, and its facts are left out.") from None
 
@@ -160,18 +171,26 @@ class RunDirectory:
         _append(self.alerts_file, records)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All steps' records, in order. Errors: RunFailure naming a line that is damaged."""
-        return _read_lines(self.metrics_file)
+        """All steps' records, in order. Errors: RunFailure naming a damaged line."""
+        return self.read_lines(self.metrics_file.name)
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """The records of a .jsonl file in the run; none when there is no such file."""
-        return _read_lines(self.path / name)
+        """The records of a .jsonl file in the run; none if there is no such file."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")
+        # An interrupted write leaves a last line without its end; it was never recorded.
+        return [
+            _parsed(line, f"{path}, line {number},")
+            for number, line in enumerate(lines[:-1], start=1)
+        ]
 
     def write_lines(self, name: str, records: Iterable[dict[str, Any]]) -> None:
         write_lines(self.path / name, records)
 
     def evaluation(self) -> dict[str, Any]:
-        """eval.json, or nothing yet. Errors: RunFailure when it is damaged."""
+        """The content of eval.json; empty if there is none. Errors: RunFailure if damaged."""
         if not self.eval_file.exists():
             return {}
         found: dict[str, Any] = _parsed(self.eval_file.read_bytes(), str(self.eval_file))
@@ -182,12 +201,12 @@ class RunDirectory:
         _replace(self.path / name, f"{text}\n")
 
     def record_bytes(self) -> dict[str, int]:
-        """The length of each record file: what a checkpoint remembers, for `rewind`."""
+        """The length of each record file. A checkpoint stores them, and `rewind` cuts to them."""
         files = (self.metrics_file, self.samples_file, self.alerts_file)
         return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
 
     def shortened(self, record_bytes: Mapping[str, int]) -> Path | None:
-        """A record file that has lost what it held; samples and alerts may have been removed."""
+        """A record file that is shorter than recorded. Samples and alerts may have been removed."""
         now = self.record_bytes()
         for name, length in record_bytes.items():
             path = self.path / name
@@ -196,7 +215,10 @@ class RunDirectory:
         return None
 
     def rewind(self, step: int, record_bytes: Mapping[str, int]) -> int:
-        """Forget what was recorded after `step`; how many steps that were."""
+        """Remove all records after `step`; returns the number of removed steps.
+
+        Errors: RunFailure if a record file is shorter than it was at `step`.
+        """
         lost = len([record for record in self.metrics() if record["step"] > step])
         short = self.shortened(record_bytes)
         if short is not None:
@@ -209,7 +231,7 @@ class RunDirectory:
                 path.unlink()
         recipes = _by_step(self.path, _EARLIER_RECIPE)
         later = [path for of_step, path in recipes if of_step > step]
-        # Of these the first ran the last step that is left, unless another one's steps end there.
+        # The first of these ran the last step that is left, unless another recipe ended there.
         kept = [] if self._until(step).exists() else later[:1]
         for path in later[len(kept) :]:
             path.unlink()
@@ -220,21 +242,21 @@ class RunDirectory:
     def evaluations(self) -> list[tuple[int, Path]]:
         """The step and the file of each evaluation during training, in order.
 
-        `aha eval` writes files of other names into the same folder; they are not the run's own.
+        `aha eval` writes files of other names into the same folder; they are left out.
         """
         return _by_step(self.evals, _EVALUATION)
 
     def change_recipe(self, recipe: Recipe, step: int) -> None:
-        """Go on under another recipe; the one that the steps until `step` ran with stays beside it.
+        """Continue with another recipe; the recipe of the steps until `step` is kept beside it.
 
-        A recipe that is changed again before a step ran with it is forgotten.
+        A recipe that no step ran with is not kept.
         """
         if not self._until(step).exists():
             _replace(self._until(step), dump_recipe(self.recipe()))
         _replace(self.path / "recipe.yaml", dump_recipe(recipe))
 
     def earlier_recipes(self) -> list[tuple[int, Recipe]]:
-        """The recipes before the run's own, each with the last step that ran with it, in order."""
+        """Earlier recipes of the run, each with the last step that ran with it, in order."""
         found = _by_step(self.path, _EARLIER_RECIPE)
         return [(step, load_recipe(str(path))) for step, path in found]
 
@@ -243,7 +265,7 @@ class RunDirectory:
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """A JSON line a record, whole or not at all; missing folders are made.
+    """Write one JSON line per record, whole or not at all; missing folders are made.
 
     Errors: ValueError for a number that JSON does not know, OSError.
     """
@@ -252,17 +274,17 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     _replace(path, text)
 
 
-# What `--resume` without a folder stands for.
+# `--resume` without a folder means this one.
 LATEST = "latest"
 
 
 def found_run(name: str) -> Path:
-    """The folder of that name, or the latest run's. Errors: UserError when there is none."""
+    """The folder of that name, or of the latest run. Errors: UserError if there is none."""
     return latest_run() if name == LATEST else Path(name)
 
 
 def latest_run(parent: Path = Path("runs")) -> Path:
-    """The run directory last begun under `parent`. Errors: UserError when there is none."""
+    """The newest run directory under `parent`. Errors: UserError if there is none."""
     runs = find_runs(parent)
     if not runs:
         raise UserError(f"--resume: there is no run under {str(parent)!r}; name its folder.")
@@ -270,13 +292,13 @@ def latest_run(parent: Path = Path("runs")) -> Path:
 
 
 def find_runs(parent: Path = Path("runs")) -> list[RunDirectory]:
-    """The run directories under `parent`, the last begun first."""
+    """The run directories under `parent`, the newest first."""
     recipes = sorted(parent.glob("*/recipe.yaml"), key=lambda path: -path.stat().st_mtime)
     return [RunDirectory(path.parent) for path in recipes]
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """What a reader needs to reproduce a run: versions, machine, seed, commit."""
+    """The facts that reproduce a run: versions, machine, seed, commit."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -290,34 +312,13 @@ def environment(seed: int) -> dict[str, Any]:
     }
 
 
-def _default_path(name: str) -> Path:
-    base = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    path, number = base, 1
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
-
-
 @contextmanager
 def _output(path: Path) -> Iterator[None]:
-    """Errors: UserError where the system refuses what is done inside to the folder `path`."""
+    """Errors: UserError if the system refuses an operation inside on the folder `path`."""
     try:
         yield
     except OSError as error:
         raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
-
-
-def _remove(made: Iterable[Path], folders: Iterable[Path]) -> None:
-    """Remove what was made, and then each folder, innermost first, that is empty."""
-    for path in made:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    for folder in folders:
-        if not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _version(package: str) -> str | None:
@@ -328,12 +329,13 @@ def _version(package: str) -> str | None:
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use; not every system tells them from all there are."""
+    """The CPU cores that this process may use; all cores where the system cannot tell."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def processor() -> str:
+    """The processor's name, such as "AMD EPYC 7B13"; may be empty."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -343,7 +345,7 @@ def processor() -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source that runs, when it runs from a checkout."""
+    """The commit of the source, if it is a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -359,16 +361,6 @@ def _line(record: dict[str, Any]) -> str:
 def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(_line(record) for record in records))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    # An interrupted write leaves a last line without its end; it was never recorded.
-    return [
-        _parsed(line, f"{path}, line {number},") for number, line in enumerate(lines[:-1], start=1)
-    ]
 
 
 def _parsed(text: bytes, where: str) -> Any:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are not converted between types."""
 
-    # An infinite option of a reward of the user's own stays so when the recipe is written out.
+    # ser_json_inf_nan: an infinite option of a user's reward stays infinite in the written recipe.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
@@ -38,7 +38,8 @@ class ModelSection(Section):
 class LoraSection(Section):
     """Low-rank adapters on a frozen base (Hu et al. 2021, arXiv:2106.09685).
 
-    Without dropout: the sampler would draw from another distribution than the trainer scores.
+    There is no dropout: the sampler would draw from another distribution than the one that is
+    trained.
     """
 
     r: int = Field(16, ge=1, description="rank")
@@ -104,11 +105,11 @@ class ExampleSection(Section):
 
 
 class PromptSection(Section):
-    """How problems are asked."""
+    """The layout of prompts."""
 
     style: Literal["r1", "think-answer", "reasoning-answer", "plain", "compact"] = "r1"
     format: Literal["text", "chat"] = Field("text", description="plain text, or chat template")
-    prefill: str = Field("<think>", description="what the completion is made to begin with")
+    prefill: str = Field("<think>", description="the beginning that every completion is given")
     system: str | None = Field(None, description="instead of the style's own instruction")
     examples: tuple[ExampleSection, ...] = ()
 
@@ -221,7 +222,7 @@ class EvaluationSection(Section):
 
 
 class LoggingSection(Section):
-    """What is written while the run goes on."""
+    """The files and messages of a run."""
 
     logging_steps: int = Field(1, ge=1, description="steps between the console's blocks")
     console: Literal["auto", "live", "text"] = Field(
@@ -240,7 +241,7 @@ class LoggingSection(Section):
 
 
 class TrlSection(Section):
-    """What `engine: trl` takes besides the recipe: who samples, and what shards. TRL's names."""
+    """Keys of `engine: trl` alone: who samples, and how weights are sharded. TRL's names."""
 
     vllm: Literal["off", "colocate", "server"] = Field(
         "off", description="sample with vLLM on the training GPUs, on a server's, or not"
@@ -271,7 +272,7 @@ class TrlSection(Section):
         return self
 
 
-# Which keys of the `trl` section mean something for which way of sampling.
+# The keys of the `trl` section that only one way of sampling uses.
 _VLLM_KEYS = {
     "server": ("vllm_server_host", "vllm_server_port"),
     "colocate": (

@@ -1,8 +1,7 @@
-"""The values that cross layers: plain frozen dataclasses, no torch.
+"""Values that layers pass to each other: frozen dataclasses, no torch.
 
-A run turns a Problem into a Group: the problem, its prompt, G completions, their
-scores and their advantages. Nothing here computes; each layer builds the next value
-from the last, and `reward` and `advantage` stay two fields.
+A run turns a Problem into a Group: the problem, its prompt, G completions, their scores and their
+advantages. Each layer builds the next value from the last. Reward and advantage are two fields.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import Any, Literal
 
 
 class UserError(Exception):
-    """A mistake of the user's: printed as one sentence, exit code 2, no traceback."""
+    """A mistake of the user: printed as one sentence without a traceback; exit code 2."""
 
 
 class Unreachable(UserError):
-    """A file or model that may exist on the hub cannot be reached from here."""
+    """A file or model that may exist on the hub, but cannot be reached from this machine."""
 
 
 class Stopped(Exception):
-    """A run that was asked to stop, and did so in good order: its message and exit code."""
+    """A run stopped as asked, after saving: its message and exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -30,9 +29,9 @@ class Stopped(Exception):
 
 
 class RunFailure(Exception):
-    """A run that cannot go on for a reason worth one sentence: exit code 1.
+    """A run cannot go on, for a reason that one sentence can say; exit code 1.
 
-    `of_one_process`: of several, only this one has met it, so the others say nothing.
+    `of_one_process`: only this one of several processes failed, so it prints the message itself.
     """
 
     def __init__(self, message: str, of_one_process: bool = False) -> None:
@@ -44,8 +43,8 @@ class RunFailure(Exception):
 class Problem:
     """One problem of a task.
 
-    `columns` holds what rewards need (Countdown: `target` and `nums`); `key` identifies
-    the content whatever its order or source, and decides the split.
+    `columns` are the data that rewards need (Countdown: `target` and `nums`). `key` identifies the
+    content, whatever its order or source, and decides the split.
     """
 
     task: str
@@ -58,8 +57,8 @@ class Prompt:
     """A problem as the model sees it; `text` already ends in `prefill` (often `<think>`).
 
     An opening tag that the chat template wrote at the end is part of the prefill.
-    `messages` are the chat turns it was made from, the prefill as a last assistant turn; none
-    for plain text. Rewards get the messages where there are any, as in TRL.
+    `messages` are its chat turns, with the prefill as a last assistant turn; None for plain text.
+    Rewards get the messages if there are any, as in TRL.
     """
 
     text: str
@@ -81,7 +80,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Completion:
-    """What the policy wrote after one prompt.
+    """The text that the policy wrote after one prompt.
 
     `token_ids` includes the end token when there is one; `logprobs` has one natural
     logarithm per token under the sampling distribution at the recipe's temperature.
@@ -99,7 +98,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Score:
-    """Rewards of one completion: raw value by name (None: does not apply) and weighted total."""
+    """Rewards of one completion: raw values by name (None: does not apply), and weighted sum."""
 
     raw: Mapping[str, float | None]
     weighted: Mapping[str, float]
@@ -118,14 +117,14 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """True if two rewards of the group differ, so that there is something to learn from."""
+        """True if two rewards of the group differ, so that its advantages are not all zero."""
         return rewards_differ([score.reward for score in self.scores])
 
 
 def rewards_differ(rewards: Sequence[float]) -> bool:
     """True if two of the rewards differ. NaN (no reward applied) is left out.
 
-    Rewards are sums of floats: what rounding could explain is no difference.
+    Rewards are sums of floats, so a difference within rounding does not count.
     """
     known = [reward for reward in rewards if not math.isnan(reward)]
     if not known:

@@ -1,7 +1,7 @@
-"""Text for people's eyes: model text made harmless, and values and near names in messages.
+"""Text for people to read: model text made harmless, and values and near names in messages.
 
-Escape codes, other control characters and the marks that turn the direction of writing can hide
-or forge what a text says. They are shown as ⟨U+001B⟩; letters of every language stay.
+Escape codes, other control characters and marks that turn the direction of writing can hide or
+forge text. They are shown as ⟨U+001B⟩; letters of every language stay.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 _QUOTED = 200
 
-# Control characters but tab and newline, what turns the direction of writing, line and paragraph
+# Control characters but tab and newline, marks for the direction of writing, line and paragraph
 # separators, invisible characters, tags, and halves of surrogate pairs. The joiners U+200C and
 # U+200D stay: scripts and emoji need them.
 _HIDDEN = re.compile(
