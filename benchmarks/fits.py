@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 
 from aha.doctor.advice import Option, advise
-from aha.doctor.asking import GPU_BEFORE, Prompts, Subject, process_bytes
-from aha.doctor.shapes import PUBLIC, public_shape
-from aha.doctor.sizes import Place
+from aha.doctor.preview import GPU_BEFORE, PUBLIC, Prompts, Subject, process_bytes, public_shape
 from aha.recipe import load_recipe
+from aha.train.memory import Place
 
 MEMORIES = (8, 16, 24, 48, 80)
 PROMPT_TOKENS = 256

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from aha.bench.costs import decode_bytes, training_flops
-from aha.bench.machine import matmul_peak, read_bandwidth
+from aha.bench.compare import matmul_peak, read_bandwidth
 from aha.bench.native_side import NativeSide
-from aha.bench.spec import SHAPES, Spec
+from aha.bench.workload import SHAPES, Spec, decode_bytes, training_flops
 from aha.rollout.base import SamplingSettings
 
 PROMPTS, GENERATIONS, LIMIT = 8, 8, 512

@@ -25,8 +25,8 @@ from unittest import mock
 
 import torch
 
-from aha.bench.generate import GenerateComparison, generate_ratio
-from aha.bench.spec import Spec
+from aha.bench.native_side import GenerateComparison, generate_ratio
+from aha.bench.workload import Spec
 from aha.model import ops
 from aha.model.kernels import calls
 from aha.model.kernels.build import kernels, runnable_paths

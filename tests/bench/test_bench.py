@@ -9,13 +9,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from aha.bench import command
-from aha.bench.costs import block_weights, decode_bytes, training_flops
-from aha.bench.generate import generate_ratio
-from aha.bench.models import fill_optimizer
-from aha.bench.pair import Ratio, Worker, in_turn
-from aha.bench.run import linear_fit
-from aha.bench.spec import SHAPES, Spec
+from aha.bench import compare
+from aha.bench.compare import linear_fit
+from aha.bench.native_side import Ratio, generate_ratio
+from aha.bench.worker import Worker, in_turn
+from aha.bench.workload import (
+    SHAPES,
+    Spec,
+    block_weights,
+    decode_bytes,
+    fill_optimizer,
+    training_flops,
+)
 from aha.cli.main import main
 from aha.types import RunFailure
 
@@ -112,8 +117,8 @@ def test_the_command_writes_the_promised_keys(
     ratio = {"median": 5.0, "low": 4.0, "high": 6.0}
     small = {"step_ratio": ratio, "rollout_ratio": {**ratio, "median": 4.5}}
     monkeypatch.setattr(
-        command.run,
-        "machine",
+        compare,
+        "machine_limits",
         lambda threads: {
             "processor": "A Processor",
             "features": "AVX2",
@@ -122,8 +127,8 @@ def test_the_command_writes_the_promised_keys(
             "read_gb_per_s": 1.0,
         },
     )
-    monkeypatch.setattr(command.run, "small_model", lambda *_: small)
-    monkeypatch.setattr(command.run, "large_shape", lambda *_: {"memory_ratio": 0.5})
+    monkeypatch.setattr(compare, "small_model", lambda *_: small)
+    monkeypatch.setattr(compare, "large_shape", lambda *_: {"memory_ratio": 0.5})
     path = tmp_path / "bench.json"
     main(["bench", "--json", str(path), "--after", "aha-tiny"])
     written = json.loads(path.read_text())

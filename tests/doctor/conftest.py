@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from aha.doctor.facts import Disk, Facts, Gpu
-from aha.doctor.shapes import Shape, measured
+from aha.doctor.hardware import Disk, Gpu, Machine
+from aha.doctor.preview import measured
+from aha.model.sizes import Shape
 
 GIB = 2**30
 
@@ -24,9 +25,9 @@ def small_shape() -> Shape:
 
 
 @pytest.fixture
-def laptop() -> Facts:
+def laptop() -> Machine:
     """A machine without a GPU where nothing is amiss."""
-    return Facts(
+    return Machine(
         system="Linux x86_64",
         python="3.11.7",
         processor="A Processor",
@@ -48,11 +49,11 @@ def laptop() -> Facts:
 
 
 @pytest.fixture
-def workstation(laptop: Facts) -> Facts:
+def workstation(laptop: Machine) -> Machine:
     """The same with a GPU of 24 GiB."""
     gpu = Gpu("A Card", 24 * GIB, 23 * GIB, "8.9", bfloat16=True)
     return with_(laptop, cuda_build="12.8", driver="570.1", driver_gpus=("A Card",), gpus=(gpu,))
 
 
-def with_(facts: Facts, **changes: Any) -> Facts:
+def with_(facts: Machine, **changes: Any) -> Machine:
     return replace(facts, **changes)

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 
 from aha.doctor.advice import Advice, advise, changed, option
-from aha.doctor.asking import Prompts, Subject
-from aha.doctor.shapes import public_shape
-from aha.doctor.sizes import Place
+from aha.doctor.preview import Prompts, Subject, public_shape
 from aha.recipe import load_recipe
+from aha.train.memory import Place
 
 GIB = 2**30
 

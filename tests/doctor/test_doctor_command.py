@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aha.cli.main import main
-from aha.doctor import command, hub
-from aha.doctor.checks import judge_checkpoints, judge_memory, judge_model, judge_settings
-from aha.doctor.command import Request, run_doctor
-from aha.doctor.facts import Disk, Facts
-from aha.doctor.finding import problem
+from aha.doctor import hardware, software
+from aha.doctor.advice import checkpoints_finding, memory_finding, model_finding, settings_findings
+from aha.doctor.diagnosis import Report, diagnose
+from aha.doctor.hardware import Disk, Machine, problem
 from aha.recipe import dump_recipe, load_recipe
 from aha.types import RunFailure, UserError
 from command_line import aha
@@ -24,10 +25,12 @@ GIB = 2**30
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, laptop: Facts) -> Facts:
+def here(monkeypatch: pytest.MonkeyPatch, laptop: Machine) -> Machine:
     """A made-up machine, so that nothing depends on the real one; the hub does not answer."""
-    monkeypatch.setattr(command, "gather", lambda: laptop)
-    monkeypatch.setattr(hub, "look", lambda offline: hub.Hub("a.hub", "", "", "timed out"))
+    monkeypatch.setattr(hardware, "this_machine", lambda: laptop)
+    monkeypatch.setattr(
+        software, "look_at_hub", lambda offline: software.Hub("a.hub", "", "", "timed out")
+    )
     return laptop
 
 
@@ -47,20 +50,20 @@ def test_the_whole_command_with_a_planted_token(tmp_path: Path) -> None:
 
 
 def test_text_holds_no_token_either(
-    laptop: Facts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    laptop: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(command, "gather", lambda: laptop)
+    monkeypatch.setattr(hardware, "this_machine", lambda: laptop)
     (tmp_path / "token").write_text(TOKEN)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-    text = run_doctor(Request("countdown-tiny", offline=True)).as_text()
+    text = diagnose("countdown-tiny", offline=True).as_text()
     assert "there is one (token file)" in text
     assert "PLANTED" not in text
 
 
-def test_a_recipe_that_fits(here: Facts) -> None:
-    report = run_doctor(Request("countdown-tiny"))
+def test_a_recipe_that_fits(here: Machine) -> None:
+    report = diagnose("countdown-tiny")
     assert report.fit
     text = report.as_text()
     assert "It fits as it is." in text
@@ -72,8 +75,8 @@ def test_a_recipe_that_fits(here: Facts) -> None:
     assert not data["recipe"]["prompts"]["assumed"]
 
 
-def test_a_recipe_whose_model_cannot_be_had_is_predicted_all_the_same(here: Facts) -> None:
-    report = run_doctor(Request("gsm8k-r1-1.5b"))
+def test_a_recipe_whose_model_cannot_be_had_is_predicted_all_the_same(here: Machine) -> None:
+    report = diagnose("gsm8k-r1-1.5b")
     assert not report.fit
     text = report.as_text()
     assert "Qwen/Qwen2.5-1.5B" in text
@@ -83,22 +86,22 @@ def test_a_recipe_whose_model_cannot_be_had_is_predicted_all_the_same(here: Fact
     assert json.loads(report.as_json())["recipe"]["predicted"]["peak"] > 20 * GIB
 
 
-def test_another_machine_is_not_this_one(here: Facts) -> None:
-    report = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=24.0, device="cuda"))
+def test_another_machine_is_not_this_one(here: Machine) -> None:
+    report = diagnose("gsm8k-r1-1.5b", memory_gib=24.0, device="cuda")
     assert report.machine == ()
     assert [finding.what for finding in report.findings] == ["memory"]
     assert "on a GPU with 24.00 GiB" in report.as_text()
     assert "Recommended: aha train gsm8k-r1-1.5b --set" in report.as_text()
-    assert run_doctor(Request("gsm8k-r1-1.5b", memory_gib=80.0, device="cuda")).fit
+    assert diagnose("gsm8k-r1-1.5b", memory_gib=80.0, device="cuda").fit
 
 
 def test_the_recommended_command_trains_what_was_asked_about(
-    here: Facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = tmp_path / "my recipe.yaml"
     mine.write_text(dump_recipe(load_recipe("gsm8k-r1-1.5b", ["name=other"])))
     asked = ["train.seed=3", "rewards=[{name: accuracy}]"]
-    report = run_doctor(Request(str(mine), asked, memory_gib=16.0, device="cuda"))
+    report = diagnose(str(mine), asked, memory_gib=16.0, device="cuda")
     lines = report.as_text().partition("Recommended: ")[2].partition("\n\n")[0]
     taken: list[Any] = []
     monkeypatch.setattr("aha.trl.choose.start", lambda recipe, output: taken.append(recipe))
@@ -112,8 +115,8 @@ def test_the_recommended_command_trains_what_was_asked_about(
     assert recipe.optimizer.learning_rate == 3e-5
 
 
-def test_when_nothing_fits_it_says_what_would(here: Facts) -> None:
-    report = run_doctor(Request("r1-zero-7b", memory_gib=4.0, device="cuda"))
+def test_when_nothing_fits_it_says_what_would(here: Machine) -> None:
+    report = diagnose("r1-zero-7b", memory_gib=4.0, device="cuda")
     text = " ".join(report.as_text().split())
     assert "None of these fits. About" in text
     assert "Take a smaller model" in text
@@ -121,27 +124,27 @@ def test_when_nothing_fits_it_says_what_would(here: Facts) -> None:
 
 
 def test_a_gpu_is_asked_about_by_its_own_memory(
-    here: Facts, workstation: Facts, monkeypatch: pytest.MonkeyPatch
+    here: Machine, workstation: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="no GPU here"):
-        run_doctor(Request("gsm8k-r1-1.5b", overrides=["model.device=cuda"]))
-    monkeypatch.setattr(command, "gather", lambda: workstation)
-    place = json.loads(run_doctor(Request("gsm8k-r1-1.5b")).as_json())["recipe"]["place"]
+        diagnose("gsm8k-r1-1.5b", overrides=["model.device=cuda"])
+    monkeypatch.setattr(hardware, "this_machine", lambda: workstation)
+    place = json.loads(diagnose("gsm8k-r1-1.5b").as_json())["recipe"]["place"]
     assert place["device"] == "cuda"
     assert place["limit"] == 23 * GIB + GIB // 2
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "ask",
     [
-        Request("countdown-tiny"),
-        Request("r1-zero-7b", memory_gib=24.0, device="cuda"),
-        Request("math-r1-0.5b", memory_gib=8.0),
-        Request("countdown-tiny", ["lora={target_modules: [nothing]}"]),
+        partial(diagnose, "countdown-tiny"),
+        partial(diagnose, "r1-zero-7b", memory_gib=24.0, device="cuda"),
+        partial(diagnose, "math-r1-0.5b", memory_gib=8.0),
+        partial(diagnose, "countdown-tiny", ["lora={target_modules: [nothing]}"]),
     ],
 )
-def test_text_is_at_most_100_columns_wide(here: Facts, request_: Request) -> None:
-    lines = run_doctor(request_).as_text().splitlines()
+def test_text_is_at_most_100_columns_wide(here: Machine, ask: Callable[[], Report]) -> None:
+    lines = ask().as_text().splitlines()
     assert max(map(len, lines)) <= 100
     assert len(lines) > 10
 
@@ -154,42 +157,44 @@ def test_text_is_at_most_100_columns_wide(here: Facts, request_: Request) -> Non
         (["lora={target_modules: [nothing]}"], "lora.target_modules", "'nothing'"),
     ],
 )
-def test_settings_that_cannot_work(here: Facts, changes: list[str], what: str, words: str) -> None:
-    report = run_doctor(Request("countdown-tiny", changes))
+def test_settings_that_cannot_work(
+    here: Machine, changes: list[str], what: str, words: str
+) -> None:
+    report = diagnose("countdown-tiny", changes)
     (found,) = [finding for finding in report.findings if finding.what == what and finding.stops]
     assert words in found.found
     assert found.advice
     assert not report.fit
 
 
-def test_bitsandbytes_is_asked_for_where_it_is_needed(here: Facts) -> None:
-    report = run_doctor(Request("countdown-tiny", ["lora={}", "model.quantization=nf4"]))
-    subject = report.judged.subject  # type: ignore[union-attr]
-    (found,) = judge_settings(subject, {}.get)
+def test_bitsandbytes_is_asked_for_where_it_is_needed(here: Machine) -> None:
+    report = diagnose("countdown-tiny", ["lora={}", "model.quantization=nf4"])
+    subject = report.recipe.subject  # type: ignore[union-attr]
+    (found,) = settings_findings(subject, {}.get)
     assert "bitsandbytes" in found.found
 
 
-def test_where_the_weights_are(here: Facts) -> None:
-    subject = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=80.0)).judged.subject  # type: ignore[union-attr]
-    answering, silent = hub.Hub("a.hub", ""), hub.Hub("a.hub", "", "", "timed out")
-    cached = judge_model(subject, silent, lambda name, file: file == "model.safetensors")
+def test_where_the_weights_are(here: Machine) -> None:
+    subject = diagnose("gsm8k-r1-1.5b", memory_gib=80.0).recipe.subject  # type: ignore[union-attr]
+    answering, silent = software.Hub("a.hub", ""), software.Hub("a.hub", "", "", "timed out")
+    cached = model_finding(subject, silent, lambda name, file: file == "model.safetensors")
     assert (cached.state, cached.found.endswith("in the hub's cache")) == ("ok", True)
     # 1.54 B parameters of 2 bytes.
-    fetched = judge_model(subject, answering, lambda name, file: False)
+    fetched = model_finding(subject, answering, lambda name, file: False)
     assert "2.88 GiB will be downloaded" in fetched.found
-    assert judge_model(subject, silent, lambda name, file: False).stops
-    offline = hub.Hub("a.hub", "", "--offline")
-    assert "--offline" in judge_model(subject, offline, lambda name, file: False).found
+    assert model_finding(subject, silent, lambda name, file: False).stops
+    offline = software.Hub("a.hub", "", "--offline")
+    assert "--offline" in model_finding(subject, offline, lambda name, file: False).found
 
 
-def test_room_for_checkpoints(here: Facts) -> None:
-    judged = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=80.0)).judged
+def test_room_for_checkpoints(here: Machine) -> None:
+    judged = diagnose("gsm8k-r1-1.5b", memory_gib=80.0).recipe
     assert judged is not None
 
     def found(free: int) -> tuple[str, bool]:
         disks = (Disk("runs", "/r", free * GIB), Disk("hub cache", "/c", 0))
         # Two are kept, and the third is written before one goes.
-        finding = judge_checkpoints(judged.subject, 17 * GIB, disks)
+        finding = checkpoints_finding(judged.subject, 17 * GIB, disks)
         return finding.state, finding.stops
 
     assert found(52) == ("ok", False)
@@ -197,61 +202,61 @@ def test_room_for_checkpoints(here: Facts) -> None:
     assert found(16) == ("problem", True)
 
 
-def test_a_fit_without_room_is_noted(here: Facts) -> None:
+def test_a_fit_without_room_is_noted(here: Machine) -> None:
     name, changes = "gsm8k-xml-0.5b", ["train.tokens_per_microbatch=1000"]
-    ample = run_doctor(Request(name, changes, memory_gib=1000.0))
+    ample = diagnose(name, changes, memory_gib=1000.0)
     peak = json.loads(ample.as_json())["recipe"]["predicted"]["peak"] / GIB
-    report = run_doctor(Request(name, changes, memory_gib=peak * 1.05))
+    report = diagnose(name, changes, memory_gib=peak * 1.05)
     assert [finding.state for finding in report.findings] == ["note"]
     assert report.fit
     assert "It fits as it is, by less than" in report.as_text()
 
 
-def test_a_memory_problem_says_which_settings_help(here: Facts) -> None:
-    judged = run_doctor(Request("gsm8k-r1-1.5b", memory_gib=16.0, device="cuda")).judged
+def test_a_memory_problem_says_which_settings_help(here: Machine) -> None:
+    judged = diagnose("gsm8k-r1-1.5b", memory_gib=16.0, device="cuda").recipe
     assert judged is not None
-    found = judge_memory(judged.subject, judged.advice)
+    found = memory_finding(judged.subject, judged.advice)
     assert found.stops
     assert "--set lora={} --set optimizer.learning_rate=3e-05" in found.advice
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("ask", "words"),
     [
-        (Request(overrides=["train.seed=1"]), "go with a recipe"),
-        (Request(measure=True), "go with a recipe"),
-        (Request(memory_gib=24.0), "go with a recipe"),
-        (Request("countdown-tiny", measure=True, memory_gib=24.0), "leave --memory"),
-        (Request("countdown-tiny", ["nope=1"]), "'nope'"),
-        (Request("no-such-recipe"), "'no-such-recipe'"),
-        (Request("countdown-tiny", ["rewards=[{name: nope}]"]), "'nope' is unknown"),
-        (Request("countdown-tiny", ["model.name=no-one/nothing"]), "--config"),
+        (partial(diagnose, overrides=["train.seed=1"]), "go with a recipe"),
+        (partial(diagnose, measured=True), "go with a recipe"),
+        (partial(diagnose, memory_gib=24.0), "go with a recipe"),
+        (partial(diagnose, "countdown-tiny", measured=True, memory_gib=24.0), "leave --memory"),
+        (partial(diagnose, "countdown-tiny", ["nope=1"]), "'nope'"),
+        (partial(diagnose, "no-such-recipe"), "'no-such-recipe'"),
+        (partial(diagnose, "countdown-tiny", ["rewards=[{name: nope}]"]), "'nope' is unknown"),
+        (partial(diagnose, "countdown-tiny", ["model.name=no-one/nothing"]), "--config"),
     ],
 )
-def test_mistakes(here: Facts, request_: Request, words: str) -> None:
+def test_mistakes(here: Machine, ask: Callable[[], Report], words: str) -> None:
     with pytest.raises(UserError) as error:
-        run_doctor(request_)
+        ask()
     assert words in str(error.value)
 
 
 def test_the_verdict_names_what_stops_and_what_does_not(
-    here: Facts, monkeypatch: pytest.MonkeyPatch
+    here: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(facts: Any, stops: bool) -> list[Any]:
+    def broken(facts: Any, stops: bool) -> list[Any]:
         return [problem("thing", "is broken", "Mend it.", stops)]
 
-    monkeypatch.setattr(command.machine, "judge", lambda facts: judge(facts, False))
-    report = run_doctor(Request())
+    monkeypatch.setattr(hardware, "hardware_findings", lambda facts: broken(facts, False))
+    report = diagnose()
     assert report.fit
     assert report.as_text().endswith("Training can work; look at thing.")
-    monkeypatch.setattr(command.machine, "judge", lambda facts: judge(facts, True))
-    report = run_doctor(Request())
+    monkeypatch.setattr(hardware, "hardware_findings", lambda facts: broken(facts, True))
+    report = diagnose()
     assert not report.fit
     assert report.as_text().endswith("Training cannot work yet: thing.")
     assert "-> Mend it." in report.as_text()
 
 
-def test_a_trial_that_fails_says_why(here: Facts, tmp_path: Path) -> None:
+def test_a_trial_that_fails_says_why(here: Machine, tmp_path: Path) -> None:
     reward = tmp_path / "bad.py"
     reward.write_text(
         "def bad(completions, **columns):\n"
@@ -261,4 +266,4 @@ def test_a_trial_that_fails_says_why(here: Facts, tmp_path: Path) -> None:
     )
     changes = [f"rewards=[{{name: '{reward}:bad'}}]", "task.num_train=30"]
     with pytest.raises(RunFailure, match="no good"):
-        run_doctor(Request("countdown-tiny", changes, measure=True))
+        diagnose("countdown-tiny", changes, measured=True)

@@ -1,4 +1,4 @@
-"""What `--dry-run` says of parameters and memory: the doctor's counts."""
+"""`--dry-run` says parameters and memory by the doctor's counts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from aha.doctor import hub
-from aha.doctor.dry_run import describe
+from aha.doctor import software
+from aha.doctor.preview import describe
 from aha.recipe import dump_recipe, load_recipe, shipped_recipes
 from aha.types import UserError
 
@@ -35,7 +35,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: None)
-    monkeypatch.setattr(hub, "look", lambda offline: hub.Hub("a.hub", "", "", "timed out"))
+    monkeypatch.setattr(
+        software, "look_at_hub", lambda offline: software.Hub("a.hub", "", "", "timed out")
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in shipped_recipes() if n != "countdown-tiny"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from aha.doctor import hub
+from aha.doctor import software
 
 TOKEN = "hf_" + "PLANTEDsecretPLANTEDsecretPLANTED"
 
@@ -49,29 +49,29 @@ def answering() -> Iterator[list[int]]:
 @pytest.mark.parametrize(("status", "reachable"), [(200, True), (404, True), (407, False)])
 def test_a_hub_that_answers(answering: list[int], status: int, reachable: bool) -> None:
     answering[0] = status
-    found = hub.look(offline=False)
+    found = software.look_at_hub(offline=False)
     assert found.reachable is reachable
-    network = hub.judge(found)[1]
+    network = software.hub_findings(found)[1]
     assert network.state == ("ok" if reachable else "note")
 
 
 def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://someone:secret@127.0.0.1:9")
-    found = hub.look(offline=False)
+    found = software.look_at_hub(offline=False)
     assert not found.reachable
-    text = repr((found, hub.judge(found)))
+    text = repr((found, software.hub_findings(found)))
     assert "127.0.0.1" in text
     assert "secret" not in text
 
 
 def test_a_hub_that_says_nothing_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_SECONDS", 0.3)
+    monkeypatch.setattr(software, "_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
-        assert not hub.look(offline=False).reachable
+        assert not software.look_at_hub(offline=False).reachable
         assert time.monotonic() - started < 3
 
 
@@ -79,23 +79,23 @@ def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(endpoint: str) -> str:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(hub, "_fault", never)
-    assert hub.look(offline=True).offline == "--offline"
+    monkeypatch.setattr(software, "_fault", never)
+    assert software.look_at_hub(offline=True).offline == "--offline"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    found = hub.look(offline=False)
+    found = software.look_at_hub(offline=False)
     assert found.offline == "HF_HUB_OFFLINE is set"
-    assert hub.judge(found)[1].state == "note"
+    assert software.hub_findings(found)[1].state == "note"
 
 
 def test_a_token_is_noticed_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert hub.look(offline=True).token == ""
+    assert software.look_at_hub(offline=True).token == ""
     (tmp_path / "token").write_text(TOKEN)
-    found = hub.look(offline=True)
+    found = software.look_at_hub(offline=True)
     assert found.token == "token file"
-    assert "PLANTED" not in repr((found, hub.judge(found)))
+    assert "PLANTED" not in repr((found, software.hub_findings(found)))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    found = hub.look(offline=True)
+    found = software.look_at_hub(offline=True)
     assert found.token == "HF_TOKEN"
-    assert "PLANTED" not in repr((found, hub.judge(found)))
+    assert "PLANTED" not in repr((found, software.hub_findings(found)))

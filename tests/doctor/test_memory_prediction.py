@@ -19,12 +19,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from aha.doctor.asking import Prompts, Subject
-from aha.doctor.measure import measure
-from aha.doctor.memory import predict
-from aha.doctor.shapes import shape_of
-from aha.doctor.sizes import Place
+from aha.doctor.preview import Prompts, Subject, shape_of
+from aha.doctor.trial import measure
 from aha.recipe import load_recipe
+from aha.train.memory import Place, predict
 
 GIB = 2**30
 TOLERANCE = 0.15

@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import metadata
 
-from aha.doctor.finding import Finding
-from aha.doctor.packages import DISTRIBUTION, Distribution, Find, installed, judge
+from aha.doctor.hardware import Finding
+from aha.doctor.software import DISTRIBUTION, Distribution, Find, installed, package_findings
 
 OWN = (
     "torch<2.14,>=2.11", "transformers<6,>=5.5", "peft>=0.20", 'tomli; python_version < "3"',
@@ -26,11 +26,11 @@ def environment(
 
 
 def problems(find: Find, python: str = "3.11.7") -> dict[str, Finding]:
-    return {f.what: f for f in judge(find, python) if f.state == "problem"}
+    return {f.what: f for f in package_findings(find, python) if f.state == "problem"}
 
 
 def test_all_within_their_ranges() -> None:
-    findings = {f.what: f for f in judge(environment(WELL), "3.11.7")}
+    findings = {f.what: f for f in package_findings(environment(WELL), "3.11.7")}
     assert {f.state for f in findings.values()} == {"ok"}
     expected = "3 of 3 within their ranges: torch 2.13.0+cpu, transformers 5.23.0, peft 0.21.2"
     assert findings["packages"].found == expected
@@ -66,13 +66,13 @@ def test_what_a_neighbour_asks_for() -> None:
     asks = {"vllm": ("torch==2.12.0", "transformers>=5", 'peft<0.1; extra == "old"', "numba==1")}
     found = problems(environment({**WELL, "vllm": "0.29.0"}, asks))["vllm"]
     assert found.found == "0.29.0 asks for torch==2.12.0, here is 2.13.0+cpu"
-    # The build's name is no other version; other packages are not aha's to judge.
+    # The build's name is no other version; other packages are not aha's to package_findings.
     asks = {"vllm": ("torch==2.13.0", "numba==1")}
     assert not problems(environment({**WELL, "vllm": "0.29.0"}, asks))
 
 
-def test_without_metadata_there_is_nothing_to_judge() -> None:
-    (finding,) = judge({}.get)
+def test_without_metadata_there_is_nothing_to_package_findings() -> None:
+    (finding,) = package_findings({}.get)
     assert finding.state == "note"
 
 
@@ -80,6 +80,6 @@ def test_ranges_are_those_of_the_installed_distribution() -> None:
     own = installed(DISTRIBUTION)
     assert own is not None
     assert list(own.requires) == metadata.requires(DISTRIBUTION)
-    findings = judge()
+    findings = package_findings()
     assert findings[0].what == "Python"
     assert "torch" in findings[1].found

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, LlamaConfig, MambaConfig, T5Config
 
-from aha.doctor.shapes import Shape, measured, public_shape, shape_of
+from aha.doctor.preview import measured, public_shape, shape_of
+from aha.model.sizes import Shape, adapter_parameters, weights_bytes
 from aha.recipe import load_recipe, shipped_recipes
 from aha.sections import LoraSection, ModelSection
-from aha.train.memory import adapter_parameters, weights_bytes
 from aha.types import UserError
 
 # By hand: 32 x 64 queries, twice 32 x 32 keys and values, 64 x 32 outputs.

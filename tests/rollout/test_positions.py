@@ -19,8 +19,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from aha.doctor.command import Request, run_doctor
-from aha.doctor.dry_run import describe
+from aha.doctor.diagnosis import diagnose
+from aha.doctor.preview import describe
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
@@ -131,7 +131,7 @@ def test_trl_refuses_it_too(gpt2: str, tmp_path: Path) -> None:
 def test_the_doctor_says_it(gpt2: str) -> None:
     def length(*changes: str) -> list[str]:
         overrides = [f"model.name={gpt2}", *changes]
-        report = run_doctor(Request("countdown-tiny", overrides, offline=True))
+        report = diagnose("countdown-tiny", overrides, offline=True)
         return [finding.found for finding in report.findings if finding.what == "length"]
 
     assert "completions of 240 tokens; the model takes 64" in length()[0]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from aha.doctor.dry_run import describe
+from aha.doctor.preview import describe
 from aha.model.kernels.build import kernels
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.rollout.cuda import StaticDecoder

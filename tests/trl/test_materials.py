@@ -10,10 +10,10 @@ import pytest
 from transformers import PreTrainedModel
 
 import aha.trl.materials as materials
+from aha.model.sizes import Widths
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
 from aha.train.data import ProblemStream
-from aha.train.memory import Widths
 from aha.trl.materials import (
     load_materials,
     load_policy,

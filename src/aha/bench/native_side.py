@@ -1,16 +1,19 @@
-"""aha's side: rollout, reward and update, as `train/loop.py` does them."""
+"""aha's side: a whole step as `train/loop.py` does it, and rollouts alone beside `generate`."""
 
 from __future__ import annotations
 
+import statistics
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
-from aha.bench.spec import Spec, StepTimes
+from aha.bench.workload import Spec, StepTimes, build, fill_optimizer, problems_of, recipe_of
 from aha.grpo.logprobs import LogprobModel
 from aha.grpo.update import update
+from aha.model.free_memory import keep_freed_memory
 from aha.model.llama import blocks_of
 from aha.observe.record import peak_memory_gb
 from aha.rewards.score import rewards_of
@@ -18,13 +21,13 @@ from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.tasks.prompts import ask
 from aha.train.loop import score_groups, with_advantages
-from aha.train.memory import keep_freed_memory, tokens_that_fit
+from aha.train.memory import tokens_that_fit
 from aha.train.setup import build_optimizer, sampling_settings, update_settings
 from aha.types import Completion, Group
 
 
 class NativeSide:
-    """Everything built once; `step` is what a training step costs."""
+    """Everything is built once; `step` is a training step."""
 
     def __init__(
         self, spec: Spec, device: str = "cpu", autocast: torch.dtype | None = None
@@ -49,6 +52,7 @@ class NativeSide:
         return replace(sampling_settings(self._recipe), ignore_end=self._spec.is_shape)
 
     def step(self, number: int) -> StepTimes:
+        """Rollout, reward and update, timed; `number` is the seed."""
         started = time.perf_counter()
         completions = self.engine.generate(
             self.prompts, self._spec.generations, self.settings, seed=number
@@ -80,3 +84,90 @@ class NativeSide:
             signs = tuple(1.0 - 2.0 * (g % 2) for g in range(self._spec.generations))
             return [replace(group, advantages=signs) for group in groups]
         return with_advantages(score_groups(self._rewards, groups), self._recipe)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Paired ratios: the median, and the lowest and highest of the runs."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+        values = [a / b for a, b in zip(numerators, denominators, strict=True)]
+        return Ratio(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class GenerateComparison:
+    """Useful tokens a second (up to and with the end token), medians, and their ratio."""
+
+    tokens_per_s: float
+    generate_tokens_per_s: float
+    ratio: Ratio
+
+
+def generate_ratio(spec: Spec, runs: int) -> GenerateComparison:
+    """The spec's rollout alone, `runs` times each, in one process and in turn."""
+    side = NativeSide(spec)
+
+    def native(seed: int) -> int:
+        groups = side.engine.generate(side.prompts, spec.generations, side.settings, seed)
+        return sum(len(c.token_ids) for group in groups for c in group)
+
+    def generate(seed: int) -> int:
+        return _generate(side, spec, seed)
+
+    sides: dict[str, Callable[[int], int]] = {"native": native, "generate": generate}
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for seed in range(runs + 1):
+        for name, write in sides.items():
+            started = time.perf_counter()
+            tokens = write(seed)
+            if seed:  # the first run warms up
+                speeds[name].append(tokens / (time.perf_counter() - started))
+    return GenerateComparison(
+        statistics.median(speeds["native"]),
+        statistics.median(speeds["generate"]),
+        Ratio.of(speeds["native"], speeds["generate"]),
+    )
+
+
+def seconds_per_token(model: str, rows: int, threads: int, tokens: int = 32) -> float:
+    """Seconds of one decoding step of `rows` rows of one prompt, prefill left out."""
+    side = NativeSide(Spec("native", model, 1, max(rows, 2), tokens, threads))
+
+    def seconds(limit: int) -> float:
+        """Of a rollout of `limit` tokens, the best of three."""
+        settings, times = SamplingSettings(limit, ignore_end=True), []
+        for _ in range(3):
+            started = time.perf_counter()
+            side.engine.generate(side.prompts, rows, settings, 0)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    one = seconds(1)
+    return (seconds(1 + tokens) - one) / tokens
+
+
+def _generate(side: NativeSide, spec: Spec, seed: int) -> int:
+    torch.manual_seed(seed)
+    tokenizer: Any = side.tokenizer
+    model: Any = side.model
+    texts = [prompt.text for prompt in side.prompts]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+    with torch.inference_mode():
+        output = model.generate(
+            **inputs,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            max_new_tokens=spec.limit,
+            min_new_tokens=spec.limit if spec.is_shape else None,
+            num_return_sequences=spec.generations,
+        )
+    written = output[:, inputs["input_ids"].shape[1] :]
+    ended = written == tokenizer.eos_token_id
+    return int(torch.where(ended.any(1), ended.int().argmax(1) + 1, written.shape[1]).sum())

@@ -13,9 +13,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from aha.bench.models import build, fill_optimizer, problems_of, recipe_of
-from aha.bench.spec import Spec, StepTimes
+from aha.bench.workload import Spec, StepTimes, build, fill_optimizer, problems_of, recipe_of
 from aha.observe.record import peak_memory_gb
+from aha.recipe import Recipe
 from aha.rewards.score import rewards_of
 from aha.tasks.prompts import ask
 from trl import GRPOConfig, GRPOTrainer
@@ -31,7 +31,7 @@ def run(spec: Spec, wait: Callable[[], bool], report: Callable[[StepTimes], None
         trainer: Any = GRPOTrainer(
             model=model,
             reward_funcs=[_alternate] if spec.is_shape else [item.reward for item in weighted],
-            args=_config(spec, folder, [item.weight for item in weighted]),
+            args=_config(spec, recipe, folder, [item.weight for item in weighted]),
             train_dataset=_dataset(spec, recipe, tokenizer),
             processing_class=tokenizer,
             callbacks=[clock],
@@ -78,8 +78,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         return measured
 
 
-def _config(spec: Spec, folder: str, weights: list[float]) -> Any:
-    recipe = recipe_of(spec)
+def _config(spec: Spec, recipe: Recipe, folder: str, weights: list[float]) -> Any:
     rows = spec.prompts * spec.generations
     return GRPOConfig(
         output_dir=folder,
@@ -111,7 +110,7 @@ def _config(spec: Spec, folder: str, weights: list[float]) -> Any:
     )
 
 
-def _dataset(spec: Spec, recipe: Any, tokenizer: Any) -> Any:
+def _dataset(spec: Spec, recipe: Recipe, tokenizer: Any) -> Any:
     problems = problems_of(spec)
     prompts = ask(problems, recipe, tokenizer)
     return Dataset.from_list(

@@ -1,4 +1,4 @@
-"""`aha doctor`: its options. What it does is in `aha.doctor`, imported when it runs."""
+"""`aha doctor`: its options; `aha.doctor` is imported when it runs."""
 
 from __future__ import annotations
 
@@ -52,11 +52,19 @@ def doctor(
 
     Exit code 1 where something makes training impossible.
     """
-    from aha.doctor.command import Request, run_doctor
+    from aha.doctor.diagnosis import diagnose
 
     if measure:
-        typer.echo("taking two steps in a process of their own ...", err=True)
-    report = run_doctor(Request(recipe, set_ or (), memory, device, config, offline, measure))
+        typer.echo("taking two steps in a separate process ...", err=True)
+    report = diagnose(
+        recipe,
+        set_ or (),
+        memory_gib=memory,
+        device=device,
+        config=config,
+        offline=offline,
+        measured=measure,
+    )
     typer.echo(report.as_json() if json_ else report.as_text())
     if not report.fit:
         raise typer.Exit(_EXIT_UNFIT)

@@ -1,4 +1,4 @@
-"""What would fit: other settings of a recipe, their predicted peaks, and the one to take.
+"""The findings on a recipe, and the settings with which it would fit into memory.
 
 Settings that change no result come first (smaller micro-batches, checkpointing, fewer rows at a
 time), then adapters, then adapters on a quantised base. All weights in bfloat16 are shown, but
@@ -7,35 +7,41 @@ never recommended: most updates are rounded away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aha.doctor.asking import Subject
-from aha.doctor.memory import Prediction, predict
+from aha.doctor.hardware import Disk, Finding, note, ok, problem
+from aha.doctor.preview import Subject, model_is_here
+from aha.doctor.software import Find, Hub
+from aha.model.sizes import adapted_layers
 from aha.recipe import Recipe, parse_recipe
+from aha.train.memory import Prediction, predict
 
 Changes = Mapping[str, Any]
-Fit = Literal["yes", "tight", "no"]
 # Predictions were up to a tenth too low (docs/doctor.md).
 _ROOMY = 0.9
 # Adapters want about ten times the learning rate of all weights (docs/lora.md).
 _ADAPTERS_RATE = 10
 _TOKENS, _ROWS = "train.tokens_per_microbatch", "generation.max_rows"
-_CHECKPOINTING: Changes = {"train.gradient_checkpointing": True}
+_WEIGHTS_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # fmt: skip
+_PUBLISHED_ITEM = 2  # bytes of bfloat16, if a configuration does not say
 
 
 @dataclass(frozen=True)
 class Option:
-    """A change of settings with its predicted peak in bytes and the phase that has it.
+    """A change of settings with its predicted peak in bytes and the phase of that peak.
 
-    `tight` fits by less than a prediction may be wrong.
+    `tight`: it fits by less than a prediction may be wrong.
     """
 
     changes: Changes
     peak: int
     phase: str
-    fit: Fit
+    fit: Literal["yes", "tight", "no"]
 
     @property
     def fits(self) -> bool:
@@ -43,17 +49,17 @@ class Option:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        return settings_of(self.changes)
+        """The changes as `--set` takes them."""
+        return _settings(self.changes)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The options beside the recipe as it is, which comes first.
+    """The options; the first one is the recipe as it is.
 
-    `recommended`: the first that fits, in the order of what they cost, with room if one does so;
-    none where nothing fits.
-    `largest`: parameters of a model of this shape that would fit with the lightest settings, where
-    this one does not.
+    `recommended`: the first option that fits, the cheapest first, with room if possible; none
+    if nothing fits. `largest`: then, parameters of a model of this shape that would fit with the
+    lightest settings.
     """
 
     options: tuple[Option, ...]
@@ -66,41 +72,49 @@ class Advice:
 
 
 def advise(subject: Subject) -> Advice:
-    """The table of options for a subject, and what to take of it."""
+    """The table of options for a subject, and the recommended one."""
+    recipe = subject.recipe
+    adapters: Changes = {} if recipe.lora else _with_adapters(recipe)
+    nf4 = {**adapters, "model.quantization": "nf4"} if recipe.model.quantization == "none" else {}
+    dtype = {} if recipe.model.dtype == "bfloat16" else {"model.dtype": "bfloat16"}
+    alone = (
+        _fewer_tokens(subject, {}), _checkpointing(recipe), _fewer_rows(subject, {}), dtype,
+        adapters, nf4,
+    )  # fmt: skip
     as_it_is = option(subject, {})
-    shown = [as_it_is, *(option(subject, changes) for changes in _alternatives(subject))]
+    shown = [as_it_is, *(option(subject, changes) for changes in alone if changes)]
     if as_it_is.fits:
         return Advice(tuple(shown), as_it_is, None)
-    ladder = [option(subject, changes) for changes in _ladder(subject)]
+    bases: list[Changes] = [{}, *filter(None, (adapters, nf4))]
+    ladder = [
+        option(subject, {**base, **savings})
+        for base in bases
+        for savings in ({}, *_savings(subject, base))
+    ]
     fitting = [rung for rung in ladder if rung.fits]
     recommended = next((rung for rung in fitting if rung.fit == "yes"), None)
     recommended = recommended or next(iter(fitting), None)
     if recommended is not None and recommended not in shown:
         shown.append(recommended)
-    largest = None if recommended else _largest(subject, min(ladder, key=lambda rung: rung.peak))
+    largest = None
+    if recommended is None:
+        # An estimate: all but the bytes from before grow with the parameters.
+        before, lightest = subject.place.before, min(rung.peak for rung in ladder)
+        share = max(0.0, (subject.place.limit - before) / (lightest - before))
+        largest = int(subject.shape.counts.parameters * share)
     return Advice(tuple(shown), recommended, largest)
 
 
-def settings_of(changes: Changes) -> tuple[str, ...]:
-    """Changes as `--set` takes them."""
-    return tuple(f"{key}={_yaml(value)}" for key, value in changes.items())
-
-
-def with_adapters(recipe: Recipe) -> Changes:
-    """The changes that train adapters instead of all weights: a `lora` section and its rate."""
-    rate = float(f"{_ADAPTERS_RATE * recipe.optimizer.learning_rate:.6g}")
-    return {"lora": {}, "optimizer.learning_rate": rate}
-
-
 def option(subject: Subject, changes: Changes) -> Option:
-    predicted = prediction(subject, changes)
-    peak = predicted.peak
+    """The recipe with changes, and how it fits."""
+    peak = prediction(subject, changes).peak
     room = peak.total / subject.place.limit
-    fit: Fit = "yes" if room <= _ROOMY else "tight" if room <= 1 else "no"
+    fit: Literal["yes", "tight", "no"] = "yes" if room <= _ROOMY else "tight" if room <= 1 else "no"
     return Option(changes, peak.total, peak.name, fit)
 
 
 def prediction(subject: Subject, changes: Changes) -> Prediction:
+    """The memory of the recipe with changes."""
     recipe = changed(subject.recipe, changes)
     return predict(recipe, subject.shape, subject.place, subject.prompts.tokens)
 
@@ -117,93 +131,148 @@ def changed(recipe: Recipe, changes: Changes) -> Recipe:
     return parse_recipe(data, recipe.name)
 
 
-def _alternatives(subject: Subject) -> Iterator[Changes]:
-    """Each by itself; those that would change nothing are left out."""
-    recipe = subject.recipe
-    yield from filter(None, (_fewer_tokens(subject, {}), _checkpointing(recipe)))
-    yield from filter(None, [_fewer_rows(subject, {})])
-    if recipe.model.dtype != "bfloat16":
-        yield {"model.dtype": "bfloat16"}
-    if recipe.lora is None:
-        yield with_adapters(recipe)
-    if recipe.model.quantization == "none":
-        yield _nf4(recipe)
+def _settings(changes: Changes) -> tuple[str, ...]:
+    return tuple(
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in changes.items()
+    )
 
 
-def _ladder(subject: Subject) -> Iterator[Changes]:
-    """From what costs least to what saves most."""
-    recipe = subject.recipe
-    bases: list[Changes] = [{}]
-    if recipe.lora is None:
-        bases.append(with_adapters(recipe))
-    if recipe.model.quantization == "none":
-        bases.append(_nf4(recipe))
-    for base in bases:
-        if base:
-            yield base
-        for savings in _savings(subject, base):
-            yield {**base, **savings}
+def _with_adapters(recipe: Recipe) -> Changes:
+    """Train adapters instead of all weights, at their rate."""
+    rate = float(f"{_ADAPTERS_RATE * recipe.optimizer.learning_rate:.6g}")
+    return {"lora": {}, "optimizer.learning_rate": rate}
+
+
+def _checkpointing(recipe: Recipe) -> Changes:
+    return {} if recipe.train.gradient_checkpointing else {"train.gradient_checkpointing": True}
 
 
 def _savings(subject: Subject, base: Changes) -> Iterator[Changes]:
-    """Together only what single ones do not reach: no result changes, but a step takes longer."""
+    """Savings that change no result but take time; combined if single ones are not enough."""
     tokens, rows = _fewer_tokens(subject, base), _fewer_rows(subject, base)
     checkpointing = _checkpointing(subject.recipe)
     yield from filter(None, (tokens, checkpointing, rows, {**tokens, **rows}))
-    both = {**base, **checkpointing}
-    tokens = _fewer_tokens(subject, both)
+    tokens = _fewer_tokens(subject, {**base, **checkpointing})
     yield from filter(None, ({**checkpointing, **tokens}, {**checkpointing, **rows}))
     yield {**checkpointing, **tokens, **rows}
 
 
-def _nf4(recipe: Recipe) -> Changes:
-    adapters = with_adapters(recipe) if recipe.lora is None else {}
-    return {**adapters, "model.quantization": "nf4"}
-
-
-def _checkpointing(recipe: Recipe) -> Changes:
-    return {} if recipe.train.gradient_checkpointing else _CHECKPOINTING
-
-
 def _fewer_tokens(subject: Subject, base: Changes) -> Changes:
-    """The largest half, quarter ... of the budget whose update fits, a row at least."""
+    """The largest half, quarter ... of the token budget whose update fits, at least one row."""
     budget = prediction(subject, base).tokens_per_microbatch
     longest = subject.prompts.tokens + subject.recipe.generation.max_completion_length
-    found: Changes = {}
-    while budget // 2 >= longest:
-        budget //= 2
-        found = {_TOKENS: budget}
-        if _phase(subject, {**base, **found}, "training") <= subject.place.limit:
-            break
-    return found
+    return _halved(subject, base, _TOKENS, budget, longest, "training")
 
 
 def _fewer_rows(subject: Subject, base: Changes) -> Changes:
-    """Likewise of the rows in the cache, a group at least."""
+    """The largest half, quarter ... of the rows in the cache that fits, at least one group."""
     generation = subject.recipe.generation
-    rows = min(
-        generation.max_rows, subject.recipe.grpo.prompts_per_step * generation.num_generations
-    )
+    rows = subject.recipe.grpo.prompts_per_step * generation.num_generations
+    rows = min(generation.max_rows, rows)
+    return _halved(subject, base, _ROWS, rows, generation.num_generations, "rollout")
+
+
+def _halved(
+    subject: Subject, base: Changes, key: str, value: int, least: int, phase: str
+) -> Changes:
+    """The value of `key` halved until the phase fits; empty if no half is at least `least`."""
     found: Changes = {}
-    while rows // 2 >= generation.num_generations:
-        rows //= 2
-        found = {_ROWS: rows}
-        if _phase(subject, {**base, **found}, "rollout") <= subject.place.limit:
+    while value // 2 >= least:
+        value //= 2
+        found = {key: value}
+        phases = {p.name: p.total for p in prediction(subject, {**base, **found}).phases}
+        if phases[phase] <= subject.place.limit:
             break
     return found
 
 
-def _phase(subject: Subject, changes: Changes, name: str) -> int:
-    phases = prediction(subject, changes).phases
-    return next(phase.total for phase in phases if phase.name == name)
+def settings_findings(subject: Subject, find: Find) -> list[Finding]:
+    """Settings of the recipe that cannot work, on any machine."""
+    recipe, counts, findings = subject.recipe, subject.shape.counts, []
+    if recipe.engine != "native":
+        advice = "Below is the memory of the native engine; TRL takes more (docs/performance.md)."
+        findings.append(note("engine", f"{recipe.engine} is not predicted", advice))
+    attention = recipe.model.attn_implementation
+    if attention == "flash_attention_2" and find("flash-attn") is None:
+        advice = "pip install flash-attn, or --set model.attn_implementation=sdpa."
+        found = f"{attention} without flash-attn"
+        findings.append(problem("attention", found, advice, stops=True))
+    kind, lora = recipe.model.quantization, recipe.lora
+    if kind != "none" and lora is None:
+        adapters = " ".join(f"--set {setting}" for setting in _settings(_with_adapters(recipe)))
+        advice = f"Quantised weights are not trained: {adapters} trains adapters on them."
+        found = f"{kind} without adapters"
+        findings.append(problem("quantization", found, advice, stops=True))
+    elif kind != "none" and find("bitsandbytes") is None:
+        advice = "pip install 'aha-zero[quantized]'."
+        found = f"{kind} without bitsandbytes"
+        findings.append(problem("quantization", found, advice, stops=True))
+    if lora is not None and lora.target_modules != "all-linear":
+        names = {layer.name for layer in adapted_layers(counts, lora)}
+        unknown = [name for name in lora.target_modules if name not in names]
+        if unknown:
+            allowed = ", ".join(sorted({layer.name for layer in counts.linears}))
+            advice = f"Allowed are all-linear or {allowed}."
+            found = f"no layer {unknown[0]!r}"
+            findings.append(problem("lora.target_modules", found, advice, stops=True))
+    limit, prompt = subject.shape.positions, subject.prompts.tokens
+    completion = recipe.generation.max_completion_length
+    if limit is not None and prompt + completion > limit:
+        found = (
+            f"prompts of {prompt} and completions of {completion} tokens; the model takes {limit}"
+        )
+        advice = f"Take --set generation.max_completion_length={max(1, limit - prompt)} or less."
+        findings.append(problem("length", found, advice, stops=not subject.prompts.assumed))
+    return findings
 
 
-def _largest(subject: Subject, lightest: Option) -> int:
-    """All but what was there before taken as proportional to the parameters: an estimate."""
-    before, limit = subject.place.before, subject.place.limit
-    share = max(0.0, (limit - before) / (lightest.peak - before))
-    return int(subject.shape.counts.parameters * share)
+def model_finding(subject: Subject, hub: Hub, cached: Callable[[str, str], bool]) -> Finding:
+    """The place of the weights. `cached`: the hub's cache holds a model's file."""
+    shape, name = subject.shape, subject.recipe.model.name
+    what = f"{name}, {shape.counts.parameters / 1e6:,.2f} M parameters"
+    if model_is_here(name):
+        return ok("model", f"{what}, on this machine")
+    if any(cached(name, file) for file in _WEIGHTS_FILES):
+        return ok("model", f"{what}, in the hub's cache")
+    if hub.reachable:
+        size = _gib(shape.counts.parameters * (shape.saved_item or _PUBLISHED_ITEM))
+        return ok("model", f"{what}; its {size} will be downloaded (or it is refused: see token)")
+    found = f"{what}: not on this machine, and {hub.offline or hub.host + ' does not answer'}"
+    advice = f"With a network: hf download {name}; or --set model.name=FOLDER with the model."
+    return problem("model", found, advice, stops=True)
 
 
-def _yaml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def memory_finding(subject: Subject, advice: Advice) -> Finding:
+    """The peak against the limit; a problem names settings that fit."""
+    as_it_is = advice.options[0]
+    limit = _gib(subject.place.limit)
+    found = f"{_gib(as_it_is.peak)} at its peak ({as_it_is.phase}), {limit} available"
+    if as_it_is.fit == "tight":
+        text = "It fits by less than a prediction may be wrong; --measure, there, would tell."
+        return note("memory", found, text)
+    if advice.fits:
+        return ok("memory", found)
+    if advice.recommended is None:
+        size = f"{advice.largest or 0:,.0f}"
+        text = f"Take a smaller model: about {size} parameters of this shape would fit."
+    else:
+        settings = " ".join(f"--set {setting}" for setting in advice.recommended.settings)
+        text = f"Take {settings}."
+    return problem("memory", found, text, stops=True)
+
+
+def checkpoints_finding(subject: Subject, checkpoint: int, disks: tuple[Disk, ...]) -> Finding:
+    """Room for the checkpoints that are kept and the one being written."""
+    count = subject.recipe.train.save_total_limit + 1
+    found = f"{count} of {_gib(checkpoint)} each at a time"
+    free = next(disk.free for disk in disks if disk.holds == "runs")
+    if free < count * checkpoint:
+        missing = _gib(count * checkpoint - free)
+        advice = f"Free {missing} more, or --output on a larger disk."
+        return problem("checkpoints", f"{found}, {_gib(free)} free", advice, free < checkpoint)
+    return ok("checkpoints", f"{found}, {_gib(free)} free")
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

@@ -12,7 +12,7 @@ from torch import Tensor
 from aha.grpo.batches import MicroBatch, Row, micro_batches
 from aha.grpo.logprobs import LogprobModel, Reference
 from aha.grpo.losses import LossSettings, row_weights, token_loss
-from aha.model.out_of_memory import is_out_of_memory
+from aha.model.free_memory import is_out_of_memory
 from aha.types import Group, RunFailure
 
 

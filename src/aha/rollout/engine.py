@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aha.model.adapters import can_fold_in, folded_copy, has_adapters
+from aha.model.free_memory import is_out_of_memory
 from aha.model.llama import LlamaBlocks, blocks_of
-from aha.model.out_of_memory import is_out_of_memory
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.cuda import StaticDecoder

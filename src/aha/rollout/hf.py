@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
+from aha.model.free_memory import is_out_of_memory
 from aha.model.kernels.decode import Drawn
-from aha.model.out_of_memory import is_out_of_memory
 from aha.types import UserError
 
 

@@ -1,25 +1,60 @@
-"""A model's parameters, what the forward pass keeps of a token, and how many tokens fit at a time.
+"""The memory of a run, from its recipe and its model's configuration, without weights.
 
-All of it follows from the configuration, without weights; the trainer, `--dry-run` and `aha doctor`
-count by these functions.
+The engines choose the tokens of a micro-batch by these formulas (`token_budget`). `--dry-run` and
+`aha doctor` predict with them (`predict`): every completion is as long as the recipe allows and
+every group has signal, which is the most that a step can need. The peak is the largest phase,
+from the second step on, when Adam's moments exist.
+
+| part | is |
+|---|---|
+| before | Python, PyTorch and the other libraries; on a GPU its context, an assumption |
+| weights | of the policy with its adapters; a quantised layer with its scales |
+| gradients | of what is trained, in its type |
+| optimizer | Adam's two moments of what is trained |
+| reference | a frozen copy for the KL term; adapters need none |
+| copies | weights that exist twice for a while: in another type, folded together, being saved |
+| KV cache | keys and values of the completions that are written at a time |
+| activations | what the forward pass keeps for the backward pass, and one block's gradients |
+| logits | of the tokens that the head takes at a time, a few tensors of that size |
+| fragments | on a CPU, the heap's unused part: one margin, see `_FRAGMENTS` |
+
+Left out: what PyTorch's allocator does not fill on a GPU, the host's memory for a run there, and
+what a reward or a data set of the user's own takes.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import psutil
-import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from aha.model.llama import supports
-from aha.sections import LoraSection
+from aha.grpo import logprobs
+from aha.model.free_memory import HEAP_STEP_BYTES, LARGE_TENSOR_BYTES, free_memory
+from aha.model.kernels import calls
+from aha.model.kernels.decode import Sizes as KernelSizes
+from aha.model.sizes import (
+    Linear,
+    Pass,
+    Shape,
+    Widths,
+    adapted_layers,
+    adapter_parameters,
+    kept_per_token,
+    logits_per_token,
+    weights_bytes,
+)
+from aha.recipe import Recipe
+from aha.rollout import cpu, cuda
+from aha.sections import GenerationSection
+
+Device = Literal["cpu", "cuda"]
+PARTS = (
+    "before", "weights", "gradients", "optimizer", "reference", "copies", "KV cache",
+    "activations", "logits", "fragments",
+)  # fmt: skip
 
 # Beyond this, a CPU's caches hold less than a micro-batch and a step gets slower (docs/log.md).
 _MOST_TOKENS = {"cpu": 2048, "cuda": 65_536, "mps": 8192}
@@ -27,173 +62,20 @@ _MOST_HIDDEN_VALUES = 2**20
 _FEWEST_TOKENS = 256
 # The share of free memory that a micro-batch may take; the rest is for what this does not count.
 _SHARE = 0.5
-# Under `keep_freed_memory`, smaller tensors lie in a heap that never shrinks.
-LARGE_TENSOR_BYTES = 2**23
-HEAP_STEP_BYTES = 2**26  # by which it grows
-# Bytes a weight: 4 bits and a scale of 8 bits for every 64, themselves scaled (arXiv:2305.14314);
-# 8 bits, the scales of rows left out.
-_QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-_CGROUP = Path("/sys/fs/cgroup")
-# glibc's numbers of mallopt's options.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-
-
-@dataclass(frozen=True)
-class Widths:
-    """The sizes of a decoder, in elements; what it keeps of a token follows from them."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    inner: int
-    vocabulary: int
-
-    @staticmethod
-    def of(config: Any) -> Widths:
-        """From a Hugging Face configuration, with that library's defaults for what it lacks.
-
-        A model without attention counts as one head that is as wide as the stream.
-        """
-        heads, hidden = getattr(config, "num_attention_heads", None) or 1, config.hidden_size
-        return Widths(
-            layers=config.num_hidden_layers,
-            hidden=hidden,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or hidden // heads,
-            inner=getattr(config, "intermediate_size", None) or 4 * hidden,
-            vocabulary=config.vocab_size,
-        )
-
-
-@dataclass(frozen=True)
-class Linear:
-    """`count` linear layers of one name in a model's blocks."""
-
-    name: str
-    count: int
-    inputs: int
-    outputs: int
-    bias: bool
-
-    @property
-    def weights(self) -> int:
-        return self.count * self.inputs * self.outputs
-
-    @property
-    def parameters(self) -> int:
-        return self.weights + (self.count * self.outputs if self.bias else 0)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """A model's parameters, tied ones once; the head is not among the `linears`.
-
-    `fused` says whether the fused blocks run it.
-    """
-
-    parameters: int
-    linears: tuple[Linear, ...]
-    fused: bool
-
-
-def counts_of(config: Any, trust_remote_code: bool = False) -> Counts:
-    """Counted on torch's meta device: no weights are read or made."""
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    head = model.get_output_embeddings()
-    layers = Counter(
-        (path.rpartition(".")[2], x.in_features, x.out_features, x.bias is not None)
-        for path, x in model.named_modules()
-        if isinstance(x, nn.Linear) and x is not head
-    )
-    return Counts(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        linears=tuple(Linear(n, count, i, o, b) for (n, i, o, b), count in layers.items()),
-        fused=supports(model),
-    )
-
-
-def weights_bytes(counts: Counts, item: int, quantization: str = "none") -> int:
-    """Of all weights at `item` bytes each, the blocks' linear layers quantised where asked."""
-    if quantization == "none":
-        return counts.parameters * item
-    quantized = sum(layer.weights for layer in counts.linears)
-    return int((counts.parameters - quantized) * item + quantized * _QUANTIZED_BYTES[quantization])
-
-
-def adapted_layers(counts: Counts, lora: LoraSection | None) -> tuple[Linear, ...]:
-    """The layers that adapters stand on."""
-    if lora is None:
-        return ()
-    names = lora.target_modules
-    return tuple(x for x in counts.linears if names == "all-linear" or x.name in names)
-
-
-def adapter_parameters(counts: Counts, lora: LoraSection | None) -> int:
-    """r (inputs + outputs) for every adapted layer (arXiv:2106.09685, section 4.1)."""
-    rank = 0 if lora is None else lora.r
-    return sum(x.count * rank * (x.inputs + x.outputs) for x in adapted_layers(counts, lora))
-
-
-@dataclass(frozen=True)
-class Pass:
-    """How a forward pass runs.
-
-    `fused`: through the fused blocks, not autograd's own operations. `recompute`: gradient
-    checkpointing. `item` and `product_item`: bytes of a value of the residual stream, and of the
-    large products (fewer under autocast). `adapter_casts`: adapters in float32 beside weights in
-    another type, each with a copy of its input.
-    """
-
-    fused: bool
-    recompute: bool
-    item: int = 4
-    product_item: int = 4
-    adapter_casts: bool = False
-
-
-def kept_per_token(widths: Widths, how: Pass) -> int:
-    """Bytes that the forward pass keeps for the backward pass, for a token of a micro-batch.
-
-    All blocks' tensors; with `recompute` only their inputs, and one block whole while it is run
-    again.
-    """
-    block, stream = sum(kept_tensors(widths, how)), widths.hidden * how.item
-    total = widths.layers * (stream if how.recompute else block) + block * how.recompute
-    total += 4 * stream  # the embedding, the last norm's input and output, and its gradient
-    return total + logits_per_token(widths, how)
-
-
-def logits_per_token(widths: Widths, how: Pass) -> int:
-    """The logits' share of `kept_per_token`: four times in float32, unless the head is chunked."""
-    return 0 if how.fused else 4 * 4 * widths.vocabulary
-
-
-def kept_tensors(widths: Widths, how: Pass) -> tuple[int, ...]:
-    """Bytes a token of each tensor that one block keeps.
-
-    Its input and the stream between its halves; both norms' outputs; queries, keys and values as
-    projected, queries and keys as rotated, and what attention returns; gate and up as one, and
-    their product.
-    """
-    w = widths
-    queries, keys = w.heads * w.head_dim, w.kv_heads * w.head_dim
-    products = (
-        w.hidden, w.hidden, queries + 2 * keys, queries + keys, queries, 2 * w.inner, w.inner,
-    )  # fmt: skip
-    kept = (w.hidden * how.item,) * 2 + tuple(how.product_item * x for x in products)
-    if not how.fused:
-        kept += kept  # autograd keeps the inside of norms, rotations and gates as well
-    if how.adapter_casts:
-        kept += (4 * w.hidden,) * 5 + (4 * queries, 4 * w.inner)
-    return kept
+_ADAPTER_ITEM = 4  # adapters are trained in float32 in every case
+# Layers with one input that the fused blocks compute as one product (`aha.model.llama`).
+_STACKS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_LOGITS_AT_ONCE = 3  # logits, probabilities, a temporary (`aha.grpo.logprobs`)
+# Vocabularies up to this size are searched whole (`aha.rollout.sampler`).
+_SEARCHED_WHOLE = 128 * 128
+# The C library keeps freed small tensors, and holes stay between them. Beside one step of the
+# heap's growth, the runs in docs/doctor.md need -6 % to +8 % of all tensors: the margin puts them
+# on both sides of the prediction.
+_FRAGMENTS = 0.04
 
 
 def token_budget(widths: Widths, per_token: float, free: float, trained: int, device: str) -> int:
-    """Tokens of a micro-batch: half of what is `free` once gradients and moments are there.
+    """Tokens of a micro-batch: half of what is `free` once gradients and moments exist.
 
     `free` and `trained` (the weights with a gradient) are in bytes.
     """
@@ -208,10 +90,10 @@ def token_budget(widths: Widths, per_token: float, free: float, trained: int, de
 def tokens_that_fit(
     model: PreTrainedModel, fused: bool, recompute: bool, free_bytes: int | None = None
 ) -> int:
-    """A budget of tokens for a micro-batch, from the model's sizes and the free memory.
+    """`token_budget` of a loaded model, by default for the memory that is free on its device.
 
-    `fused` says whether the fused blocks run the model; without them a micro-batch's logits all
-    exist at once.
+    `fused`: the fused blocks run the model; without them all logits of a micro-batch exist at
+    once.
     """
     free = free_memory(model.device) if free_bytes is None else free_bytes
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -220,69 +102,303 @@ def tokens_that_fit(
 
 
 def bytes_per_token(model: PreTrainedModel, fused: bool, recompute: bool) -> float:
-    """`kept_per_token` of a model that is loaded, its products in the type of its weights."""
+    """`kept_per_token` of a loaded model, its products in the type of its weights."""
     item = next(model.parameters()).element_size()
     return float(kept_per_token(Widths.of(model.config), Pass(fused, recompute, item, item)))
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on the device."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + cached)
-    available, room = psutil.virtual_memory().available, container_room()
-    return int(available if room is None else min(available, room))
+@dataclass(frozen=True)
+class Place:
+    """Where a run would be.
 
-
-def container_limit(root: Path = _CGROUP) -> int | None:
-    """Bytes that this container may have, none where there is no such limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        value = _number(root / name)
-        # Version 1 writes a number beyond all memory for none.
-        if value is not None and value < psutil.virtual_memory().total:
-            return value
-    return None
-
-
-def container_room(root: Path = _CGROUP) -> int | None:
-    """What is left of `container_limit`; files that were read and can be dropped are no use."""
-    limit = container_limit(root)
-    if limit is None:
-        return None
-    used = _number(root / "memory.current") or _number(root / "memory/memory.usage_in_bytes") or 0
-    for name in ("memory.stat", "memory/memory.stat"):
-        used -= _inactive_file(root / name)
-    return max(0, limit - used)
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or "max"
-        return None
-
-
-def _inactive_file(path: Path) -> int:
-    try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return 0
-    return next((int(row[1]) for row in rows if row[0] == "inactive_file"), 0)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to hand freed memory to the next tensor instead of the system.
-
-    Left alone it returns every large tensor at once, and a step spends a tenth of its time in
-    page faults (docs/log.md). Tensors above 8 MiB still come and go: kept, they would leave holes.
-    Other C libraries are left as they are.
+    `limit`: bytes that it may use. `before`: bytes in use before it loads anything.
+    `kernels`: there are compiled kernels, on a CPU. `bfloat16`: a GPU computes in it.
     """
-    if sys.platform == "win32":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    for option, value in ((_M_MMAP_THRESHOLD, LARGE_TENSOR_BYTES), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(option, value)
-    mallopt(_M_TOP_PAD, HEAP_STEP_BYTES)
+
+    device: Device
+    limit: int
+    before: int
+    kernels: bool = True
+    bfloat16: bool = True
+
+
+class RunSizes:
+    """A recipe for a model at a place, everything resolved as the trainer would.
+
+    `item`, `product_item`, `rollout_item`: bytes of a weight, of a large product's values, and of
+    a weight in rollouts. `rows`: completions in the cache at a time, of `groups` prompts.
+    `budget`: tokens of a micro-batch; `micro_rows` of `longest` tokens fill it, and the update
+    takes `micro_batches` of them. `weights` and `trained` are bytes, adapters included.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        shape: Shape,
+        place: Place,
+        prompt_tokens: int,
+        completion_tokens: int | None = None,
+    ) -> None:
+        generation, model, counts = recipe.generation, recipe.model, shape.counts
+        self.recipe, self.shape, self.place = recipe, shape, place
+        self.on_cpu, self.adapted = place.device == "cpu", recipe.lora is not None
+        self.quantized = model.quantization != "none"
+        # As `choose_dtype` and `choose_autocast`, for a place that need not be this machine.
+        fast = not self.on_cpu and place.bfloat16
+        auto = model.dtype == "auto" and self.adapted and fast
+        self.item = 2 if model.dtype == "bfloat16" or auto else 4
+        cast = model.autocast == "bfloat16" or (model.autocast == "auto" and fast)
+        self.product_item = 2 if cast else self.item
+        # On a CPU rollouts run in the type of the weights.
+        casts = not self.on_cpu and not self.quantized
+        self.rollout_item = self.product_item if casts else self.item
+
+        adapters = _ADAPTER_ITEM * adapter_parameters(counts, recipe.lora)
+        base = weights_bytes(counts, self.item, model.quantization)
+        self.weights = base + adapters
+        self.trained = adapters if self.adapted else counts.parameters * self.item
+        self.reference = base if recipe.grpo.beta and not self.adapted else 0
+
+        self.prompt = prompt_tokens
+        self.completion = min(generation.max_completion_length, completion_tokens or 2**62)
+        self.longest = self.prompt + self.completion
+        prompts, repeats = recipe.grpo.prompts_per_step, generation.num_generations
+        self.groups = min(max(1, generation.max_rows // repeats), prompts)
+        self.rows = self.groups * repeats
+
+        self.how = Pass(
+            fused=counts.fused,
+            recompute=recipe.train.gradient_checkpointing,
+            item=self.item,
+            product_item=self.product_item,
+            adapter_casts=self.adapted and self.item < _ADAPTER_ITEM,
+        )
+        # The trainer asks with the products in the type of the weights.
+        per_token = kept_per_token(shape.widths, replace(self.how, product_item=self.item))
+        free = place.limit - place.before - self.weights - self.reference
+        self.budget = recipe.train.tokens_per_microbatch or token_budget(
+            shape.widths, per_token, free, self.trained, place.device
+        )
+        self.micro_rows = min(prompts * repeats, max(1, self.budget // self.longest))
+        self.micro_batches = -(-prompts * repeats // self.micro_rows)
+        # Keys and values of one position of one completion.
+        w = shape.widths
+        self.cached_position = 2 * w.layers * w.kv_heads * w.head_dim * self.rollout_item
+        # On a CPU: rollouts run in C.
+        self.in_c = (
+            self.on_cpu
+            and place.kernels
+            and counts.fused
+            and self.item == 4
+            and w.head_dim % calls.HEAD_MULTIPLE == 0
+        )
+
+    def stacks(self, adapters: bool = True) -> list[list[Linear]]:
+        """Layers that the fused blocks stack: plain ones, on which no adapter stands."""
+        counts = self.shape.counts
+        if not counts.fused or (self.quantized and adapters):
+            return []
+        lora = self.recipe.lora if adapters else None
+        taken = {layer.name for layer in adapted_layers(counts, lora)}
+        return [
+            [layer for layer in counts.linears if layer.name in names]
+            for names in _STACKS
+            if not taken & set(names)
+        ]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Bytes of a phase by part."""
+
+    name: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The memory of a run; `trained` of the `parameters` have gradients.
+
+    `tokens_per_microbatch` is the recipe's budget, or the trainer's choice.
+    """
+
+    parameters: int
+    trained: int
+    tokens_per_microbatch: int
+    phases: tuple[Phase, ...]
+
+    @property
+    def peak(self) -> Phase:
+        return max(self.phases, key=lambda phase: phase.total)
+
+
+def predict(
+    recipe: Recipe,
+    shape: Shape,
+    place: Place,
+    prompt_tokens: int,
+    completion_tokens: int | None = None,
+) -> Prediction:
+    """The memory of a run; completions have `completion_tokens`, or as many as they may."""
+    run = RunSizes(recipe, shape, place, prompt_tokens, completion_tokens)
+    item, linears, saved = run.item, shape.counts.linears, shape.saved_item
+    # On a CPU weights of the file's own type are the file, mapped. All of it counts as the
+    # process's while one layer is read from there, the stacked and quantised ones too.
+    mapped = 0
+    if run.on_cpu and saved == item:
+        moved = linears if run.quantized else [x for stack in run.stacks() for x in stack]
+        mapped = item * sum(x.weights if run.quantized else x.parameters for x in moved)
+    # Other files' pages lie beside the weights that are made of them.
+    loading = mapped
+    if run.on_cpu and saved not in (None, item):
+        loading = shape.counts.parameters * saved
+    # The copy that a checkpoint is written from while training goes on.
+    being_saved = 3 * run.trained if run.on_cpu and recipe.train.save_in_background else 0
+    held = {"before": place.before, "weights": run.weights, "reference": run.reference}
+    trained = {**held, "optimizer": 2 * run.trained, "copies": mapped + being_saved}
+    phases = {
+        "loading": _sum(held, {"copies": loading}),
+        "rollout": _sum(trained, _rollout(run)),
+        "training": _sum(trained, _training(run)),
+        "optimizer step": _sum(trained, {"gradients": run.trained}),
+        "checkpoint": _sum(trained),
+    }
+    if run.on_cpu:
+        for name in list(phases)[1:]:
+            tensors = sum(phases[name].values()) - place.before
+            phases[name]["fragments"] = HEAP_STEP_BYTES + int(_FRAGMENTS * tensors)
+    trainable = run.trained // (_ADAPTER_ITEM if run.adapted else item)
+    return Prediction(
+        parameters=shape.counts.parameters + (trainable if run.adapted else 0),
+        trained=trainable,
+        tokens_per_microbatch=run.budget,
+        phases=tuple(
+            Phase(name, {part: parts[part] for part in PARTS if parts[part]})
+            for name, parts in phases.items()
+        ),
+    )
+
+
+def _sum(*parts: Mapping[str, int]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for one in parts:
+        total.update(one)
+    return total
+
+
+def _training(run: RunSizes) -> Mapping[str, int]:
+    """The largest moment of an update: the head's part, the last block's, or the end of a block.
+
+    The first micro-batch's gradients come as its activations go; the next one finds them there.
+    """
+    w, counts, item, how = run.shape.widths, run.shape.counts, run.item, run.how
+    tokens = run.micro_rows * run.longest
+    kept = tokens * (kept_per_token(w, how) - logits_per_token(w, how))
+    # Gradients of a block's values: of the stream twice, of gate and up.
+    moving = tokens * 2 * (w.hidden * item + w.inner * run.product_item)
+
+    # Without fused blocks all logits exist at once; their share of a token counts the copies.
+    chunk = all_logits = tokens * logits_per_token(w, how)
+    times, chunks = 1, 1
+    if how.fused:
+        all_logits = 4 * w.vocabulary * run.micro_rows * run.completion
+        chunk, times = min(logprobs.LOGIT_BYTES, all_logits), _LOGITS_AT_ONCE
+        chunks = -(-all_logits // logprobs.LOGIT_BYTES)
+
+    # Autocast's copies of the blocks' weights, which the backward pass reads again; or one
+    # quantised layer's as it is computed with, twice for a moment.
+    copies = 0
+    if run.quantized:
+        copies = 2 * item * max((x.inputs * x.outputs for x in counts.linears), default=0)
+    elif run.product_item != item:
+        copies = run.product_item * sum(x.weights for x in counts.linears)
+
+    again = run.micro_batches > 1
+    head = 0 if run.adapted else item * w.hidden * w.vocabulary
+    there = run.trained if again else head
+    # The head's gradient is made when its first chunk of tokens is done.
+    before = there if again or chunks > 1 else 0
+    added = 0  # a layer's gradient, made before it is added to the one that exists
+    if again and not run.adapted:
+        embedding = item * (counts.parameters - sum(x.parameters for x in counts.linears)) - head
+        layers = [[x] for x in counts.linears] + run.stacks()
+        largest = max((sum(x.inputs * x.outputs for x in layer) for layer in layers), default=0)
+        added = max(item * largest, min(embedding, head))
+    moments = (
+        {"activations": kept, "gradients": before, "logits": times * chunk, "copies": copies},
+        {"activations": kept, "gradients": there, "logits": chunk, "copies": copies},
+        {"activations": kept + moving, "gradients": there + added, "copies": copies},
+        {"gradients": run.trained},
+    )
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def _rollout(run: RunSizes) -> Mapping[str, int]:
+    """Cache, logits, the prompts' pass and copied weights, by the decoder that would run."""
+    w, counts, item = run.shape.widths, run.shape.counts, run.rollout_item
+
+    copies = 0
+    if run.on_cpu and run.adapted and not run.quantized and run.item == 4:
+        # Adapters are folded into a copy, which decodes as fast as if there were none. Each
+        # adapter's product is made before it is added; then layers are stacked one by one. The C
+        # library keeps the memory of small layers that were stacked.
+        stacks = run.stacks(adapters=False)
+        ones = [item * sum(x.inputs * x.outputs for x in stack) for stack in stacks]
+        layers = [item * x.inputs * x.outputs for x in adapted_layers(counts, run.recipe.lora)]
+        copies = item * counts.parameters + max([2 * layer for layer in layers] + ones, default=0)
+        copies += sum(
+            item * sum(x.parameters for x in stack)
+            for stack, one in zip(stacks, ones, strict=True)
+            if one < LARGE_TENSOR_BYTES
+        )
+    elif not run.on_cpu and item < run.item:
+        copies = item * counts.parameters
+    elif run.in_c:
+        # The kernels read small models' weights from panels.
+        sizes = (w.layers, w.hidden, w.heads, w.kv_heads, w.head_dim, w.inner, w.vocabulary)
+        if KernelSizes(*sizes).packs:
+            copies = 4 * (sum(x.weights for x in counts.linears) + w.hidden * w.vocabulary)
+
+    if not counts.fused:
+        # Every layer's cache is copied when it grows, one after the other.
+        cache = run.rows * run.longest * run.cached_position
+        cache += 2 * cache // w.layers
+    elif run.in_c:
+        # A group's rows share the blocks that the prompt fills.
+        shared = run.prompt // calls.BLOCK
+        own = -(-run.longest // calls.BLOCK) - shared
+        cache = (run.groups * shared + run.rows * own) * calls.BLOCK * run.cached_position
+    else:
+        capacity = run.longest + 1
+        if not run.on_cpu:
+            capacity = -(-(run.longest + cuda.STRIDE) // cuda.POSITIONS) * cuda.POSITIONS
+        cache = run.rows * capacity * run.cached_position
+
+    # A token's logits of every row, as often as `sampler.sample` holds them.
+    logits = 4 * run.rows * w.vocabulary * _sampled_copies(run.recipe.generation, w.vocabulary)
+    if not run.on_cpu and counts.fused:
+        # Each graph keeps its own: one for every further 256 positions.
+        graphs = -(-run.completion // cuda.POSITIONS) + 1
+        logits += graphs * run.rows * w.vocabulary * item
+
+    # One block's values for the prompts that are read at a time; nothing of them is kept.
+    tokens = run.groups * run.prompt
+    if counts.fused:
+        most = cpu.PREFILL_TOKENS if run.in_c else cuda.PREFILL_TOKENS
+        tokens = max(min(tokens, most), run.rows)
+    attention = 2 * w.hidden + 3 * (w.heads + w.kv_heads) * w.head_dim
+    activations = tokens * max(attention, 2 * w.hidden + 3 * w.inner) * item
+    return {"copies": copies, "KV cache": cache, "logits": logits, "activations": activations}
+
+
+def _sampled_copies(generation: GenerationSection, vocabulary: int) -> int:
+    """Logits, log-probabilities, probabilities, and the tensors that drawing makes of them."""
+    if generation.top_p < 1:
+        return 10  # sorted with 64-bit places, running sums, and back
+    if generation.top_k or generation.min_p:
+        return 6
+    return 5 if vocabulary <= _SEARCHED_WHOLE else 4

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from aha.model.free_memory import keep_freed_memory
 from aha.observe.reporter import StepReporter, observers_of
 from aha.observe.services import require_services
 from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.loop import train
-from aha.train.memory import keep_freed_memory
 from aha.train.setup import Trainer, build_trainer
 from aha.train.stop import StopRequest
 from aha.types import RunFailure, Stopped

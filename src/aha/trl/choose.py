@@ -52,7 +52,7 @@ def resume(path: Path, overrides: Sequence[str], allow_change: bool) -> None:
 
 def describe(recipe: Recipe) -> str:
     """What a run would do, without doing it. Errors: UserError as `start` would raise at once."""
-    from aha.doctor.dry_run import describe as describe_run
+    from aha.doctor.preview import describe as describe_run
 
     if recipe.engine != "trl":
         return describe_run(recipe)

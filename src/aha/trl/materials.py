@@ -17,6 +17,7 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
+from aha.model.free_memory import free_memory
 from aha.model.load import (
     choose_device,
     choose_dtype,
@@ -28,20 +29,14 @@ from aha.model.load import (
     require_fast_bfloat16,
 )
 from aha.model.lora import is_adapter, lora_config
+from aha.model.sizes import Pass, Widths, kept_per_token, logits_per_token
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.positions import require_positions
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.data import ProblemStream
-from aha.train.memory import (
-    Pass,
-    Widths,
-    free_memory,
-    kept_per_token,
-    logits_per_token,
-    token_budget,
-)
+from aha.train.memory import token_budget
 from aha.trl.config import asked_for_fsdp, trl_section
 from aha.types import Problem, UserError
 

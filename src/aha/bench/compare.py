@@ -1,45 +1,117 @@
-"""The benchmark's parts, and what they say about each other."""
+"""`aha bench`: the native engine beside TRL on this machine, part by part, in one JSON object."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, Qwen2Config
 
-from aha.bench.costs import block_weights, decode_bytes, training_flops
-from aha.bench.generate import generate_ratio, seconds_per_token
-from aha.bench.machine import matmul_peak, read_bandwidth
-from aha.bench.pair import Ratio, Worker, in_turn
-from aha.bench.spec import SHAPES, Side, Spec, StepTimes
+from aha.bench.native_side import Ratio, generate_ratio, seconds_per_token
+from aha.bench.worker import Worker, in_turn
+from aha.bench.workload import (
+    SHAPES,
+    Side,
+    Spec,
+    StepTimes,
+    block_weights,
+    decode_bytes,
+    training_flops,
+)
 from aha.model.kernels.build import kernels
 from aha.model.load import find_model
-from aha.runs import processor
+from aha.recipe import DEFAULT_RECIPE, load_recipe
+from aha.runs import find_runs, processor
+from aha.train.checkpoint import latest_checkpoint
 from aha.types import UserError
 
 Say = Callable[[str], None]
 
+_RUNS = Path("runs")
 _SHAPE = "qwen2.5-0.5b"
 _SHAPE_LIMIT = 512
 _LENGTH_SHAPE = "qwen2.5-0.5b-4-layers"
+# Products as training has them (tokens x inputs x outputs), and a square one.
+_PRODUCTS = ((2048, 2048, 2048), (2048, 896, 4864), (2048, 4864, 896), (1024, 4096, 4096))
 
 
-def require_trl() -> None:
-    """Errors: UserError where TRL is not installed."""
+def bench(
+    json_path: Path | None, after: str | None, runs: int, full: bool, say: Say
+) -> dict[str, Any]:
+    """Run the benchmark, print the results with `say`, and write them to `json_path`.
+
+    `after`: a trained embedded model, a run or a checkpoint; default the latest finished run's.
+    Errors: UserError for a path that cannot be written, or without TRL.
+    """
+    if json_path is not None and not json_path.resolve().parent.is_dir():
+        raise UserError(f"--json is {str(json_path)!r}; its folder does not exist.")
+    if json_path is not None and json_path.is_dir():
+        raise UserError(f"--json is {str(json_path)!r}, a folder; it must be a file.")
     if importlib.util.find_spec("trl") is None:
         raise UserError(
             "aha bench compares with TRL, which is not installed: pip install 'aha-zero[trl]' with "
             "Python 3.11 or newer."
         )
+    threads = torch.get_num_threads()
+    trained = _trained(after, say)
+    machine = machine_limits(threads)
+    result: dict[str, Any] = {"machine": machine}
+    say(
+        f"machine: {machine['processor']} ({machine['features']}, kernels {machine['kernels']}), "
+        f"{threads} threads, {machine['matmul_gflops']:.0f} GFLOP/s in matrix products, "
+        f"{machine['read_gb_per_s']:.0f} GB/s"
+    )
+    for when, model in (("before_rl", "aha-tiny"), ("after_rl", trained)):
+        say(f"embedded model, {when.replace('_', ' ')}:")
+        result[when] = small_model(model, threads, runs, say)
+    say("shape of Qwen2.5-0.5B, 8 x 512 tokens:")
+    result["large"] = large_shape(threads, machine, say)
+    if full:
+        say("costs:")
+        result["costs"] = costs(threads, say)
+    before, trained_result = result["before_rl"], result["after_rl"]
+    result = {
+        "step_ratio_before_rl": before["step_ratio"]["median"],
+        "step_ratio_after_rl": trained_result["step_ratio"]["median"],
+        "rollout_ratio": min(x["rollout_ratio"]["median"] for x in (before, trained_result)),
+        "memory_ratio": result["large"]["memory_ratio"],
+        **result,
+    }
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        say(f"written: {json_path}")
+    return result
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Where the figures come from."""
+def _trained(after: str | None, say: Say) -> str:
+    """A trained embedded model: the given one, that of the latest finished run, or a new run's."""
+    if after is not None:
+        path = Path(after)
+        model = str(latest_checkpoint(path / "checkpoints") or path)
+        find_model(model)  # a wrong one would be found out after minutes
+        return model
+    for directory in find_runs(_RUNS):
+        finished = "after" in directory.evaluation()
+        checkpoint = latest_checkpoint(directory.checkpoints)
+        if finished and checkpoint and directory.recipe().name == DEFAULT_RECIPE:
+            say(f"after RL: {checkpoint}")
+            return str(checkpoint)
+    from aha.train.start import start_run
+
+    say("after RL: no finished run of the default recipe in runs/, so one is trained first")
+    return str(latest_checkpoint(start_run(load_recipe(DEFAULT_RECIPE), None).checkpoints))
+
+
+def machine_limits(threads: int) -> dict[str, Any]:
+    """This machine, and its peak arithmetic and memory speed."""
     return {
         "processor": processor(),
         "threads": threads,
@@ -52,6 +124,35 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
+def matmul_peak(device: str = "cpu", dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of the fastest of a few matrix products, the best of several runs."""
+    best = 0.0
+    for m, k, n in _PRODUCTS:
+        a = torch.randn(m, k, device=device, dtype=dtype)
+        b = torch.randn(k, n, device=device, dtype=dtype)
+        seconds = _best_time(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
+        best = max(best, 2.0 * m * k * n / seconds)
+    return best
+
+
+def read_bandwidth(device: str = "cpu", gigabytes: float = 1.0) -> float:
+    """Bytes/s of summing a tensor far larger than any cache, the best of several runs."""
+    x = torch.ones(int(gigabytes * 2**28), device=device)
+    return x.numel() * 4 / _best_time(lambda: x.sum(), device)
+
+
+def _best_time(action: Callable[[], object], device: str, repeats: int = 8) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    times = []
+    for _ in range(repeats):
+        wait()
+        started = time.perf_counter()
+        action()
+        wait()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
 def small_model(model: str, threads: int, runs: int, say: Say) -> dict[str, Any]:
     """Steps of 16 x 8 completions of at most 240 tokens on Countdown, against TRL's two ways."""
     sides: tuple[Side, ...] = ("native", "trl", "trl-continuous")
@@ -60,7 +161,9 @@ def small_model(model: str, threads: int, runs: int, say: Say) -> dict[str, Any]
         workers = [stack.enter_context(Worker(spec)) for spec in specs]
         results = dict(zip(sides, in_turn(workers, runs), strict=True))
     best = min(sides[1:], key=lambda side: _median(results[side], "step_s"))
-    ratio = Ratio.of(_values(results[best], "step_s"), _values(results["native"], "step_s"))
+    ratio = Ratio.of(
+        [step.step_s for step in results[best]], [step.step_s for step in results["native"]]
+    )
     ceiling = _ceiling(model, results["native"], _median(results[best], "step_s"))
     say(
         f"  step: {_median(results['native'], 'step_s'):.2f} s against {best}'s "
@@ -128,8 +231,12 @@ def large_shape(threads: int, limits: dict[str, Any], say: Say) -> dict[str, Any
 
 
 def costs(threads: int, say: Say) -> dict[str, Any]:
-    """What a native step costs by completion length, by rows and by model."""
-    by_length = _by_length(threads)
+    """The cost of a native step by completion length, by rows and by model."""
+    by_length = []
+    for limit in (128, 256, 512, 1024, 2048, 4096):
+        spec = Spec("native", _LENGTH_SHAPE, 1, 2, limit, threads)
+        # A long step is its own warm-up.
+        by_length.append({"limit": limit, **_native_step(spec, warm_up=limit <= 512)})
     fit = linear_fit([row["tokens"] for row in by_length], [row["step_s"] for row in by_length])
     say(
         f"  by length 128 to 4096: {fit['seconds_per_1000_tokens']:.2f} s a 1,000 tokens, "
@@ -162,15 +269,6 @@ def linear_fit(tokens: Sequence[float], seconds: Sequence[float]) -> dict[str, f
     }
 
 
-def _by_length(threads: int) -> list[dict[str, Any]]:
-    rows = []
-    for limit in (128, 256, 512, 1024, 2048, 4096):
-        spec = Spec("native", _LENGTH_SHAPE, 1, 2, limit, threads)
-        # A long step is its own warm-up.
-        rows.append({"limit": limit, **_native_step(spec, warm_up=limit <= 512)})
-    return rows
-
-
 def _native_step(spec: Spec, warm_up: bool = True) -> dict[str, Any]:
     """A worker's step, after one that warms up."""
     with Worker(spec) as worker:
@@ -199,12 +297,8 @@ def _summary(steps: Sequence[StepTimes]) -> dict[str, Any]:
     return summary
 
 
-def _values(steps: Sequence[StepTimes], name: str) -> list[float]:
-    return [float(getattr(step, name)) for step in steps]
-
-
 def _median(steps: Sequence[StepTimes], name: str) -> float:
-    return statistics.median(_values(steps, name))
+    return statistics.median(float(getattr(step, name)) for step in steps)
 
 
 def _spread(ratio: Ratio) -> str:

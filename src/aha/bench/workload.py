@@ -1,0 +1,174 @@
+"""The work of a benchmark: its sizes, its models and prompts, and its cost in arithmetic.
+
+All sides get the same weights and the same texts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
+
+from aha.model.load import load_model, load_tokenizer
+from aha.recipe import Recipe, load_recipe
+from aha.tasks import load_problems
+from aha.tiny.tokenizer import build_tokenizer
+from aha.types import Problem
+
+Side = Literal["native", "trl", "trl-continuous"]
+
+# Random weights in these shapes: what a run costs depends on nothing else about a model.
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2.5-0.5b": {
+        "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151_936,
+        "tie_word_embeddings": True,
+    },
+    "qwen2.5-1.5b": {
+        "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
+        "num_key_value_heads": 2, "intermediate_size": 8960, "vocab_size": 151_936,
+        "tie_word_embeddings": True,
+    },
+    "qwen2.5-3b": {
+        "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
+        "num_key_value_heads": 2, "intermediate_size": 11_008, "vocab_size": 151_936,
+        "tie_word_embeddings": True,
+    },
+    "smollm2-135m": {
+        "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49_152,
+        "tie_word_embeddings": True,
+    },
+    # Four of the 24 layers of 0.5B and a small vocabulary, to measure a layer at each length.
+    "qwen2.5-0.5b-4-layers": {
+        "hidden_size": 896, "num_hidden_layers": 4, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 8192,
+        "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One side's work: a step of `prompts` x `generations`, learning rate 0.
+
+    `model` is a name or folder as in a recipe, on Countdown problems with the default recipe's
+    rewards; or the name of a shape, with random weights, every completion exactly `limit` tokens
+    long and rewards that only alternate. `checkpointing` is gradient checkpointing.
+    """
+
+    side: Side
+    model: str
+    prompts: int
+    generations: int
+    limit: int
+    threads: int
+    checkpointing: bool = False
+
+    @property
+    def is_shape(self) -> bool:
+        return self.model in SHAPES
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Spec:
+        return Spec(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of one step, its completion tokens, and the process's peak memory so far in GiB."""
+
+    step_s: float
+    rollout_s: float
+    train_s: float
+    tokens: int
+    peak_gb: float
+    logprob_gap: float | None = None
+    tokens_per_microbatch: int | None = None
+
+
+def recipe_of(spec: Spec) -> Recipe:
+    """The default recipe with the benchmark's sizes."""
+    changes = {
+        "model.name": "aha-tiny" if spec.is_shape else spec.model,
+        "grpo.prompts_per_step": spec.prompts,
+        "generation.num_generations": spec.generations,
+        "generation.max_completion_length": spec.limit,
+        "train.gradient_checkpointing": spec.checkpointing,
+    }
+    return load_recipe("countdown-tiny", [f"{key}={value}" for key, value in changes.items()])
+
+
+def build(
+    spec: Spec, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy and its tokenizer; random weights for a shape."""
+    if not spec.is_shape:
+        section = recipe_of(spec).model
+        return load_model(section), load_tokenizer(section)
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        **SHAPES[spec.model],
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.device(device):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model, tokenizer
+
+
+def problems_of(spec: Spec) -> tuple[Problem, ...]:
+    return load_problems(recipe_of(spec).task, "train", spec.prompts).problems
+
+
+def fill_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's state as large as it is from the second step on; rate 0 moves nothing.
+
+    Without it the peak of a first step would lack Adam's two moments.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def training_flops(config: Any, rows: int, prompt: int, completion: int) -> float:
+    """FLOPs of an update, forward and backward: 6 a weight and token, plus causal attention.
+
+    The head counts where completions are predicted; what is computed again (checkpointing) does
+    not count.
+    """
+    tokens = rows * (prompt + completion)
+    head = config.hidden_size * config.vocab_size
+    products = 6.0 * (tokens * block_weights(config) + rows * completion * head)
+    width = config.num_attention_heads * _head_dim(config)
+    attention = 6.0 * config.num_hidden_layers * rows * (prompt + completion) ** 2 * width
+    return products + attention
+
+
+def decode_bytes(config: Any, cached: float, bytes_per_value: int = 4) -> float:
+    """Bytes that one token of one row reads: weights, and keys and values of `cached` positions."""
+    kv = 2 * config.num_hidden_layers * config.num_key_value_heads * _head_dim(config)
+    weights = block_weights(config) + config.hidden_size * config.vocab_size
+    return bytes_per_value * (weights + kv * cached)
+
+
+def block_weights(config: Any) -> int:
+    """Parameters of the blocks' matrices."""
+    hidden, head_dim = config.hidden_size, _head_dim(config)
+    attention = hidden * head_dim * 2 * (config.num_attention_heads + config.num_key_value_heads)
+    return int(config.num_hidden_layers * (attention + 3 * hidden * config.intermediate_size))
+
+
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
