@@ -110,8 +110,10 @@ class Machine:
 def this_machine() -> Machine:
     """This machine's facts; compiles the kernels if that was not done yet."""
     total, limit = psutil.virtual_memory().total, container_limit()
-    # nvidia-smi sees GPUs that PyTorch may have been built without.
-    seen = collect_env.get_gpu_info(collect_env.run) or ""
+    environment: Any = collect_env  # untyped
+    run = environment.run
+    # nvidia-smi sees GPUs also where PyTorch was built without CUDA.
+    seen = environment.get_gpu_info(run) or ""
     gpus = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         it = torch.cuda.get_device_properties(index)
@@ -133,13 +135,11 @@ def this_machine() -> Machine:
         processor=processor(),
         cores=usable_cores(),
         threads=torch.get_num_threads(),
-        cpu_bfloat16=not _BFLOAT16_FLAGS.isdisjoint(
-            collect_env.get_cpu_info(collect_env.run).split()
-        ),
+        cpu_bfloat16=not _BFLOAT16_FLAGS.isdisjoint(environment.get_cpu_info(run).split()),
         memory_total=total if limit is None else min(total, limit),
         memory_free=free_memory(torch.device("cpu")),
         cuda_build=torch.version.cuda or torch.version.hip,
-        driver=collect_env.get_nvidia_driver_version(collect_env.run),
+        driver=environment.get_nvidia_driver_version(run),
         driver_gpus=tuple(re.sub(r"^GPU \d+: ", "", line) for line in seen.splitlines()),
         gpus=tuple(gpus),
         sdpa=tuple(name for name, on in switches.items() if on),

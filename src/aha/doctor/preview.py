@@ -177,13 +177,12 @@ def place_of(
 
     Errors: UserError for a GPU that is neither here nor asked about with its memory.
     """
-    device = asked_device
-    if device is None and recipe.model.device == "auto":
-        device = "cuda" if machine.gpus else "cpu"
-    elif device is None:
-        # An Apple GPU has the processor's memory.
-        device = "cpu" if recipe.model.device == "mps" else recipe.model.device
     gpu = machine.gpus[0] if machine.gpus else None
+    device, section = asked_device, recipe.model
+    if device is None:
+        # An Apple GPU has the processor's memory.
+        on_gpu = section.device == "cuda" or (section.device == "auto" and gpu is not None)
+        device = "cuda" if on_gpu else "cpu"
     if device == "cpu":
         before = process_bytes(recipe)
         limit = machine.memory_free + before if asked_bytes is None else asked_bytes
