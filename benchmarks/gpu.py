@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from aha.bench.compare import matmul_peak, read_bandwidth
+from aha.bench.against_trl import matmul_peak, read_bandwidth
 from aha.bench.native_side import NativeSide
 from aha.bench.workload import SHAPES, Spec, decode_bytes, training_flops
 from aha.rollout.base import SamplingSettings

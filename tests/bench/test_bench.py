@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from aha.bench import compare
-from aha.bench.compare import linear_fit
+from aha.bench import against_trl
+from aha.bench.against_trl import linear_fit
 from aha.bench.native_side import Ratio, generate_ratio
 from aha.bench.worker import Worker, in_turn
 from aha.bench.workload import (
@@ -117,7 +117,7 @@ def test_the_command_writes_the_promised_keys(
     ratio = {"median": 5.0, "low": 4.0, "high": 6.0}
     small = {"step_ratio": ratio, "rollout_ratio": {**ratio, "median": 4.5}}
     monkeypatch.setattr(
-        compare,
+        against_trl,
         "machine_limits",
         lambda threads: {
             "processor": "A Processor",
@@ -127,8 +127,8 @@ def test_the_command_writes_the_promised_keys(
             "read_gb_per_s": 1.0,
         },
     )
-    monkeypatch.setattr(compare, "small_model", lambda *_: small)
-    monkeypatch.setattr(compare, "large_shape", lambda *_: {"memory_ratio": 0.5})
+    monkeypatch.setattr(against_trl, "small_model", lambda *_: small)
+    monkeypatch.setattr(against_trl, "large_shape", lambda *_: {"memory_ratio": 0.5})
     path = tmp_path / "bench.json"
     main(["bench", "--json", str(path), "--after", "aha-tiny"])
     written = json.loads(path.read_text())

@@ -192,6 +192,6 @@ def bench(
     ] = False,
 ) -> None:
     """Measure the native engine beside TRL's on this machine: about a quarter of an hour."""
-    from aha.bench.compare import bench as run_bench
+    from aha.bench.against_trl import bench as run_bench
 
     run_bench(json_, after, runs, full, typer.echo)

@@ -258,14 +258,14 @@ def predict(
         loading = shape.counts.parameters * saved
     # The copy that a checkpoint is written from while training goes on.
     being_saved = 3 * run.trained if run.on_cpu and recipe.train.save_in_background else 0
-    held = {"before": place.before, "weights": run.weights, "reference": run.reference}
-    trained = {**held, "optimizer": 2 * run.trained, "copies": mapped + being_saved}
+    held = Counter(before=place.before, weights=run.weights, reference=run.reference)
+    trained = held + Counter(optimizer=2 * run.trained, copies=mapped + being_saved)
     phases = {
-        "loading": _sum(held, {"copies": loading}),
-        "rollout": _sum(trained, _rollout(run)),
-        "training": _sum(trained, _training(run)),
-        "optimizer step": _sum(trained, {"gradients": run.trained}),
-        "checkpoint": _sum(trained),
+        "loading": held + Counter(copies=loading),
+        "rollout": trained + Counter(_rollout(run)),
+        "training": trained + Counter(_training(run)),
+        "optimizer step": trained + Counter(gradients=run.trained),
+        "checkpoint": trained.copy(),
     }
     if run.on_cpu:
         for name in list(phases)[1:]:
@@ -281,13 +281,6 @@ def predict(
             for name, parts in phases.items()
         ),
     )
-
-
-def _sum(*parts: Mapping[str, int]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for one in parts:
-        total.update(one)
-    return total
 
 
 def _training(run: RunSizes) -> Mapping[str, int]:
