@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from aha.evaluate.harness import score, through_stop
+from aha.evaluate.lm_harness import score, through_stop
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import Verdict, check_completions, load_problems
 from aha.tasks.harness import task_name, write_task
@@ -245,7 +245,7 @@ def write_own_task(rows: list[dict[str, str]], folder: Path) -> str:
 def test_where_the_rules_differ(
     lm_eval: Any, text: str, ours: tuple[int, int, int], theirs: tuple[int, int]
 ) -> None:
-    from aha.evaluate.harness import score_gsm8k
+    from aha.evaluate.lm_harness import score_gsm8k
 
     columns = {"problem": "?", "answer": "72", "solution": "<<6*12=72>>72\n#### 72"}
     document = {"prompt": "Assistant: <think>", "columns": json.dumps(columns)}

@@ -17,9 +17,9 @@ from aha.reasoning.reflection import reflection_count
 from aha.recipe import Recipe
 from aha.rollout.base import Engine, SamplingSettings, rollout_seed
 from aha.runs import RunDirectory
-from aha.tasks import Verdict, check_completions, task_of
+from aha.tasks import check_completions, task_of
 from aha.tasks.prompts import ask
-from aha.types import Completion, Problem, Prompt
+from aha.types import Problem, Prompt
 
 Record = dict[str, Any]
 _SCALARS = (
@@ -135,7 +135,7 @@ def evaluate(
     seed: int,
     samples: int = 1,
 ) -> Evaluation:
-    """`samples` completions per problem, judged."""
+    """Draw `samples` completions per problem and check them."""
     groups = engine.generate(prompts, samples, settings, seed)
     rows = [
         (problem, prompt, index, completion)
@@ -147,27 +147,24 @@ def evaluate(
         [completion.text for _, _, _, completion in rows],
         [problem.columns for problem, _, _, _ in rows],
     )
-    records = tuple(_record(*row, verdict) for row, verdict in zip(rows, verdicts, strict=True))
+    records = tuple(
+        {
+            "key": problem.key,
+            "sample": index,
+            "columns": dict(problem.columns),
+            "prompt": prompt.text,
+            "completion": completion.text,
+            "correct": verdict.strict,
+            "correct_lenient": verdict.lenient,
+            "well_formed": verdict.well_formed,
+            "answer": verdict.answer,
+            "tokens": len(completion.token_ids),
+            "truncated": completion.truncated,
+            "reflections": reflection_count(completion.text),
+        }
+        for (problem, prompt, index, completion), verdict in zip(rows, verdicts, strict=True)
+    )
     return Evaluation(_summary(records, settings, samples), records)
-
-
-def _record(
-    problem: Problem, prompt: Prompt, index: int, completion: Completion, verdict: Verdict
-) -> Record:
-    return {
-        "key": problem.key,
-        "sample": index,
-        "columns": dict(problem.columns),
-        "prompt": prompt.text,
-        "completion": completion.text,
-        "correct": verdict.strict,
-        "correct_lenient": verdict.lenient,
-        "well_formed": verdict.well_formed,
-        "answer": verdict.answer,
-        "tokens": len(completion.token_ids),
-        "truncated": completion.truncated,
-        "reflections": reflection_count(completion.text),
-    }
 
 
 def by_problem(records: Sequence[Record]) -> list[list[Record]]:
@@ -187,6 +184,9 @@ def accuracy_of(problem: Sequence[Record]) -> float:
 
 def _summary(records: Sequence[Record], settings: SamplingSettings, samples: int) -> dict[str, Any]:
     problems = by_problem(records)
+    lengths = sorted(record["tokens"] for record in records)
+    # Each percentile is the smallest length that at least so many per cent do not exceed.
+    places = {p: max(0, math.ceil(p / 100 * len(lengths)) - 1) for p in _PERCENTILES}
     return {
         "n": len(problems),
         "samples": samples,
@@ -195,20 +195,13 @@ def _summary(records: Sequence[Record], settings: SamplingSettings, samples: int
         "ci95": list(clustered_interval([*map(accuracy_of, problems)], samples)),
         "accuracy_lenient": fmean(record["correct_lenient"] for record in records),
         "format_rate": fmean(record["well_formed"] for record in records),
-        "mean_length": fmean(record["tokens"] for record in records),
-        **_lengths(records),
+        "mean_length": fmean(lengths),
+        **{f"length_p{p}": lengths[place] for p, place in places.items()},
         "reflection_rate": fmean(record["reflections"] for record in records),
         "truncated_rate": fmean(record["truncated"] for record in records),
         **(_of_several(problems, samples) if samples > 1 else {}),
         "by_difficulty": _by_difficulty(problems, samples),
     }
-
-
-def _lengths(records: Sequence[Record]) -> dict[str, int]:
-    """Percentiles of the lengths, each the least length that as many do not exceed."""
-    lengths = sorted(record["tokens"] for record in records)
-    places = {p: max(0, math.ceil(p / 100 * len(lengths)) - 1) for p in _PERCENTILES}
-    return {f"length_p{p}": lengths[place] for p, place in places.items()}
 
 
 def _of_several(problems: Sequence[Sequence[Record]], samples: int) -> dict[str, float]:

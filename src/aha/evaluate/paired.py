@@ -1,4 +1,4 @@
-"""Two models on the same problems: what was gained and lost, and whether that is chance."""
+"""Two models on the same problems: gains, losses, and a test of the difference."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from aha.reasoning.compare import rise
 class Comparison:
     """The first model's accuracy less the second's, by problem.
 
-    `difference` with its 95 % interval (Student's t over paired differences); `p` of a test that
-    knows they are paired, named by `test`; keys of the problems on which the first does better
+    `difference` with its 95 % interval (Student's t over paired differences); `p` of a paired
+    test, named by `test`; keys of the problems on which the first does better
     (`gained`) and worse (`lost`).
     """
 
@@ -60,7 +60,7 @@ def _wilcoxon(differences: Sequence[float]) -> float:
 
 
 def _interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """The difference itself, twice, where one problem says nothing of spread."""
+    """The 95 % interval; the difference itself, twice, for one problem: it has no spread."""
     if len(ours) < 2:
         return ours[0] - theirs[0], ours[0] - theirs[0]
     found = rise(theirs, ours)

@@ -41,8 +41,10 @@ def majority(votes: Sequence[Vote | None]) -> int | None:
 
 
 def maj_at_k(votes: Sequence[Vote | None], correct: Sequence[bool], k: int) -> bool:
-    """Whether the most frequent answer of the first k completions is right, judged by the first
-    completion that gave it (Wang et al. 2022, arXiv:2203.11171)."""
+    """True if the most frequent answer of the first k completions is right.
+
+    The first completion that gave it counts (Wang et al. 2022, arXiv:2203.11171).
+    """
     chosen = majority(votes[:k])
     return chosen is not None and correct[chosen]
 

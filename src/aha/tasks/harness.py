@@ -3,7 +3,7 @@
 The harness gives a model texts, not token ids: each prompt is written so that its text alone
 encodes to the ids that training shows the model. Left out: few-shot examples and chat templates of
 the harness's own, which would ask something else; stop strings of its own, which it cuts off the
-completion with what they close (`aha.evaluate.harness` cuts after them instead).
+completion with what they close (`aha.evaluate.lm_harness` cuts after them instead).
 """
 
 from __future__ import annotations
@@ -142,23 +142,23 @@ def _drawing(temperature: float) -> dict[str, Any]:
 
 def _scores(recipe: Recipe) -> str:
     also = TASKS[recipe.task.name].harness_metrics
-    own = " | harness.score_gsm8k(document, results[0], STOP)" if also else ""
+    own = " | lm_harness.score_gsm8k(document, results[0], STOP)" if also else ""
     return (
         '"""What the harness calls for this task: aha reads the problems and judges the texts."""\n'
         "\n"
         "from pathlib import Path\n"
         "\n"
-        "from aha.evaluate import harness\n"
+        "from aha.evaluate import lm_harness\n"
         "\n"
         f"STOP = {list(recipe.generation.stop)!r}\n"
         "\n"
         "\n"
         "def problems(**options):\n"
-        '    return harness.load(Path(__file__).with_name("problems.jsonl"))\n'
+        '    return lm_harness.load(Path(__file__).with_name("problems.jsonl"))\n'
         "\n"
         "\n"
         "def score(document, results):\n"
-        f"    return harness.score(document, results[0], STOP){own}\n"
+        f"    return lm_harness.score(document, results[0], STOP){own}\n"
     )
 
 

@@ -1,8 +1,8 @@
-"""The side of lm-evaluation-harness: what the files of `aha data harness` call from there.
+"""Functions that lm-evaluation-harness calls through the files of `aha data harness`.
 
-The harness loads the model, writes the completions and logs them; here its documents are read and
-the texts judged by the same function as in training and `aha eval`.
-Left out: its own copy of the judge, few-shot examples and chat templates: the prompt is whole.
+The harness loads the model, writes the completions and logs them. This module reads its documents
+and checks the texts with the same function as training and `aha eval`. Left out: few-shot examples
+and chat templates, because the prompt is complete.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ Document = Mapping[str, Any]
 def load(file: Path) -> Any:
     """The problems as the harness's `custom_dataset`: one split, `test`, of datasets.Dataset.
 
-    Columns stay one JSON text: rows of one set may differ in them, and tables may not.
+    Columns stay one JSON text, because problems may differ in them and a table's rows may not.
     """
     from datasets import Dataset
 
@@ -39,8 +38,8 @@ def load(file: Path) -> Any:
 def score(document: Document, completion: str, stop: Sequence[str]) -> dict[str, float]:
     """aha's verdict on one completion, 0 or 1 each, by the names of `aha eval --json`.
 
-    `accuracy` is strict. The harness cuts a completion before a stop string, so it is given none,
-    and what follows one is dropped here.
+    `accuracy` is strict. The harness would cut a completion before a stop string, so it is given
+    none, and the text after one is dropped here.
     """
     columns = json.loads(document["columns"])
     verdict = check_completion(document["prompt"], through_stop(completion, stop), columns)
@@ -58,57 +57,43 @@ def through_stop(text: str, stop: Sequence[str]) -> str:
 
 
 def score_gsm8k(document: Document, completion: str, stop: Sequence[str]) -> dict[str, float]:
-    """The harness's own verdicts: its task gsm8k's filters and metric on the same text.
+    """The harness's own verdicts: the filters and the metric of its task gsm8k on the same text.
 
-    Both are read from the installed harness, so they are its version's. Errors: RunFailure when
-    it has them no more.
+    Both are read from the installed harness. Errors: RunFailure when it has none that are known.
     """
+    from lm_eval.api.registry import get_filter, get_metric
+
     text, columns = through_stop(completion, stop), json.loads(document["columns"])
-    # Its target is the whole gold solution, whose end after "####" its metric takes.
+    # Its target is the whole gold solution; its metric takes the part after "####".
     gold = columns.get("solution") or columns["answer"]
-    rules = _gsm8k_rules()
-    return {
-        f"gsm8k_{name.replace('-', '_')}": rules.exact_match(filters, text, gold)
-        for name, filters in rules.filters.items()
-    }
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """Filters by name, each a chain of (function, options); and the options of exact_match."""
-
-    filters: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
-    options: Mapping[str, Any]
-
-    def exact_match(
-        self, filters: Sequence[tuple[str, Mapping[str, Any]]], text: str, gold: str
-    ) -> float:
-        from lm_eval.api.registry import get_filter, get_metric
-
+    filters, metric = _gsm8k_rules()
+    scores = {}
+    for name, steps in filters.items():
         responses: Any = [[text]]
-        for function, options in filters:
+        for function, options in steps:
             responses = list(get_filter(function)(**options).apply(responses, [{}]))
-        found = get_metric("exact_match")(references=[gold], predictions=responses, **self.options)
-        return float(found["exact_match"])
+        found = get_metric("exact_match")(references=[gold], predictions=responses, **metric)
+        scores[f"gsm8k_{name.replace('-', '_')}"] = float(found["exact_match"])
+    return scores
 
 
 @functools.cache
-def _gsm8k_rules() -> _Rules:
+def _gsm8k_rules() -> tuple[dict[str, list[tuple[str, dict[str, Any]]]], dict[str, Any]]:
+    """Filters by name, each a chain of (function, options); and the options of exact_match."""
     file = resources.files("lm_eval") / "tasks" / "gsm8k" / "gsm8k.yaml"
     try:
         task = yaml.safe_load(file.read_text(encoding="utf-8"))
         filters = {
-            chain["name"]: tuple(_named(step, "function") for step in chain["filter"])
+            chain["name"]: [_named(step, "function") for step in chain["filter"]]
             for chain in task["filter_list"]
         }
-        metrics = dict(_named(metric, "metric") for metric in task["metric_list"])
-        options = metrics["exact_match"]
+        options = dict(_named(metric, "metric") for metric in task["metric_list"])["exact_match"]
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RunFailure(
             f"the installed lm_eval's task gsm8k is not as known: {error!r}."
         ) from None
     ours = ("aggregation", "higher_is_better")
-    return _Rules(filters, {key: options[key] for key in options if key not in ours})
+    return filters, {key: value for key, value in options.items() if key not in ours}
 
 
 def _named(entry: Mapping[str, Any], key: str) -> tuple[str, dict[str, Any]]:
