@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from statistics import median
 
 from aha.observe.alerts import Alert, Trend, Watched
-from aha.reasoning.intervals import wilson_interval
+from aha.reasoning.compare import wilson_interval
 from aha.recipe import DEFAULT_RECIPE, load_recipe
 
 METRIC = Watched("accuracy", "accuracy", more_is_better=True, percent=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from aha.evaluate.evaluation import evaluate
-from aha.reasoning.intervals import wilson_interval
+from aha.reasoning.compare import wilson_interval
 from aha.rollout.base import SamplingSettings
 from aha.rollout.scripted import ScriptedEngine
 from aha.tasks.countdown import make_problem

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, hypergeom
 
 from aha.evaluate.passk import clustered_interval, maj_at_k, majority, pass_at_k, powers_up_to
-from aha.reasoning.intervals import wilson_interval
+from aha.reasoning.compare import wilson_interval
 from aha.tasks import TASKS
 from aha.tasks.task import Vote
 

@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aha.reasoning import behaviours
-from aha.reasoning.behaviours import BEHAVIOURS, RULES, Passage, find_behaviours
-from aha.reasoning.rules import Pattern, Rule
+from aha.reasoning.behaviours import BEHAVIOURS, Pattern, Rule, find_behaviours, rules
 
 ROWS = [
     json.loads(line)
@@ -23,6 +22,7 @@ ROWS = [
     .read_text(encoding="utf-8")
     .splitlines()
 ]
+RULES = rules()
 PATTERNS = [(rule, pattern) for rule in RULES for pattern in rule.patterns]
 
 
@@ -207,6 +207,12 @@ def test_reading_behaviours_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_passage_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
-        Passage("self_check", 0, 1).start = 2  # type: ignore[misc]
+def test_rules_are_read_at_first_use_and_once() -> None:
+    code = (
+        "import yaml; read = []; load = yaml.load;"
+        "yaml.load = lambda *args, **kwargs: read.append(1) or load(*args, **kwargs);"
+        "from aha.reasoning.behaviours import find_behaviours; print(len(read));"
+        "find_behaviours('Wait, no'); find_behaviours('Wait, no', 'math'); print(len(read))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from statistics import variance
 
-from aha.reasoning.intervals import wilson_interval
+from aha.reasoning.compare import wilson_interval
 from aha.tasks.task import Vote
 
 

@@ -1,6 +1,6 @@
-"""One completion read for how it reasons, and a step's completions summed up for its record.
+"""Analyse how one completion reasons, and sum up a step's completions for its record.
 
-Left out: anything that needs to know the problem. Whether the answer is right is told, not judged.
+Left out: anything that needs to know the problem. The caller says if the answer is right.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from aha.reasoning.reflection import reflection_count
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a completion shows.
+    """The behaviours and arithmetic of a completion.
 
-    `corrected`: it is right in the end after a try that it gave up itself, or after a false step
-    that it wrote again and truly. `reflections` counts the phrases that training records.
+    `corrected`: the answer is right after a try that the text gave up itself, or after a false step
+    that it wrote again with a true result. `reflections` counts the phrases that training records.
     """
 
     passages: tuple[Passage, ...]
@@ -28,12 +28,12 @@ class Analysis:
     reflections: int
 
     def shows(self, behaviour: str) -> bool:
-        """Whether any passage shows it."""
+        """True if any passage shows it."""
         return any(passage.behaviour == behaviour for passage in self.passages)
 
 
 def analyse(text: str, task: str, correct: bool) -> Analysis:
-    """How a completion of `task` reasons; `correct` says whether its answer is right."""
+    """The analysis of a completion of `task`; `correct` is true if its answer is right."""
     passages, steps = find_behaviours(text, task), written_steps(text)
     gave_up = any(passage.behaviour == "backtracking" for passage in passages)
     return Analysis(
@@ -45,10 +45,10 @@ def analyse(text: str, task: str, correct: bool) -> Analysis:
 
 
 def step_metrics(analyses: Sequence[Analysis]) -> dict[str, float | None]:
-    """What a step's record says of its completions.
+    """The metrics of a step's completions for its record.
 
-    `*_rate` is the share of completions, 0 to 1; `backtracks` and `steps` are means a completion;
-    `steps_true` the share of all judged steps that are true. None where there is nothing to share.
+    `*_rate` is a share of completions, 0 to 1. `backtracks` and `steps` are means a completion.
+    `steps_true` is the share of all compared steps that are true. None is a share of nothing.
     """
     steps = [step.true for analysis in analyses for step in analysis.steps]
     metrics = {
@@ -73,7 +73,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _redone(text: str, steps: Iterable[WrittenStep]) -> bool:
-    """Whether the arithmetic of a false step comes again later, with a true result."""
+    """True if the arithmetic of a false step comes again later, with a true result."""
     false: set[str] = set()
     for step in steps:
         arithmetic = _arithmetic(text[step.start : step.end])
@@ -85,7 +85,7 @@ def _redone(text: str, steps: Iterable[WrittenStep]) -> bool:
 
 
 def _arithmetic(equation: str) -> str:
-    """The side that was worked out, without blanks; "" for the later part of a chain."""
+    """The side with the operators, without blanks; "" for the later part of a chain."""
     left, _, right = "".join(equation.split()).partition("=")
     side = left if any(sign in left[1:] for sign in "+-*/\u00d7\u00f7\\") else right
     return "" if left[:1] in ("", "+", "*", "/") else side

@@ -1,29 +1,29 @@
-"""Where a text checks itself, goes back, sets subgoals or reasons backwards: rules, not a model.
+"""Find where a text checks itself, goes back, sets subgoals or reasons backwards, by rules.
 
 The four behaviours are those of Gandhi et al. 2025 (arXiv:2503.01307), who let a language model
-find them. Rules are weaker and say what they saw: the same text gives the same answer for ever, at
-no cost. docs/reasoning.md has how often they are right. Left out: whether a check is sound.
+find them. Rules are weaker, but the same text always gives the same answer, at no cost.
+The rules are data, in `rules.yaml` beside this file. docs/reasoning.md has how often they are
+right. Left out: a judgement of the check's soundness, and learned weights.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
+from importlib import resources
 
-from aha.reasoning.backtrack_rules import BACKTRACKING
-from aha.reasoning.backward_rules import BACKWARD_CHAINING
-from aha.reasoning.check_rules import SELF_CHECK
-from aha.reasoning.rules import Pattern, Rule
-from aha.reasoning.subgoal_rules import SUBGOALS
+import yaml
 
 BEHAVIOURS: tuple[str, ...] = ("self_check", "backtracking", "subgoals", "backward_chaining")
-RULES: tuple[Rule, ...] = (*SELF_CHECK, *BACKTRACKING, *SUBGOALS, *BACKWARD_CHAINING)
 
-# Two phrases of one behaviour this near, with no number between them, are one turn of thought.
+# Two phrases of one behaviour this near, with no number between them, are one passage.
 _NEAR = 24
 _WORD = re.compile(r"[a-z']+")
+# Spaces within a class stay as they are, and those in a lookbehind, whose length must be fixed.
+_SPACE = re.compile(r"\[[^\]]*\]|\(\?<[=!](?:\[[^\]]*\]|[^)\[])*\)| \?| ")
+_BLANKS = {" ": r"\s{1,2}", " ?": r"\s{0,2}"}
 _Found = tuple[str, int, int]
 
 
@@ -36,9 +36,67 @@ class Passage:
     end: int
 
 
-def rules_of(task: str) -> tuple[Rule, ...]:
-    """The rules that hold for a task: those of every task, and its own where it has some."""
-    return tuple(rule for rule in RULES if rule.task in ("", task))
+@dataclass(frozen=True)
+class Pattern:
+    """A regular expression, and the cues of which one is in every text that it matches.
+
+    `written` has blanks as in `rules.yaml`, with its shorthand written out.
+    """
+
+    cues: tuple[str, ...]
+    written: str
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The expression, compiled at its first use."""
+        return re.compile(
+            _SPACE.sub(lambda match: _BLANKS.get(match.group(), match.group()), self.written)
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way in which texts show a behaviour.
+
+    `task` is the one task it holds for; "" for every task. `example` is a text it is meant for.
+    """
+
+    behaviour: str
+    name: str
+    task: str
+    example: str
+    patterns: tuple[Pattern, ...]
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """All rules of `rules.yaml`, read at the first call."""
+    file = resources.files("aha.reasoning") / "rules.yaml"
+    # Both loaders are safe. The one in C is ten times as fast, where PyYAML was built with it.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    data = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+    shorthand = {name: _one_line(written) for name, written in data["shorthand"].items()}
+    names = re.compile("|".join(map(re.escape, shorthand)))
+
+    def pattern(cues: str, written: str) -> Pattern:
+        whole = names.sub(lambda match: shorthand[match.group()], _one_line(written))
+        return Pattern(tuple(cue.strip() for cue in cues.split("|")), whole)
+
+    return tuple(
+        Rule(
+            behaviour,
+            rule["name"],
+            rule.get("task", ""),
+            rule["example"],
+            tuple(pattern(*item) for entry in rule["patterns"] for item in entry.items()),
+        )
+        for behaviour in BEHAVIOURS
+        for rule in data[behaviour]
+    )
+
+
+def _one_line(written: str) -> str:
+    return written.replace("\n", "")
 
 
 def find_behaviours(text: str, task: str = "") -> tuple[Passage, ...]:
@@ -47,57 +105,46 @@ def find_behaviours(text: str, task: str = "") -> tuple[Passage, ...]:
     Passages of one behaviour do not overlap; those of two may.
     """
     view = _view(text)
-    patterns = _PATTERNS.get(task, _GENERAL)
+    numbered = _patterns()
     found: list[_Found] = []
     for number in sorted(_worth_a_search(view)):
-        if (pattern := patterns.get(number)) is not None:
-            found += _matches(*pattern, view)
+        rule, pattern = numbered[number]
+        if rule.task in ("", task):
+            found += _matches(rule.behaviour, pattern, view)
     return tuple(Passage(*span) for span in _joined(found, view))
 
 
-def _numbered(task: str) -> dict[int, tuple[str, Pattern]]:
-    """The patterns that hold for a task, by their number among all, with their behaviour."""
-    held = set(rules_of(task))
-    return {
-        number: (rule.behaviour, pattern)
-        for number, (rule, pattern) in enumerate(_ALL)
-        if rule in held
-    }
+@cache
+def _patterns() -> tuple[tuple[Rule, Pattern], ...]:
+    """The patterns of all rules, each with its rule."""
+    return tuple((rule, pattern) for rule in rules() for pattern in rule.patterns)
 
 
-_ALL = tuple((rule, pattern) for rule in RULES for pattern in rule.patterns)
-_GENERAL = _numbered("")
-_PATTERNS: Mapping[str, Mapping[int, tuple[str, Pattern]]] = {
-    task: _numbered(task) for task in sorted({rule.task for rule in RULES} - {""})
-}
-_WORD_CUES = tuple(
-    (number, cue)
-    for number, (_, pattern) in enumerate(_ALL)
-    for cue in pattern.cues
-    if _WORD.fullmatch(cue)
-)
-_OTHER_CUES = tuple(
-    (number, cue)
-    for number, (_, pattern) in enumerate(_ALL)
-    for cue in pattern.cues
-    if not _WORD.fullmatch(cue)
-)
+@cache
+def _cues() -> tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...]]:
+    """The cues that are words and the other ones, each with the number of its pattern."""
+    cues = [(n, cue) for n, (_, pattern) in enumerate(_patterns()) for cue in pattern.cues]
+    return (
+        tuple((n, cue) for n, cue in cues if _WORD.fullmatch(cue)),
+        tuple((n, cue) for n, cue in cues if not _WORD.fullmatch(cue)),
+    )
 
 
 @lru_cache(maxsize=1 << 14)
 def _cued_by(word: str) -> frozenset[int]:
-    """The patterns of which a word holds a cue. Kept, since texts share most of their words.
+    """The numbers of the patterns of which a word holds a cue.
 
-    Cues of two letters are whole words: as parts, they would be in half of all words.
+    Cues of two letters are whole words, since half of all words contain them.
+    Results are kept, since texts share most of their words.
     """
-    return frozenset(
-        number for number, cue in _WORD_CUES if (cue in word if len(cue) > 2 else cue == word)
-    )
+    words, _ = _cues()
+    return frozenset(n for n, cue in words if (cue in word if len(cue) > 2 else cue == word))
 
 
 def _worth_a_search(view: str) -> set[int]:
-    """The patterns of which the text holds a cue."""
-    numbers = {number for number, cue in _OTHER_CUES if cue in view}
+    """The numbers of the patterns of which the text holds a cue."""
+    _, others = _cues()
+    numbers = {number for number, cue in others if cue in view}
     return numbers.union(*map(_cued_by, set(_WORD.findall(view))))
 
 
@@ -105,14 +152,14 @@ def _matches(behaviour: str, pattern: Pattern, view: str) -> list[_Found]:
     found = []
     for match in pattern.regex.finditer(view):
         start, end = match.span()
-        # No pattern begins inside a word. Here, since regexes that begin with a letter are faster.
+        # A match must not begin inside a word. This check is faster than one in the expression.
         if start == 0 or not (view[start].isalpha() and view[start - 1].isalpha()):
             found.append((behaviour, start, end))
     return found
 
 
 def _view(text: str) -> str:
-    """Lower case and straight apostrophes, character for character."""
+    """The text in lower case with straight apostrophes, character for character."""
     lower = text.lower()
     if len(lower) != len(text):  # a few capitals become two characters
         lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)

@@ -1,9 +1,9 @@
-"""What can be said of shares and means of a sample, with 95 % intervals; and when a curve rose.
+"""Shares and means of a sample with 95 % intervals, and the step at which a curve rose.
 
 Shares have Wilson's interval, which stays within 0 and 1 and holds for few texts and rare events.
 Left out: corrections for looking at many behaviours at once, and clusters. Completions of one
-problem are not independent, so an interval over whole groups is narrower than the truth; over an
-evaluation, with one completion a problem, it is right.
+problem are not independent, so an interval over whole groups is too narrow. Over an evaluation,
+with one completion a problem, it is right.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import Any
-
-from aha.reasoning.intervals import wilson_interval
 
 CONFIDENCE = 0.95
 _TAIL = (1 + CONFIDENCE) / 2
@@ -28,6 +26,24 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a share (E. B. Wilson 1927), within 0..1.
+
+    Counts need not be whole numbers, since an effective sample size is not.
+    Errors: ValueError unless 0 <= successes <= n and n > 0.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} of {n} is not a share")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low, high = (centre - half) / scale, (centre + half) / scale
+    # Rounding must not put a share of exactly 0 or 1 outside its own interval.
+    return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def share(flags: Sequence[bool]) -> Estimate:
@@ -44,10 +60,10 @@ def share(flags: Sequence[bool]) -> Estimate:
 def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:
     """The mean of `after - before`, pair by pair, with Student's t interval of the differences.
 
-    Errors: ValueError for unequal lengths and for fewer than two pairs, which say nothing of
-    spread. The same interval as scipy.stats.ttest_rel gives; flags count as 0 and 1.
+    The same interval as scipy.stats.ttest_rel gives; flags count as 0 and 1.
+    Errors: ValueError for unequal lengths and for fewer than two pairs, which have no spread.
     """
-    from scipy.special import stdtrit  # only those who compare need it
+    from scipy.special import stdtrit  # scipy is slow to import, and only this needs it
 
     if len(before) != len(after):
         raise ValueError(f"{len(before)} values before, {len(after)} after")
@@ -61,12 +77,12 @@ def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:
 
 
 def lift(shows: Sequence[bool], correct: Sequence[bool]) -> Estimate | None:
-    """P(correct | shows) - P(correct | does not), -1 to 1; None when nobody or everybody shows it.
+    """P(correct | shows) - P(correct | does not), -1 to 1; None when all or none show it.
 
-    The interval is method 10 of Newcombe 1998 (doi:10.1002/(SICI)1097-0258(19980430)17:8<873::
-    AID-SIM779>3.0.CO;2-I), from the two shares' Wilson intervals; `n` counts both sides. An
-    association only: hard problems get more reflection and fewer right answers.
-    Errors: ValueError for unequal lengths.
+    `n` counts both sides. It is an association only: hard problems get more reflection and fewer
+    right answers. Errors: ValueError for unequal lengths.
+    Source: method 10 of Newcombe 1998, from the two shares' Wilson intervals,
+    doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I.
     """
     if len(shows) != len(correct):
         raise ValueError(f"{len(shows)} texts, {len(correct)} verdicts")
@@ -89,19 +105,19 @@ def first_step_at(
 ) -> int | None:
     """The first step at which the mean over the last `window` records reaches the threshold.
 
-    Records without a number under `key` are passed over; before there are `window` with one,
-    nothing is reached, so that one lucky step is no rise. None when it never is.
+    Records without a number under `key` are left out. At least `window` records must have one, so
+    that one lucky step is no rise. None when the threshold is never reached.
     Errors: ValueError for a window below 1.
     """
     if window < 1:
         raise ValueError(f"a window of {window} records")
-    known = [record for record in metrics if _is_number(record.get(key))]
+    known = [
+        record
+        for record in metrics
+        if isinstance(record.get(key), int | float) and not math.isnan(record[key])
+    ]
     for last in range(window, len(known) + 1):
         mean = fmean(record[key] for record in known[last - window : last])
         if mean >= threshold or math.isclose(mean, threshold):
             return int(known[last - 1]["step"])
     return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not math.isnan(value)

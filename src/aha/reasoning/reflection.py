@@ -1,9 +1,8 @@
-"""Reflection phrases in a text: phrases, not words; case and punctuation folded.
+"""Count reflection phrases in a text, whatever their case and punctuation.
 
 The dictionary is mini-r1-zero's, whose code matched word by word and so never found a phrase.
-What training records counts this dictionary and no more, so that runs compare. With a task's name
-a longer dictionary is counted. Left out: any judgement of whether a phrase is used in earnest;
-`aha.reasoning.behaviours` asks that.
+Training counts this dictionary only, so that runs compare. With a task's name a longer dictionary
+is counted. Left out: the context of a phrase, which `aha.reasoning.behaviours` reads.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ PHRASES = (
     "let me think",
     "but let me",
 )
-# Of every task, counted only when a task is named.
+# Counted for every task, but only when a task is named.
 EXTENDED_PHRASES = (
     "hold on",
     "actually",
@@ -78,8 +77,8 @@ _SEPARATORS = re.compile(r"[^a-z0-9]+")
 def _any_of(phrases: Iterable[str]) -> re.Pattern[str]:
     """A pattern of lower-case text in which any run of other characters is a space.
 
-    One branch a first letter: the search then skips to those letters, which is what its speed is.
-    Within one the longest comes first, so that "wait but" is one phrase and not also "wait".
+    It has one branch for each first letter, so that the search is fast: it skips to those letters.
+    In a branch the longest comes first, so that "wait but" is one phrase and not also "wait".
     """
     branches: dict[str, list[str]] = defaultdict(list)
     for phrase in sorted(phrases, key=len, reverse=True):
@@ -100,20 +99,20 @@ _OF_TASK = {
 
 
 def fold(text: str) -> str:
-    """Lower case, with every run of other characters than letters and digits as one space."""
+    """Lower case, with one space for every run of characters other than letters and digits."""
     return _SEPARATORS.sub(" ", text.lower())
 
 
 def count_phrases(text: str, task: str = "") -> Counter[str]:
     """How often each reflection phrase occurs; overlapping phrases count as the longest.
 
-    Without a task mini-r1-zero's dictionary; with one also `EXTENDED_PHRASES` and the task's own
-    of `TASK_PHRASES`, which has none for a task that it does not know.
+    Without a task it counts mini-r1-zero's dictionary. With one it also counts `EXTENDED_PHRASES`
+    and the task's own phrases in `TASK_PHRASES`.
     """
     pattern = _OF_TASK.get(task, _OF_ANY_TASK) if task else _DICTIONARY
     return Counter(fold(phrase) for phrase in pattern.findall(text.lower()))
 
 
 def reflection_count(text: str) -> int:
-    """How many phrases of mini-r1-zero's dictionary a text has, as training records it."""
+    """The number of phrases of mini-r1-zero's dictionary in a text, as training records it."""
     return len(_DICTIONARY.findall(text.lower()))
