@@ -36,7 +36,7 @@ from aha.recipe import load_recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.train.loop import train_step
-from aha.train.setup import build_trainer
+from aha.train.state import prepare
 from aha.types import Completion, Prompt, UserError
 
 TOKENS: dict[str, Any] = {
@@ -154,9 +154,9 @@ def test_a_model_without_attention_trains(
         "grpo.prompts_per_step=2", "grpo.beta=0.1",
     ]  # fmt: skip
     with pytest.raises(UserError, match=re.escape("--set model.attn_implementation=eager")):
-        build_trainer(load_recipe("countdown-tiny", settings), None)
+        prepare(load_recipe("countdown-tiny", settings), None)
     settings.append("model.attn_implementation=eager")
-    trainer = build_trainer(load_recipe("countdown-tiny", settings), None)
+    trainer = prepare(load_recipe("countdown-tiny", settings), None)
     record = step_record(train_step(trainer, 1))
     assert record["trained_rows"] > 0
     assert record["logprob_gap"] < 1e-4

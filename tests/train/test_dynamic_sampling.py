@@ -12,7 +12,7 @@ from aha.recipe import Recipe, load_recipe
 from aha.rollout.base import rollout_seed
 from aha.rollout.scripted import ScriptedEngine
 from aha.train.loop import collect
-from aha.train.setup import Trainer, build_trainer
+from aha.train.state import TrainingState, prepare
 from aha.types import Prompt
 
 
@@ -25,9 +25,9 @@ def recipe(**grpo: Any) -> Recipe:
     )
 
 
-def trainer(given: Recipe) -> Trainer:
+def trainer(given: Recipe) -> TrainingState:
     """Half of the prompts get a well-formed and an empty answer, the others two alike."""
-    built = build_trainer(given, None)
+    built = prepare(given, None)
     encode: Any = built.tokenizer.encode
 
     def script(prompt: Prompt, index: int) -> str:

@@ -10,8 +10,7 @@ import pytest
 import aha.train.checkpoint as checkpoint
 from aha.rollout.base import rollout_seed
 from aha.sections import OptimizerSection
-from aha.train.data import ProblemStream
-from aha.train.schedule import learning_rate_at
+from aha.train.schedule import ProblemStream, learning_rate_at
 from aha.types import Problem
 
 

@@ -13,7 +13,7 @@ import aha.trl.materials as materials
 from aha.model.sizes import Widths
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
-from aha.train.data import ProblemStream
+from aha.train.schedule import ProblemStream
 from aha.trl.materials import (
     load_materials,
     load_policy,

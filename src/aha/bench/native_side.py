@@ -22,7 +22,7 @@ from aha.rollout.engine import NativeEngine
 from aha.tasks.prompts import ask
 from aha.train.loop import score_groups, with_advantages
 from aha.train.memory import tokens_that_fit
-from aha.train.setup import build_optimizer, sampling_settings, update_settings
+from aha.train.state import build_optimizer, sampling_settings, update_settings
 from aha.types import Completion, Group
 
 

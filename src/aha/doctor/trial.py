@@ -23,7 +23,7 @@ from aha.rewards import CustomReward
 from aha.rewards.score import WeightedReward
 from aha.train.loop import train_step
 from aha.train.memory import predict
-from aha.train.setup import build_trainer
+from aha.train.state import prepare
 from aha.types import RunFailure, UserError
 
 # Rewards may print as well; only lines that begin so are for the doctor.
@@ -125,7 +125,7 @@ def _run_trial(recipe: Recipe) -> Trial:
     keep_freed_memory()
     # No held-out problems: they are not part of a step.
     recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"n": 0})})
-    trainer = build_trainer(recipe, None)
+    trainer = prepare(recipe, None)
 
     def alternate(completions: Sequence[Any], **columns: Any) -> list[float]:
         return [float(index % 2) for index in range(len(completions))]

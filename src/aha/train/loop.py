@@ -1,7 +1,7 @@
 """The training loop: problems -> rollouts -> rewards -> advantages -> update -> record.
 
-Everything a step draws (problems, completions) is a function of (seed, step), so a resumed
-run goes on as if it had never stopped.
+A step's problems and completions are functions of (seed, step), so a resumed run continues as if
+it had never stopped.
 """
 
 from __future__ import annotations
@@ -23,94 +23,95 @@ from aha.rewards.score import WeightedReward, score
 from aha.rollout.base import rollout_seed
 from aha.runs import RunDirectory
 from aha.tasks.prompts import ask
-from aha.train.checkpoint import Progress
-from aha.train.saving import Saver
+from aha.train.checkpoint import Progress, Saver
 from aha.train.schedule import learning_rate_at
-from aha.train.setup import Trainer, sampling_settings, update_settings
+from aha.train.state import TrainingState, sampling_settings, update_settings
 from aha.train.stop import StopRequest
 from aha.types import Group, Problem, Stopped
 
 
-def train(trainer: Trainer, run: RunDirectory, reporter: StepReporter, stop: StopRequest) -> None:
-    """Train to `max_steps`, evaluating before and after; every step is recorded in `run`.
+def train(
+    state: TrainingState, run: RunDirectory, reporter: StepReporter, stop: StopRequest
+) -> None:
+    """Train to `max_steps`, evaluate before and after, and record every step in `run`.
 
     Errors: Stopped after a checkpoint when `stop` says so; RunFailure when the run cannot go on.
     """
-    recipe = trainer.recipe
+    recipe = state.recipe
 
     def measure(keep: Callable[[Evaluation], None], untrained: bool) -> None:
-        keep(evaluate_held_out(recipe, trainer.engine, trainer.tokenizer, trainer.held_out))
+        keep(evaluate_held_out(recipe, state.engine, state.tokenizer, state.held_out))
 
     evaluator = RunEvaluator(recipe, run, reporter.note, measure)
     saving = recipe.train
     saver = Saver(run.checkpoints, saving.save_total_limit, saving.save_in_background)
+
+    def save(step: int) -> None:
+        progress = Progress(step, run.record_bytes())
+        saver.save(progress, state.model, state.tokenizer, state.optimizer)
+
     slowest_s = 0.0
-    for note in trainer.notes:
+    for note in state.notes:
         reporter.note(note)
     if "before" not in run.evaluation():
         evaluator.at_end("before")
-    for step in range(trainer.first_step, recipe.train.max_steps + 1):
-        finished = train_step(trainer, step)
+    for step in range(state.first_step, recipe.train.max_steps + 1):
+        finished = train_step(state, step)
         reporter.report(finished, evaluator.after_step(step))
         slowest_s = max(slowest_s, finished.times["time/step_s"])
         last = step == recipe.train.max_steps
         try:
-            # Twice the slowest step: the checkpoint must still be written.
+            # Time for two steps, because the checkpoint must still be written.
             stop.check(0.0 if last else 2 * slowest_s)
         except Stopped:
-            _save(trainer, run, saver, step)
+            save(step)
             saver.finish()
             raise
         if step % recipe.train.save_steps == 0 or last:
-            _save(trainer, run, saver, step)
+            save(step)
     saver.finish()
     evaluator.at_end("after")
 
 
-def _save(trainer: Trainer, run: RunDirectory, saver: Saver, step: int) -> None:
-    progress = Progress(step, run.record_bytes())
-    saver.save(progress, trainer.model, trainer.tokenizer, trainer.optimizer)
-
-
-def train_step(trainer: Trainer, step: int) -> FinishedStep:
+def train_step(state: TrainingState, step: int) -> FinishedStep:
     """One step: roll out, score, update."""
-    recipe, times = trainer.recipe, dict[str, float]()
+    recipe, times = state.recipe, dict[str, float]()
     started = time.perf_counter()
     learning_rate = learning_rate_at(step, recipe.train.max_steps, recipe.optimizer)
-    for parameters in trainer.optimizer.param_groups:
+    for parameters in state.optimizer.param_groups:
         parameters["lr"] = learning_rate
-    drawn, groups = collect(trainer, step, times)
+    drawn, groups = collect(state, step, times)
     with _timed(times, "time/train_s"):
-        settings = update_settings(recipe, trainer.budget.tokens)
-        stats = update(trainer.policy, trainer.reference, trainer.optimizer, groups, settings)
-        trainer.budget.tokens = stats.tokens_per_microbatch
+        settings = update_settings(recipe, state.budget.tokens)
+        stats = update(state.policy, state.reference, state.optimizer, groups, settings)
+        state.budget.tokens = stats.tokens_per_microbatch
         stats = replace(stats, nonfinite_rows=_places(drawn, groups, stats.nonfinite_rows))
     times["time/step_s"] = time.perf_counter() - started
-    return FinishedStep(step, trainer.stream.epoch(step), learning_rate, drawn, stats, times)
+    return FinishedStep(step, state.stream.epoch(step), learning_rate, drawn, stats, times)
 
 
 def collect(
-    trainer: Trainer, step: int, times: dict[str, float]
+    state: TrainingState, step: int, times: dict[str, float]
 ) -> tuple[list[Group], list[Group]]:
     """The step's scored groups: all that were drawn, and those to train on.
 
     With dynamic sampling (DAPO, arXiv:2503.14476, section 3.2) rounds of prompts are drawn until
-    `prompts_per_step` groups have signal or the rounds are used up; groups drawn beyond that have
-    no advantages. Without it, one round and all its groups.
+    `prompts_per_step` groups have signal or the rounds are used up. Groups that are not trained on
+    get advantages of 0. Without dynamic sampling there is one round, and all its groups are used.
     """
-    grpo, drawn = trainer.recipe.grpo, list[Group]()
+    grpo, drawn = state.recipe.grpo, list[Group]()
     for round_ in range(grpo.max_sampling_rounds if grpo.dynamic_sampling else 1):
         with _timed(times, "time/rollout_s"):
-            groups = roll_out(trainer, trainer.stream.at(step, round_), step, round_)
+            groups = roll_out(state, state.stream.at(step, round_), step, round_)
         with _timed(times, "time/reward_s"):
-            drawn += score_groups(trainer.rewards, groups)
+            drawn += score_groups(state.rewards, groups)
         signal = [group.has_signal for group in drawn]
         if sum(signal) >= grpo.prompts_per_step:
             break
-    # First those with signal, in the order drawn; the rest fill up what is missing.
+    # Groups with signal come first, in the order drawn; others fill the batch if needed.
     order = sorted(range(len(drawn)), key=lambda index: not signal[index])
     chosen = sorted(order[: grpo.prompts_per_step])
-    trained = with_advantages([drawn[index] for index in chosen], trainer.recipe)
+    trained = with_advantages([drawn[index] for index in chosen], state.recipe)
     for index, group in enumerate(drawn):
         drawn[index] = replace(group, advantages=(0.0,) * len(group.completions))
     for index, group in zip(chosen, trained, strict=True):
@@ -121,19 +122,19 @@ def collect(
 def _places(
     drawn: Sequence[Group], trained: Sequence[Group], rows: Sequence[int]
 ) -> tuple[int, ...]:
-    """Rows of the groups that were trained on, counted among all that were drawn."""
+    """Places in the trained groups, as places among all drawn groups."""
     size = len(drawn[0].completions)
     first = [drawn.index(group) * size for group in trained] if rows else []
     return tuple(first[row // size] + row % size for row in rows)
 
 
 def roll_out(
-    trainer: Trainer, problems: Sequence[Problem], step: int, round_: int = 0
+    state: TrainingState, problems: Sequence[Problem], step: int, round_: int = 0
 ) -> list[Group]:
-    """A group of completions for each problem, not scored yet."""
-    recipe = trainer.recipe
-    prompts = ask(problems, recipe, trainer.tokenizer)
-    completions = trainer.engine.generate(
+    """A group of completions for each problem, without scores."""
+    recipe = state.recipe
+    prompts = ask(problems, recipe, state.tokenizer)
+    completions = state.engine.generate(
         prompts,
         recipe.generation.num_generations,
         sampling_settings(recipe),
@@ -146,7 +147,7 @@ def roll_out(
 
 
 def score_groups(rewards: Sequence[WeightedReward], groups: Sequence[Group]) -> list[Group]:
-    """The groups with a score for every completion; rewards see the whole step at once."""
+    """The groups with a score for every completion. Rewards see the whole step at once."""
     rows = [(g.problem, g.prompt, completion) for g in groups for completion in g.completions]
     problems, prompts, completions = zip(*rows, strict=True)
     scores = iter(score(rewards, problems, prompts, completions))

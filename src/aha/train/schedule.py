@@ -1,10 +1,43 @@
-"""The learning rate of a step: linear warm-up, then constant, linear or cosine decay."""
+"""A step's problems and learning rate, as functions of the step, so that nothing needs saving."""
 
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 
 from aha.sections import OptimizerSection
+from aha.types import Problem
+
+
+class ProblemStream:
+    """Training problems in a new order every epoch; a step may draw `rounds` times."""
+
+    def __init__(
+        self, problems: Sequence[Problem], per_step: int, seed: int, rounds: int = 1
+    ) -> None:
+        self._problems = problems
+        self._per_step = per_step
+        self._seed = seed
+        self._rounds = rounds
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def at(self, step: int, round_: int = 0) -> list[Problem]:
+        """The problems of step 1, 2, ...; each round of a step has its own."""
+        first = ((step - 1) * self._rounds + round_) * self._per_step
+        return [self._problem(first + offset) for offset in range(self._per_step)]
+
+    def epoch(self, step: int) -> float:
+        """How many times the problems have been gone through after `step`, all rounds counted."""
+        return step * self._rounds * self._per_step / len(self._problems)
+
+    def _problem(self, position: int) -> Problem:
+        epoch, place = divmod(position, len(self._problems))
+        if self._order[0] != epoch:
+            order = list(range(len(self._problems)))
+            random.Random(f"{self._seed}:{epoch}").shuffle(order)
+            self._order = (epoch, order)
+        return self._problems[self._order[1][place]]
 
 
 def learning_rate_at(step: int, max_steps: int, settings: OptimizerSection) -> float:

@@ -17,7 +17,7 @@ from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.loop import train
-from aha.train.setup import Trainer, build_trainer
+from aha.train.state import TrainingState, prepare
 from aha.train.stop import StopRequest
 from aha.types import RunFailure, Stopped
 
@@ -30,11 +30,11 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     require_services(recipe.logging)
     stop = StopRequest(recipe.train.max_hours)
     # Model, rewards and data are loaded before a folder is made: most mistakes show there.
-    trainer = build_trainer(recipe, None)
-    decoding = trainer.engine.decoding
+    state = prepare(recipe, None)
+    decoding = state.engine.decoding
     facts = {} if decoding is None else {"decoding": asdict(decoding)}
     with RunDirectory.begun(recipe, output, facts) as run:
-        return _run(trainer, run, "", stop)
+        return _run(state, run, "", stop)
 
 
 def resume_run(
@@ -55,19 +55,17 @@ def resume_run(
         require_services(recipe.logging)
         found = newest_valid(run)
         decoded = run.environment().get("decoding", {}).get("path", "")
-        trainer = build_trainer(recipe, found.path, decoded)
-        done = trainer.progress.step
-        lost = run.rewind(
-            done, trainer.progress.record_bytes or dict.fromkeys(run.record_bytes(), 0)
-        )
+        state = prepare(recipe, found.path, decoded)
+        done = state.progress.step
+        lost = run.rewind(done, state.progress.record_bytes or dict.fromkeys(run.record_bytes(), 0))
         if changed:
             run.change_recipe(recipe, done)
         for record in run.metrics():
-            # What fitted then: other micro-batches would round differently.
-            trainer.budget.tokens = record["tokens_per_microbatch"]
+            # The same microbatches as before: others would round differently.
+            state.budget.tokens = record["tokens_per_microbatch"]
         notes = [*found.faults, *(f"changed {change}" for change in changed)]
         stop = StopRequest(recipe.train.max_hours)
-        return _run(trainer, run, where_from(done, lost), stop, notes)
+        return _run(state, run, where_from(done, lost), stop, notes)
 
 
 def where_from(done: int, lost: int) -> str:
@@ -77,15 +75,19 @@ def where_from(done: int, lost: int) -> str:
 
 
 def _run(
-    trainer: Trainer, run: RunDirectory, how: str, stop: StopRequest, notes: Sequence[str] = ()
+    state: TrainingState,
+    run: RunDirectory,
+    how: str,
+    stop: StopRequest,
+    notes: Sequence[str] = (),
 ) -> RunDirectory:
-    observers = observers_of(trainer.recipe, run, Console(), trainer.progress.step)
-    reporter = StepReporter(trainer.recipe, run, observers)
+    observers = observers_of(state.recipe, run, Console(), state.progress.step)
+    reporter = StepReporter(state.recipe, run, observers)
     for note in (f"run directory: {run.path}{how}", *notes):
         reporter.note(note)
     started = time.monotonic()
     with watched(run, reporter, stop):
-        train(trainer, run, reporter, stop)
+        train(state, run, reporter, stop)
     finish(run, reporter, (time.monotonic() - started) / 60)
     return run
 

@@ -19,7 +19,7 @@ from aha.rollout.engine import NativeEngine
 from aha.runs import RunDirectory
 from aha.tiny import TINY_NAME
 from aha.train.checkpoint import latest_checkpoint
-from aha.train.setup import build_engine
+from aha.train.state import build_engine
 from aha.types import UserError
 
 

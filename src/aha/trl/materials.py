@@ -35,8 +35,8 @@ from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.positions import require_positions
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
-from aha.train.data import ProblemStream
 from aha.train.memory import token_budget
+from aha.train.schedule import ProblemStream
 from aha.trl.config import asked_for_fsdp, trl_section
 from aha.types import Problem, UserError
 

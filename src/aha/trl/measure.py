@@ -14,7 +14,7 @@ from aha.evaluate.evaluation import Evaluation, evaluate_held_out
 from aha.model.adapters import can_fold_in, folded_copy
 from aha.model.llama import blocks_of
 from aha.model.load import load_model
-from aha.train.setup import build_engine
+from aha.train.state import build_engine
 from aha.trl.materials import Materials, loading_whole
 from aha.trl.ranks import Ranks
 from aha.trl.trainer import RecipeTrainer

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
-from aha.train.data import ProblemStream
+from aha.train.schedule import ProblemStream
 from aha.types import Problem
 
 

@@ -1,4 +1,4 @@
-"""Everything a run needs, built once from its recipe."""
+"""Everything that training needs, built once from a recipe."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from aha.model.load import (
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.base import SamplingSettings
-from aha.rollout.cpu import Choice, choose
+from aha.rollout.cpu import choose
 from aha.rollout.engine import NativeEngine
 from aha.rollout.positions import require_positions
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import Progress, restore
-from aha.train.data import ProblemStream
 from aha.train.memory import tokens_that_fit
+from aha.train.schedule import ProblemStream
 from aha.types import Problem
 
 
 @dataclass
-class Budget:
-    """Tokens of a micro-batch; less after memory ran out."""
+class TokenBudget:
+    """Padded tokens of a microbatch. It shrinks when memory runs out."""
 
     tokens: int
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """Everything a step needs; built once by `build_trainer`."""
+class TrainingState:
+    """Everything a step needs; `prepare` builds it once from a recipe."""
 
     recipe: Recipe
     model: PreTrainedModel
@@ -59,20 +59,21 @@ class Trainer:
     rewards: tuple[WeightedReward, ...]
     stream: ProblemStream
     held_out: tuple[Problem, ...]
-    budget: Budget
+    budget: TokenBudget
     progress: Progress
     notes: tuple[str, ...]
 
     @property
     def first_step(self) -> int:
-        """The step to go on with; `progress` is what is done already."""
+        """The first step that is not done yet."""
         return self.progress.step + 1
 
 
-def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trainer:
-    """Load the policy, the reference when there is a KL term, and the problems.
+def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> TrainingState:
+    """Load the problems, the policy, and the reference if there is a KL term.
 
-    `decoded`: the kernel path that a resumed run decoded on, kept where this machine has it.
+    `resume_from` is a checkpoint. `decoded` is the kernel path of the run to resume; it is kept if
+    this machine has it. Errors: UserError for settings or data that cannot be trained on.
     """
     require_fast_bfloat16(recipe.model)
     rewards = rewards_of(recipe)
@@ -80,42 +81,61 @@ def build_trainer(recipe: Recipe, resume_from: Path | None, decoded: str = "") -
     held_out: tuple[Problem, ...] = ()
     if recipe.evaluation.n:
         held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
-    source = str(resume_from) if resume_from else None
-    tokenizer: Any = load_tokenizer(recipe.model, source)
-    stream = _stream(recipe, problems.problems)
-    # Prompts are made step by step. Those of the first step and of the evaluation are made here
-    # too: a way of asking that does not fit, or a text that is too long, is refused early.
+    tokenizer: Any = load_tokenizer(recipe.model, str(resume_from) if resume_from else None)
+    grpo = recipe.grpo
+    rounds = grpo.max_sampling_rounds if grpo.dynamic_sampling else 1
+    stream = ProblemStream(problems.problems, grpo.prompts_per_step, recipe.train.seed, rounds)
+    # Prompts are made step by step. Those of the first step and of the evaluation are also made
+    # here, so that a prompt that does not fit is refused before the model is loaded.
     early = [problems.problems[0], *stream.at(1), *held_out]
     prompts = ask(early, recipe, tokenizer)
     try_rewards(rewards, early[0], prompts[0], tokenizer.encode)
-    # After the trial, so that the run's own draws do not depend on it.
-    _seed_global_streams(recipe.train.seed)
+    # The global streams are only for rewards of the user's own. They are set after the trial of
+    # the rewards, so that a run's draws do not depend on it.
+    torch.manual_seed(recipe.train.seed)
+    random.seed(recipe.train.seed)
+    np.random.seed(recipe.train.seed)
+
     model = load_policy(recipe, resume_from)
     longest = max(len(prompt.token_ids) for prompt in prompts)
     require_positions(model.config, longest, recipe.generation.max_completion_length)
-    start = _frozen_copy(recipe, model, resumed=resume_from is not None)
-    blocks = blocks_of(model)
+    start: PreTrainedModel | None = None
+    if grpo.beta != 0.0 and recipe.lora is None:
+        start = load_model(recipe.model) if resume_from else copy.deepcopy(model)
+        start.eval().requires_grad_(False)
+    blocks, checkpointing = blocks_of(model), recipe.train.gradient_checkpointing
     engine = build_engine(recipe, model, tokenizer, blocks, decoded)
-    policy = _policy(recipe, model, blocks)
+    if blocks is None and checkpointing:
+        model.gradient_checkpointing_enable()
+    autocast = choose_autocast(recipe.model, frozen=recipe.lora is not None)
+    policy = LogprobModel(model, blocks, checkpointing, autocast)
+    reference: Reference | None = None
+    if start is not None:
+        reference = LogprobModel(start, blocks_of(start), autocast=autocast)
+    elif grpo.beta != 0.0:
+        reference = WithoutAdapters(policy)
     optimizer = build_optimizer(model, recipe)
-    progress = restore(resume_from, optimizer) if resume_from else Progress(0, {})
-    return Trainer(
+    fits = recipe.train.tokens_per_microbatch or tokens_that_fit(
+        model, blocks is not None, checkpointing
+    )
+    decoding = engine.decoding
+    notes = [problems.losses()]
+    if decoding is not None and decoding.path == "off":
+        notes.append(f"compiled kernels: off ({decoding.why}); rollouts are slower without them.")
+    return TrainingState(
         recipe=recipe,
         model=model,
         policy=policy,
-        reference=_reference(recipe, policy, start),
+        reference=reference,
         tokenizer=tokenizer,
         engine=engine,
         optimizer=optimizer,
         rewards=rewards,
         stream=stream,
         held_out=held_out,
-        budget=Budget(
-            recipe.train.tokens_per_microbatch
-            or tokens_that_fit(model, blocks is not None, recipe.train.gradient_checkpointing)
-        ),
-        progress=progress,
-        notes=tuple(filter(None, [problems.losses(), _decoding_note(engine.decoding)])),
+        budget=TokenBudget(fits),
+        progress=restore(resume_from, optimizer) if resume_from else Progress(0, {}),
+        notes=tuple(filter(None, notes)),
     )
 
 
@@ -126,29 +146,24 @@ def build_engine(
     blocks: LlamaBlocks | None,
     decoded: str = "",
 ) -> NativeEngine:
-    """The engine that writes completions, in training and after it; `decoded` as above."""
-    # On a CPU casting a model costs more than it saves, and moves what is drawn.
-    dtype = _autocast(recipe) if model.device.type == "cuda" else None
+    """The engine that generates completions, in training and in evaluations.
+
+    `decoded` is the kernel path of the run to resume, or empty.
+    """
+    # On a CPU a cast of the model costs more than it saves, and changes the samples.
+    dtype = None
+    if model.device.type == "cuda":
+        dtype = choose_autocast(recipe.model, frozen=recipe.lora is not None)
     decoding = None
     if blocks is not None and model.device.type == "cpu":
-        # Adapters are folded into a copy for each rollout, which is decoded as a plain model.
+        # For each rollout the adapters are folded into a copy, which decodes as a plain model.
         folds = has_adapters(model) and can_fold_in(model)
         decoding = choose(LlamaBlocks(folded_copy(model)) if folds else blocks, decoded)
     return NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows, dtype, decoding)
 
 
-def _autocast(recipe: Recipe) -> torch.dtype | None:
-    return choose_autocast(recipe.model, frozen=recipe.lora is not None)
-
-
-def _stream(recipe: Recipe, problems: tuple[Problem, ...]) -> ProblemStream:
-    grpo = recipe.grpo
-    rounds = grpo.max_sampling_rounds if grpo.dynamic_sampling else 1
-    return ProblemStream(problems, grpo.prompts_per_step, recipe.train.seed, rounds)
-
-
 def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW on what is trained, as the recipe says; the learning rate is set at every step."""
+    """The recipe's AdamW on all trainable parameters; each step sets the learning rate."""
     settings = recipe.optimizer
     return torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -160,46 +175,8 @@ def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optim
     )
 
 
-def _seed_global_streams(seed: int) -> None:
-    """For rewards of the user's own; nothing of aha's draws from them."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-def _decoding_note(decoding: Choice | None) -> str:
-    if decoding is None or decoding.path != "off":
-        return ""
-    return f"compiled kernels: off ({decoding.why}); rollouts take longer without them."
-
-
-def _policy(recipe: Recipe, model: PreTrainedModel, blocks: LlamaBlocks | None) -> LogprobModel:
-    if blocks is None and recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    recompute, autocast = recipe.train.gradient_checkpointing, _autocast(recipe)
-    return LogprobModel(model, blocks, recompute, autocast)
-
-
-def _frozen_copy(recipe: Recipe, model: PreTrainedModel, resumed: bool) -> PreTrainedModel | None:
-    """The policy as it began, where the objective has a KL term and no adapters tell it apart."""
-    if recipe.grpo.beta == 0.0 or recipe.lora is not None:
-        return None
-    start = load_model(recipe.model) if resumed else copy.deepcopy(model)
-    return start.eval().requires_grad_(False)
-
-
-def _reference(
-    recipe: Recipe, policy: LogprobModel, start: PreTrainedModel | None
-) -> Reference | None:
-    """What the KL term compares with: the policy as it began, frozen."""
-    if recipe.grpo.beta == 0.0:
-        return None
-    if start is None:
-        return WithoutAdapters(policy)
-    return LogprobModel(start, blocks_of(start), autocast=choose_autocast(recipe.model))
-
-
 def sampling_settings(recipe: Recipe) -> SamplingSettings:
+    """The recipe's settings for rollouts."""
     generation = recipe.generation
     return SamplingSettings(
         max_completion_length=generation.max_completion_length,
@@ -212,6 +189,7 @@ def sampling_settings(recipe: Recipe) -> SamplingSettings:
 
 
 def update_settings(recipe: Recipe, tokens_per_microbatch: int) -> UpdateSettings:
+    """The recipe's settings for updates."""
     grpo = recipe.grpo
     high = grpo.epsilon if grpo.epsilon_high is None else grpo.epsilon_high
     return UpdateSettings(
