@@ -44,4 +44,4 @@ def test_every_module_is_imported_without_what_only_some_systems_have() -> None:
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) > 150
+    assert int(done.stdout.split()[-1]) > 100

@@ -10,11 +10,10 @@ import pytest
 import typer.testing
 
 from aha.launch import sagemaker
-from aha.launch.sagemaker import Job, Request, make_source, training_job
+from aha.launch.sagemaker import SageMakerRequest, make_source, submit, training_job, validate
 from aha.types import RunFailure, UserError
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra sagemaker)")
-from aha.launch import sagemaker_api  # noqa: E402
 
 ROLE = "arn:aws:iam::123456789012:role/aha"
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/aha:0.1.0"
@@ -32,12 +31,12 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-def ask(**changes: Any) -> Request:
+def ask(**changes: Any) -> SageMakerRequest:
     values = {
         "recipe": "countdown-tiny", "role": ROLE, "instance_type": "ml.g5.2xlarge",
         "image": IMAGE, "region": "eu-west-1",
     }  # fmt: skip
-    return Request(**{**values, **changes})
+    return SageMakerRequest(**{**values, **changes})
 
 
 def test_the_request_says_what_was_asked() -> None:
@@ -223,15 +222,11 @@ def test_a_region_with_another_registry_needs_an_image(tmp_path: Path) -> None:
 
 def test_botocore_refuses_a_request_of_the_wrong_form() -> None:
     body = dict(training_job(ask()).request)
-    sagemaker_api.validate(body)
+    validate(body)
     with pytest.raises(UserError, match="Missing required parameter"):
-        sagemaker_api.validate({k: v for k, v in body.items() if k != "RoleArn"})
+        validate({k: v for k, v in body.items() if k != "RoleArn"})
     with pytest.raises(UserError, match="Unknown parameter"):
-        sagemaker_api.validate({**body, "Colour": "red"})
-
-
-def send(job: Job) -> str:
-    return sagemaker_api.submit(job.request, job.source.files, job.source_address, job.region)
+        validate({**body, "Colour": "red"})
 
 
 def test_moto_takes_the_job_and_its_source() -> None:
@@ -242,7 +237,7 @@ def test_moto_takes_the_job_and_its_source() -> None:
         s3.create_bucket(Bucket="mine", CreateBucketConfiguration=place)
         job = training_job(ask(bucket="s3://mine/p", spot=True, overrides=["train.max_steps=3"]))
         name = job.request["TrainingJobName"]
-        assert send(job) == f"arn:aws:sagemaker:eu-west-1:123456789012:training-job/{name}"
+        assert submit(job) == f"arn:aws:sagemaker:eu-west-1:123456789012:training-job/{name}"
         client = boto3.client("sagemaker", region_name="eu-west-1")
         told = client.describe_training_job(TrainingJobName=name)
         for field in ("HyperParameters", "ResourceConfig", "CheckpointConfig", "RoleArn"):
@@ -256,7 +251,7 @@ def test_moto_takes_the_job_and_its_source() -> None:
 def test_a_refusal_is_one_sentence() -> None:
     moto = pytest.importorskip("moto", reason="moto is not installed")
     with moto.mock_aws(), pytest.raises(RunFailure, match=r"AWS refused: .*NoSuchBucket"):
-        send(training_job(ask(bucket="s3://nobodys")))
+        submit(training_job(ask(bucket="s3://nobodys")))
 
 
 def test_without_submit_the_request_is_printed_and_nothing_sent(
@@ -267,7 +262,7 @@ def test_without_submit_the_request_is_printed_and_nothing_sent(
     def forbidden(*_: object) -> str:
         raise AssertionError("sent")
 
-    monkeypatch.setattr(sagemaker_api, "submit", forbidden)
+    monkeypatch.setattr(sagemaker, "submit", forbidden)
     done = typer.testing.CliRunner().invoke(
         app,
         ["launch", "sagemaker", "countdown-tiny", "--role", ROLE, "--image", IMAGE,

@@ -14,7 +14,7 @@ from programs import program
 from typer.testing import CliRunner
 
 from aha.cli.main import app
-from aha.launch.slurm import FINISHED, Request, slurm_script
+from aha.launch.slurm import FINISHED, SlurmRequest, slurm_script
 from aha.types import RunFailure, UserError
 
 # A line each time: the program and its arguments, one a line, between two marks.
@@ -68,7 +68,7 @@ def stubs(tmp_path: Path) -> Path:
 
 
 def start(
-    request: Request, stubs: Path, run: Path, mode: str = "done", **more: str
+    request: SlurmRequest, stubs: Path, run: Path, mode: str = "done", **more: str
 ) -> subprocess.Popen[str]:
     environment = {
         **os.environ, **more, "PATH": f"{stubs}:{os.environ['PATH']}", "STUBS": str(stubs),
@@ -112,7 +112,7 @@ def warn_when_ready(process: subprocess.Popen[str], stubs: Path, times: int = 1)
 
 def test_a_new_run_begins_and_a_run_that_is_there_goes_on(stubs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    request = Request("countdown-tiny", ["train.max_steps=3"], output=Path("run"))
+    request = SlurmRequest("countdown-tiny", ["train.max_steps=3"], output=Path("run"))
     assert finish(request, stubs, run)[0] == 0
     begun = "train\ncountdown-tiny\n--output\nrun\n--set\ntrain.max_steps=3"
     assert calls_of(stubs, "aha") == [begun]
@@ -122,7 +122,7 @@ def test_a_new_run_begins_and_a_run_that_is_there_goes_on(stubs: Path, tmp_path:
 
 
 def test_a_finished_run_is_not_trained_again(stubs: Path, tmp_path: Path) -> None:
-    request = Request("countdown-tiny", output=Path("run"))
+    request = SlurmRequest("countdown-tiny", output=Path("run"))
     assert finish(request, stubs, tmp_path / "run")[0] == 0
     code, output = finish(request, stubs, tmp_path / "run")
     assert (code, output) == (0, "run is finished: nothing to do\n")
@@ -131,14 +131,14 @@ def test_a_finished_run_is_not_trained_again(stubs: Path, tmp_path: Path) -> Non
 
 def test_the_default_folder_is_the_same_after_a_requeue(stubs: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "countdown-tiny-77"
-    assert finish(Request("countdown-tiny"), stubs, run)[0] == 0
+    assert finish(SlurmRequest("countdown-tiny"), stubs, run)[0] == 0
     assert (run / FINISHED).exists()
     assert "--output\nruns/countdown-tiny-77" in calls_of(stubs, "aha")[0]
 
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_warning_is_passed_on_once_and_requeues(stubs: Path, tmp_path: Path, times: int) -> None:
-    request = Request("countdown-tiny", output=Path("run"))
+    request = SlurmRequest("countdown-tiny", output=Path("run"))
     process = start(request, stubs, tmp_path / "run", "wait")
     code, output = warn_when_ready(process, stubs, times)
     assert code == 138, output
@@ -148,7 +148,7 @@ def test_a_warning_is_passed_on_once_and_requeues(stubs: Path, tmp_path: Path, t
 
 @pytest.mark.parametrize("code", ["1", "2", "3", "143"])
 def test_other_ends_do_not_requeue(stubs: Path, tmp_path: Path, code: str) -> None:
-    request = Request("countdown-tiny", output=Path("run"))
+    request = SlurmRequest("countdown-tiny", output=Path("run"))
     ended, output = finish(request, stubs, tmp_path / "run", code)
     assert str(ended) == code
     assert f"exit code {code}" in output
@@ -157,7 +157,7 @@ def test_other_ends_do_not_requeue(stubs: Path, tmp_path: Path, code: str) -> No
 
 
 def test_a_stop_without_progress_does_not_requeue_for_ever(stubs: Path, tmp_path: Path) -> None:
-    request = Request("countdown-tiny", output=Path("run"))
+    request = SlurmRequest("countdown-tiny", output=Path("run"))
     code, output = finish(request, stubs, tmp_path / "run", "unsaved")
     assert code == 138
     assert "not put back into the queue" in output
@@ -167,7 +167,7 @@ def test_a_stop_without_progress_does_not_requeue_for_ever(stubs: Path, tmp_path
 def test_several_processes_start_through_the_launcher(
     stubs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request(
+    request = SlurmRequest(
         "countdown-tiny", ["train.max_steps=3"], output=Path("run"), nodes=2, gpus_per_node=4,
         engine="trl", strategy="fsdp2",
     )  # fmt: skip
@@ -189,7 +189,7 @@ def test_several_processes_start_through_the_launcher(
 
 
 def test_a_warning_reaches_the_processes_behind_the_launcher(stubs: Path, tmp_path: Path) -> None:
-    request = Request("countdown-tiny", output=Path("run"), gpus_per_node=2, engine="trl")
+    request = SlurmRequest("countdown-tiny", output=Path("run"), gpus_per_node=2, engine="trl")
     process = start(request, stubs, tmp_path / "run", "wait")
     code, output = warn_when_ready(process, stubs)
     assert code == 138, output
@@ -197,14 +197,14 @@ def test_a_warning_reaches_the_processes_behind_the_launcher(stubs: Path, tmp_pa
 
 
 def test_a_launcher_that_fails_unwarned_is_not_requeued(stubs: Path, tmp_path: Path) -> None:
-    request = Request("countdown-tiny", output=Path("run"), gpus_per_node=2, engine="trl")
+    request = SlurmRequest("countdown-tiny", output=Path("run"), gpus_per_node=2, engine="trl")
     assert finish(request, stubs, tmp_path / "run", "1")[0] == 1
     assert "requeue" not in "".join(calls_of(stubs, "scontrol"))
 
 
 def test_vllm_has_the_last_node_to_itself(stubs: Path, tmp_path: Path) -> None:
     model = "hub/$(touch pwned) 'name'"
-    request = Request(
+    request = SlurmRequest(
         "countdown-tiny", [f"model.name={model}"], output=Path("run"), engine="trl", vllm_node=True
     )
     text = slurm_script(request)
@@ -227,7 +227,7 @@ def test_hostile_values_are_not_run(stubs: Path, tmp_path: Path) -> None:
     recipe = tmp_path / f"{HOSTILE}.yaml"
     recipe.write_text("name: hostile\n")
     image = "my $(touch pwned) 'image'\ntouch pwned"
-    request = Request(
+    request = SlurmRequest(
         str(recipe),
         [f"model.name={HOSTILE.replace(chr(10), ' ')}", "train.seed=1"],
         output=Path(HOSTILE),
@@ -242,7 +242,7 @@ def test_hostile_values_are_not_run(stubs: Path, tmp_path: Path) -> None:
 
 
 def test_setup_modules_and_resources_stand_in_the_script() -> None:
-    request = Request(
+    request = SlurmRequest(
         "countdown-tiny", gpus_per_node=0, cpus_per_task=8, mem="64G", partition="short",
         account="lab-1", qos="high", time="1-02:03:04", modules=("cuda/12.4",),
         setup=("source .venv/bin/activate",), signal_before=300,
@@ -304,21 +304,21 @@ def test_setup_modules_and_resources_stand_in_the_script() -> None:
 )
 def test_what_is_impossible_is_said(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as caught:
-        slurm_script(Request(**{"recipe": "countdown-tiny", **changes}))
+        slurm_script(SlurmRequest(**{"recipe": "countdown-tiny", **changes}))
     assert said in str(caught.value)
 
 
 REQUESTS = [
-    Request("countdown-tiny"),
-    Request("countdown-tiny", gpus_per_node=0, cpus_per_task=2, container="i.sif"),
-    Request("countdown-tiny", nodes=2, gpus_per_node=0, engine="trl"),
-    Request("countdown-tiny", nodes=4, gpus_per_node=8, engine="trl", vllm_node=True),
-    Request("countdown-tiny", engine="trl", vllm_node=True, output=Path("-a b"), setup=("x",)),
+    SlurmRequest("countdown-tiny"),
+    SlurmRequest("countdown-tiny", gpus_per_node=0, cpus_per_task=2, container="i.sif"),
+    SlurmRequest("countdown-tiny", nodes=2, gpus_per_node=0, engine="trl"),
+    SlurmRequest("countdown-tiny", nodes=4, gpus_per_node=8, engine="trl", vllm_node=True),
+    SlurmRequest("countdown-tiny", engine="trl", vllm_node=True, output=Path("-a b"), setup=("x",)),
 ]
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_every_form_is_bash(request_: Request, tmp_path: Path) -> None:
+def test_every_form_is_bash(request_: SlurmRequest, tmp_path: Path) -> None:
     path = tmp_path / "job.sh"
     path.write_text(slurm_script(request_))
     done = subprocess.run(["bash", "-n", path], capture_output=True, text=True, check=False)
@@ -331,7 +331,7 @@ def test_every_form_is_bash(request_: Request, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(program("shellcheck") is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_every_form_passes_shellcheck(request_: Request, tmp_path: Path) -> None:
+def test_every_form_passes_shellcheck(request_: SlurmRequest, tmp_path: Path) -> None:
     path = tmp_path / "job.sh"
     path.write_text(slurm_script(request_))
     done = subprocess.run(
@@ -369,14 +369,14 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_script_is_shown_and_nothing_else_happens(sbatch: Path, tmp_path: Path) -> None:
     done = invoke()
-    assert (done.exit_code, done.stdout) == (0, slurm_script(Request("countdown-tiny")))
+    assert (done.exit_code, done.stdout) == (0, slurm_script(SlurmRequest("countdown-tiny")))
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_a_file_is_written_once(sbatch: Path, tmp_path: Path) -> None:
     assert invoke("--file", "job.sh").exit_code == 0
     path = tmp_path / "job.sh"
-    assert path.read_text() == slurm_script(Request("countdown-tiny"))
+    assert path.read_text() == slurm_script(SlurmRequest("countdown-tiny"))
     path.write_text("edited")
     again = invoke("--file", "job.sh")
     assert isinstance(again.exception, UserError)
@@ -389,7 +389,7 @@ def test_a_file_is_written_once(sbatch: Path, tmp_path: Path) -> None:
 def test_submit_hands_the_script_to_sbatch(sbatch: Path) -> None:
     done = invoke("--submit")
     assert (done.exit_code, done.stdout) == (0, "Submitted batch job 7\n")
-    assert sbatch.read_text() == slurm_script(Request("countdown-tiny"))
+    assert sbatch.read_text() == slurm_script(SlurmRequest("countdown-tiny"))
 
 
 def test_a_refusal_is_sbatch_s_own_words(sbatch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

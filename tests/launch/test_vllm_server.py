@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aha.launch import vllm_server
-from aha.launch.processes import stopped_by_signals
-from aha.launch.vllm_server import health_address, server_command, serving
+from aha.launch import processes
+from aha.launch.accelerate import health_address, server_command
+from aha.launch.processes import serving, stopped_by_signals
 from aha.recipe import load_recipe
 from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, Stopped
@@ -36,7 +36,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 def test_it_is_up_inside_and_gone_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_server, "_INTERVAL_S", 0.1)
+    monkeypatch.setattr(processes, "_SERVER_POLL_S", 0.1)
     port, said = free_port(), list[str]()
     health = f"http://127.0.0.1:{port}/health"
     command = [sys.executable, "-c", SERVER, str(port)]
@@ -65,8 +65,8 @@ def test_one_that_ends_is_named_with_its_log(tmp_path: Path) -> None:
 def test_one_that_never_answers_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_server, "_INTERVAL_S", 0.05)
-    monkeypatch.setattr(vllm_server, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(processes, "_SERVER_POLL_S", 0.05)
+    monkeypatch.setattr(processes, "_SERVER_START_S", 0.3)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     health = f"http://127.0.0.1:{free_port()}/health"
     with (

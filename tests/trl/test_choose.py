@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aha.cli.main import main
-from aha.launch.layout import EXIT_CODE_FILE
+from aha.launch import EXIT_CODE_FILE
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.trl import choose

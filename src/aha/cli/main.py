@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from aha import __version__
-from aha.cli.doctor import doctor
-from aha.cli.launch import launch_app
-from aha.cli.play import play
-from aha.cli.show import (
-    AllowChangeOption,
-    ResumeOption,
-    SetOption,
-    bench,
-    complete_recipe,
-    complete_rewards,
-    complete_task,
-    data_app,
-    recipes,
-    rewards_app,
-    tasks,
-)
-from aha.launch.layout import EXIT_CODE_FILE
+from aha.cli.launch_commands import launch_app
+from aha.cli.run_commands import eval_, export, play, report, samples, train
+from aha.cli.show_commands import bench, data_app, doctor, recipes, rewards_app, tasks
+from aha.launch import EXIT_CODE_FILE
 from aha.types import RunFailure, Stopped, UserError
 
 EXIT_FAILED = 1
@@ -46,241 +32,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-@app.command()
-def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A shipped recipe's name or a YAML file; default countdown-tiny.",
-            autocompletion=complete_recipe,
-        ),
-    ] = None,
-    set_: SetOption = None,
-    model: Annotated[str | None, typer.Option(help="model.name")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="task.name", autocompletion=complete_task)
-    ] = None,
-    rewards: Annotated[
-        str | None,
-        typer.Option(
-            help="Names with commas, such as accuracy,format; weight 1 each.",
-            autocompletion=complete_rewards,
-        ),
-    ] = None,
-    max_steps: Annotated[str | None, typer.Option(help="train.max_steps")] = None,
-    learning_rate: Annotated[str | None, typer.Option(help="optimizer.learning_rate")] = None,
-    seed: Annotated[str | None, typer.Option(help="train.seed")] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="engine: native, or trl for TRL's GRPOTrainer.")
-    ] = None,
-    lora: Annotated[
-        bool, typer.Option("--lora", help="Train low-rank adapters, not all weights: lora={}.")
-    ] = False,
-    report_to: Annotated[
-        str | None, typer.Option(help="logging.report_to: tensorboard, or none.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Run directory; default runs/RECIPE-DATE.")
-    ] = None,
-    resume: ResumeOption = None,
-    allow_change: AllowChangeOption = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved recipe and the first prompt; stop.")
-    ] = False,
-) -> None:
-    """Train RECIPE with GRPO, evaluate before and after, and write a report."""
-    overrides = list(set_ or [])
-    overrides += _short_options(
-        {
-            "model.name": _text(model),
-            "task.name": _text(task),
-            "train.max_steps": max_steps,
-            "optimizer.learning_rate": learning_rate,
-            "train.seed": seed,
-            "engine": _text(engine),
-        }
-    )
-    if lora:
-        overrides.insert(0, "lora={}")
-    if rewards is not None:
-        names = [name.strip() for name in rewards.split(",")]
-        overrides.append(f"rewards={json.dumps([{'name': name} for name in names])}")
-    if report_to is not None:
-        overrides.append(f"logging.report_to=[{'' if report_to == 'none' else report_to}]")
-    if resume is not None:
-        _resume(resume, recipe, overrides, output, dry_run, allow_change)
-        return
-    if allow_change:
-        raise UserError("--allow-change goes with --resume; a new run has nothing to change.")
-    from aha.recipe import DEFAULT_RECIPE, load_recipe
-
-    loaded = load_recipe(DEFAULT_RECIPE if recipe is None else recipe, overrides)
-    from aha.trl.choose import describe, start
-
-    if dry_run:
-        typer.echo(describe(loaded))
-        return
-    start(loaded, output)
-
-
-def _text(value: str | None) -> str | None:
-    """As YAML that is a text whatever it looks like: a folder may be called 2024."""
-    return None if value is None else json.dumps(value)
-
-
-def _short_options(options: dict[str, str | None]) -> list[str]:
-    return [f"{key}={value}" for key, value in options.items() if value is not None]
-
-
-def _resume(
-    resume: str,
-    recipe: str | None,
-    overrides: list[str],
-    output: Path | None,
-    dry_run: bool,
-    allow_change: bool,
-) -> None:
-    if recipe is not None or output is not None or dry_run:
-        raise UserError(
-            "--resume goes on with a run's own recipe in its own folder; it takes --set, but no "
-            "recipe, no --output and no --dry-run."
-        )
-    from aha.runs import found_run
-    from aha.trl.choose import resume as go_on
-
-    go_on(found_run(resume), overrides, allow_change)
-
-
-@app.command("eval")
-def eval_(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder or a hub name.")],
-    against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Compare with this one, problem by problem.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="How to ask: a recipe's name or file; default the run's.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="task.name")] = None,
-    set_: SetOption = None,
-    split: Annotated[Literal["train", "test"], typer.Option()] = "test",
-    n: Annotated[int | None, typer.Option(help="evaluation.n: how many problems.", min=1)] = None,
-    samples: Annotated[
-        int, typer.Option(help="Completions a problem; more than one: pass@k, maj@k.", min=1)
-    ] = 1,
-    temperature: Annotated[
-        float | None, typer.Option(help="evaluation.temperature; 0: greedy.", min=0.0)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="train.seed", min=0)] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the completions; default in the run, or evals/."),
-    ] = None,
-    engine: Annotated[
-        Literal["native", "vllm"], typer.Option(help="What writes: the trainer's own, or vLLM.")
-    ] = "native",
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object alone on standard output.")
-    ] = False,
-) -> None:
-    """Accuracy of MODEL on held-out problems, with intervals; or against another model."""
-    from aha.trained.held_out import EvalRequest, run_eval
-
-    request = EvalRequest(
-        model, against, recipe, set_ or (), task, split, n, samples, temperature, seed, output,
-        engine,
-    )  # fmt: skip
-    result = run_eval(request)
-    typer.echo(result.as_json() if json_ else result.as_text())
-
-
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Of several runs; default comparison.html.")
-    ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Also write the main curves to this PNG file.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write every picture there, as PNG.")
-    ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Serve it on this machine and follow the run.")
-    ] = False,
-    port: Annotated[
-        int | None,
-        typer.Option(help="With --watch; default 8765, 0: any that is free.", min=0, max=65535),
-    ] = None,
-) -> None:
-    """Write a run's report.html from what is in its directory, or compare several runs."""
-    from aha.report import ReportRequest, make_report
-
-    make_report(ReportRequest(tuple(runs), output, figure, figures, watch, port), typer.echo)
-
-
-@app.command()
-def samples(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    step: Annotated[int | None, typer.Option(help="Only of this step.")] = None,
-    grep: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="Only texts that match; case is ignored.")
-    ] = None,
-    sort: Annotated[
-        Literal["step", "advantage", "reward", "length"],
-        typer.Option(help="What comes first: the last step, the most advantage, and so on."),
-    ] = "step",
-    ascending: Annotated[
-        bool, typer.Option("--ascending", help="The first step or the least comes first.")
-    ] = False,
-    n: Annotated[int, typer.Option(help="How many completions.", min=1)] = 10,
-) -> None:
-    """Browse the completions that RUN kept, with their rewards and advantages."""
-    from aha.observe.samples import SamplesQuery, browse, nothing_found, shown_text
-    from aha.runs import RunDirectory
-
-    opened, query = RunDirectory.open(run), SamplesQuery(step, grep, sort, ascending, n)
-    found = browse(opened, query)
-    for shown in found:
-        typer.echo(shown_text(shown))
-    if not found:
-        typer.echo(nothing_found(opened, query))
-
-
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder or a hub name.")],
-    folder: Annotated[Path, typer.Argument(help="Where to; must not hold anything yet.")],
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name or file, for a model without a run.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; default as it is.")
-    ] = None,
-    push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Also to the hub, as a private model.")
-    ] = None,
-    gguf: Annotated[
-        bool, typer.Option("--gguf", help="Also say how llama.cpp converts it.")
-    ] = False,
-) -> None:
-    """Write MODEL to FOLDER as transformers and vLLM load it, with a model card."""
-    from aha.trained.export import ExportRequest
-    from aha.trained.export import export as run_export
-
-    for line in run_export(ExportRequest(model, folder, recipe, dtype, push, gguf)):
-        typer.echo(line)
-
-
+app.command()(train)
+app.command("eval")(eval_)
+for command in (report, samples, export, play, doctor, recipes, tasks, bench):
+    app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(rewards_app, name="rewards")
 app.add_typer(launch_app, name="launch")
-app.command()(play)
-app.command()(doctor)
-app.command()(recipes)
-app.command()(tasks)
-app.command()(bench)
 
 
 @app.callback(invoke_without_command=True)
@@ -301,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = sys.argv[1:] if arguments is None else arguments
     if EXIT_CODE_FILE in os.environ:
-        # The launcher hands signals on from the start; a run that is there takes them itself.
+        # The launcher passes signals on from the start; a run replaces this handler by its own.
         for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
             if hasattr(signal, name):  # Windows has only the first two
                 signal.signal(getattr(signal, name), _too_early)
@@ -316,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     except RunFailure as error:
         _stop(f"failed: {error}", EXIT_FAILED, error.of_one_process)
     except OSError as error:
-        # Only a name that was given can be too long; other errors of the system are not a mistake.
+        # Only a name that the user gave can be too long; other system errors are not a mistake.
         if error.errno != errno.ENAMETOOLONG:
             raise
         _stop(f"error: {error.filename!r} is too long for a file's name.", EXIT_USER_ERROR)
@@ -334,9 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """An empty option is a shell variable that was not set; as a path it would mean this folder.
+    """Refuse an empty option: a shell variable was not set, and as a path it means this folder.
 
-    Errors: UserError, but for `--prompt`, which may be empty.
+    Errors: UserError, except for `--prompt`, which may be empty.
     """
     for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         unset = argument.startswith("--") and "=" not in argument and following == ""
@@ -345,7 +103,7 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:
-    """Give a `--resume` that has no folder after it the value that means the latest run."""
+    """Add the value that means the latest run after a `--resume` without a folder."""
     result: list[str] = []
     for index, argument in enumerate(arguments):
         result.append(argument)
@@ -358,7 +116,7 @@ def _with_resume_value(arguments: list[str]) -> list[str]:
 
 
 class _TooEarly(BaseException):
-    """A signal before there was a run; loading code that goes on after any Exception does not."""
+    """A signal before the run began. A BaseException, because loaders catch every Exception."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} while nothing was training")
@@ -370,14 +128,14 @@ def _too_early(number: int, frame: FrameType | None) -> None:
 
 
 def _stop(message: str, code: int, alone: bool = False) -> None:
-    # Of the processes that a launcher started, one speaks for all; of what it meets `alone`, each.
+    # Rank 0 prints. A failure of one process `alone` is printed by that process.
     if alone or os.environ.get("RANK", "0") == "0":
         typer.echo(message, err=True)
     file = os.environ.get(EXIT_CODE_FILE)
     if file is None:
         raise SystemExit(code)
-    # Told to `aha launch` on this node; the launcher between would make a traceback of any other
-    # end, but must end the others where one fails alone.
+    # `aha launch` on this node reads the code from the file. accelerate, between the two, prints a
+    # traceback for any code but 0; it must see the failure of one process, to end the others.
     if alone or os.environ.get("LOCAL_RANK", "0") == "0":
         Path(file).write_text(str(code), encoding="utf-8")
     raise SystemExit(code if alone else 0)

@@ -1,7 +1,7 @@
-"""`aha launch accelerate`: a recipe on TRL, over processes that accelerate starts.
+"""`aha launch accelerate`: train a recipe on TRL in several processes that accelerate starts.
 
 The files it writes can be edited and used by hand: `launch.sh` has the command. A signal to this
-process goes to every training process, which saves and ends, and comes back as its exit code.
+process goes to every training process. They save and end, and their exit code is returned.
 """
 
 from __future__ import annotations
@@ -10,37 +10,64 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 
-from aha.launch.agent import run_agent
-from aha.launch.layout import (
-    Layout,
-    accelerate_config,
-    check_layout,
-    check_together,
-    deepspeed_config,
-    visible_gpus,
-)
-from aha.launch.processes import stopped_by_signals
-from aha.launch.vllm_server import health_address, server_command, serving
+from aha.launch import Strategy
+from aha.launch.processes import run_agent, serving, stopped_by_signals
 from aha.recipe import Recipe, changes, load_recipe, refuse_changes
 from aha.runs import RunDirectory, usable_cores
+from aha.sections import TrlSection
 from aha.types import UserError
 
 
 @dataclass(frozen=True)
-class Request:
-    """What was asked: `target` is a recipe to begin with or, with `resume`, a run to go on with.
+class Layout:
+    """The processes that train, and the GPUs that generate for them.
 
-    Errors: UserError for options of the other of the two.
+    `processes` is the total, the same number on every node; `head` is the address of node 0. With
+    a vLLM server, `vllm_gpus` more GPUs of node 0 generate and train nothing.
+    """
 
-    `folder` is for the files, with one in it for each of several nodes; none: launch/NAME-STRATEGY.
+    processes: int
+    strategy: Strategy = "ddp"
+    nodes: int = 1
+    node_rank: int = 0
+    head: str = "127.0.0.1"
+    port: int = 29500
+    vllm: Literal["off", "colocate", "server"] = "off"
+    vllm_gpus: int = 1
+    on_cpu: bool = False
+
+    @property
+    def processes_here(self) -> int:
+        return self.processes // self.nodes
+
+    @property
+    def serves_here(self) -> bool:
+        """True if this node runs the vLLM server."""
+        return self.vllm == "server" and self.node_rank == 0
+
+    @property
+    def gpus_here(self) -> int:
+        """The number of GPUs that this node needs."""
+        if self.on_cpu:
+            return 0
+        return self.processes_here + (self.vllm_gpus if self.serves_here else 0)
+
+
+@dataclass(frozen=True)
+class AccelerateRequest:
+    """The options of `aha launch accelerate`; `target` is a recipe or, with `resume`, a run.
+
+    `folder` is for the files, with a subfolder for each of several nodes; None means
+    launch/NAME-STRATEGY. Errors: UserError for `output` with `resume`, and `allow_change` without.
     """
 
     target: str
@@ -58,58 +85,54 @@ class Request:
         if self.allow_change and not self.resume:
             raise UserError("--allow-change goes with --resume.")
 
+    def all_overrides(self) -> list[str]:
+        """The layout's overrides, then the user's. A resumed run keeps its engine."""
+        added = [] if self.resume else ["engine=trl"]
+        if self.layout.vllm != "off":
+            added.append(f"trl.vllm={self.layout.vllm}")
+        # Without a GPU `auto` is the CPU, and a run begun with `auto` need not change.
+        if self.layout.on_cpu and (not self.resume or visible_gpus()):
+            added.append("model.device=cpu")
+        return [*added, *self.overrides]
 
-@dataclass(frozen=True)
-class Files:
-    """What was written, and the command it is for."""
 
-    folder: Path
-    names: tuple[str, ...]
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-
-
-def launch(request: Request, say: Callable[[str], None]) -> int:
+def launch(request: AccelerateRequest, say: Callable[[str], None]) -> int:
     """Write the files, start the processes and wait; the run's exit code.
 
     Errors: UserError before anything is written or started.
     """
+    layout = request.layout
     recipe = _recipe(request)
     plan = _check(recipe, request)
-    files = write_files(request, recipe)
-    say(f"{plan}; {request.layout.strategy}")
-    for name in files.names:
-        say(f"wrote {files.folder / name}")
-    say(shlex.join(files.command))
+    folder, names, command = _write_files(request, recipe)
+    say(f"{plan}; {layout.strategy}")
+    for name in names:
+        say(f"wrote {folder / name}")
+    say(shlex.join(command))
     if request.dry_run:
         return 0
     with ExitStack() as stack:
-        if request.layout.serves_here:
+        if layout.serves_here:
+            from aha.model.load import find_model
+
             stack.enter_context(stopped_by_signals())
-            stack.enter_context(_server(recipe, request.layout, files.folder, say))
-        if request.layout.nodes > 1:
-            meeting = f"{request.layout.head}:{request.layout.port}"
-            say(f"waiting for {request.layout.nodes - 1} more nodes to meet at {meeting}")
-        exit_file = files.folder / f".exit-{os.getpid()}"
-        return run_agent(files.command, {**os.environ, **files.environment}, exit_file)
+            gpus = server_gpus(layout)
+            server = server_command(recipe, find_model(recipe.model.name), len(gpus))
+            log = folder / "vllm.log"
+            stack.enter_context(serving(server, gpus, health_address(recipe), log, say))
+        if layout.nodes > 1:
+            meeting = f"{layout.head}:{layout.port}"
+            say(f"waiting for {layout.nodes - 1} more nodes to meet at {meeting}")
+        environment = {**os.environ, **environment_of(layout)}
+        return run_agent(command, environment, folder / f".exit-{os.getpid()}")
 
 
-def _server(
-    recipe: Recipe, layout: Layout, folder: Path, say: Callable[[str], None]
-) -> AbstractContextManager[None]:
-    from aha.model.load import find_model
+def _recipe(request: AccelerateRequest) -> Recipe:
+    """The recipe as the processes will run it, without a DeepSpeed file that is still to write.
 
-    gpus = server_gpus(layout)
-    command = server_command(recipe, find_model(recipe.model.name), len(gpus))
-    return serving(command, gpus, health_address(recipe), folder / "vllm.log", say)
-
-
-def _recipe(request: Request) -> Recipe:
-    """The recipe as its processes will run it, but for a DeepSpeed file that is to be written.
-
-    Errors: UserError for a run that cannot go on so, or a folder that holds one already.
+    Errors: UserError for changes that a resumed run refuses, or an output folder with a run in it.
     """
-    overrides = [*_added(request), *request.overrides]
+    overrides = request.all_overrides()
     if not request.resume:
         # On other nodes the run may be there already: the head has begun it.
         if request.output is not None and request.layout.node_rank == 0:
@@ -118,46 +141,19 @@ def _recipe(request: Request) -> Recipe:
     run = RunDirectory.open(Path(request.target))
     recipe = load_recipe(str(run.path / "recipe.yaml"), overrides)
     refuse_changes(changes(run.recipe(), recipe), request.allow_change)
-    return _without_lost_file(recipe, request.overrides)
-
-
-def _without_lost_file(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """A run goes on with the DeepSpeed file that it was begun with, as that is now.
-
-    One that is gone was on another machine, and is written anew; not one that is asked for now.
-    """
-    asked = any(o.partition("=")[0].strip() in ("trl", "trl.deepspeed") for o in overrides)
-    if recipe.trl is None or recipe.trl.deepspeed is None or asked:
+    # A run goes on with the DeepSpeed file it began with. If that file is gone, it was on another
+    # machine, and a new one is written, unless the user names one now.
+    named = any(o.partition("=")[0].strip() in ("trl", "trl.deepspeed") for o in request.overrides)
+    if recipe.trl is None or recipe.trl.deepspeed is None or named:
         return recipe
     if Path(os.path.expanduser(recipe.trl.deepspeed)).exists():
         return recipe
     return recipe.model_copy(update={"trl": recipe.trl.model_copy(update={"deepspeed": None})})
 
 
-def _folder(request: Request) -> Path:
-    """Where the files go; nodes may share a file system, and each one's files differ."""
-    layout, target = request.layout, Path(request.target)
-    name = target.name if request.resume else target.stem
-    folder = request.folder or Path("launch") / f"{name}-{layout.strategy}"
-    return folder / f"node-{layout.node_rank}" if layout.nodes > 1 else folder
-
-
-def _added(request: Request) -> list[str]:
-    """What the layout says about the recipe. A run keeps its engine."""
-    layout, overrides = request.layout, list[str]()
-    if not request.resume:
-        overrides.append("engine=trl")
-    if layout.vllm != "off":
-        overrides.append(f"trl.vllm={layout.vllm}")
-    # Without a GPU `auto` is the CPU, and a run that was begun so need not change.
-    if layout.on_cpu and (not request.resume or visible_gpus()):
-        overrides.append("model.device=cpu")
-    return overrides
-
-
-def _check(recipe: Recipe, request: Request) -> str:
-    """What each process will do, in words. Errors: UserError for what cannot be."""
-    from aha.trl.config import check, require_trl
+def _check(recipe: Recipe, request: AccelerateRequest) -> str:
+    """The batch plan in words. Errors: UserError for what is impossible."""
+    from aha.trl.config import check, read_deepspeed, require_trl
 
     layout = request.layout
     if recipe.engine != "trl":
@@ -167,86 +163,171 @@ def _check(recipe: Recipe, request: Request) -> str:
             "allowed is trl."
         )
     require_trl()
-    if layout.strategy.startswith("zero"):
-        _require_deepspeed(layout.strategy)
+    if layout.strategy.startswith("zero") and find_spec("deepspeed") is None:
+        raise UserError(
+            f"--strategy {layout.strategy} needs DeepSpeed: pip install 'aha-zero[trl,deepspeed]'."
+        )
     check_layout(layout, visible_gpus())
     check_together(layout.strategy, recipe)
-    _check_stage(recipe, layout)
+    if recipe.trl is not None and recipe.trl.deepspeed is not None:
+        path = recipe.trl.deepspeed
+        stage = (read_deepspeed(path).get("zero_optimization") or {}).get("stage")
+        if f"zero{stage}" != layout.strategy:
+            raise UserError(
+                f"trl.deepspeed {path!r} has stage {stage} and --strategy is {layout.strategy}; "
+                "they must agree."
+            )
     return f"{check(recipe, layout.processes)}, where memory allows"
 
 
-def _check_stage(recipe: Recipe, layout: Layout) -> None:
-    """Errors: UserError for a DeepSpeed file that is not of the strategy."""
-    from aha.trl.config import read_deepspeed, trl_section
-
-    path = trl_section(recipe).deepspeed
-    if path is None:
-        return
-    stage = (read_deepspeed(path).get("zero_optimization") or {}).get("stage")
-    if f"zero{stage}" != layout.strategy:
+def check_together(strategy: Strategy, recipe: Recipe) -> None:
+    """Errors: UserError for a recipe's `trl` section that does not go with the strategy."""
+    section = recipe.trl or TrlSection()
+    if section.vllm == "colocate" and strategy == "fsdp2":
         raise UserError(
-            f"trl.deepspeed {path!r} has stage {stage} and --strategy is {layout.strategy}; they "
-            "must agree."
+            "trl.vllm is 'colocate' with --strategy fsdp2; allowed are off and server: sharded "
+            "weights would have to be gathered on every GPU beside vLLM's own copy."
+        )
+    if section.deepspeed is not None and not strategy.startswith("zero"):
+        raise UserError(
+            f"trl.deepspeed is {section.deepspeed!r} and --strategy is {strategy}; with a "
+            "DeepSpeed file allowed are zero2 and zero3."
         )
 
 
-def _require_deepspeed(strategy: str) -> None:
-    if find_spec("deepspeed") is None:
-        raise UserError(
-            f"--strategy {strategy} needs DeepSpeed: pip install 'aha-zero[trl,deepspeed]'."
-        )
+def check_layout(layout: Layout, gpus: int) -> None:
+    """Refuse an impossible layout before anything loads; `gpus` is the count this node sees.
 
-
-def write_files(request: Request, recipe: Recipe) -> Files:
-    """accelerate.yaml, deepspeed.json under ZeRO, and launch.sh that starts them.
-
-    Errors: UserError when the folder cannot be written.
+    Errors: UserError naming the option and what is allowed.
     """
-    layout = request.layout
-    folder = _folder(request)
+    if layout.processes % layout.nodes:
+        raise UserError(
+            f"--processes is {layout.processes} in all; on {layout.nodes} nodes it must be a "
+            f"multiple of {layout.nodes}."
+        )
+    if not 0 <= layout.node_rank < layout.nodes:
+        allowed = (
+            "it is for --nodes" if layout.nodes == 1 else f"allowed are 0 to {layout.nodes - 1}"
+        )
+        raise UserError(f"--node-rank is {layout.node_rank} of {layout.nodes} nodes; {allowed}.")
+    if layout.nodes > 1 and layout.port == 0:
+        raise UserError("--port is 0; several nodes need one that they all know, such as 29500.")
+    if layout.vllm != "off" and layout.on_cpu:
+        raise UserError(f"--vllm is {layout.vllm!r}; without a GPU allowed is off.")
+    if layout.gpus_here > gpus:
+        server = f" and {layout.vllm_gpus} for vLLM" if layout.serves_here else ""
+        raise UserError(
+            f"--processes {layout.processes} needs {layout.processes_here} GPUs{server} on this "
+            f"node, which sees {gpus}; lower it, use more --nodes, or --cpu."
+        )
+
+
+def _write_files(
+    request: AccelerateRequest, recipe: Recipe
+) -> tuple[Path, tuple[str, ...], list[str]]:
+    """Write accelerate.yaml, deepspeed.json under ZeRO, and launch.sh that starts them.
+
+    Returns the folder, the names of the files, and the command. Errors: UserError when the folder
+    cannot be written.
+    """
+    layout, target = request.layout, Path(request.target)
+    name = target.name if request.resume else target.stem
+    folder = request.folder or Path("launch") / f"{name}-{layout.strategy}"
+    if layout.nodes > 1:
+        # Nodes may share a file system, and their files differ.
+        folder /= f"node-{layout.node_rank}"
     texts = {"accelerate.yaml": str(yaml.safe_dump(accelerate_config(layout), sort_keys=False))}
-    has_own = recipe.trl is not None and recipe.trl.deepspeed is not None
-    deepspeed = None if has_own else deepspeed_config(layout)
-    if deepspeed is not None:
-        texts["deepspeed.json"] = json.dumps(deepspeed, indent=2) + "\n"
-    command = _command(request, folder, with_deepspeed=deepspeed is not None)
-    environment = environment_of(layout)
-    script = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
-    texts["launch.sh"] = f"#!/bin/sh\n{script}exec {shlex.join(command)}\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        (folder / "launch.sh").chmod(0o755)
-    except OSError as error:
-        raise UserError(f"--folder: {str(folder)!r} cannot be written: {error}.") from None
-    return Files(folder, tuple(texts), tuple(command), environment)
-
-
-def _command(request: Request, folder: Path, with_deepspeed: bool) -> list[str]:
     train = ["--resume", request.target] if request.resume else [request.target]
     if request.output is not None:
         train += ["--output", str(request.output)]
     if request.allow_change:
         train.append("--allow-change")
-    overrides = [*_added(request), *request.overrides]
-    if with_deepspeed:
+    overrides = request.all_overrides()
+    has_own = recipe.trl is not None and recipe.trl.deepspeed is not None
+    deepspeed = None if has_own else deepspeed_config(layout)
+    if deepspeed is not None:
+        texts["deepspeed.json"] = json.dumps(deepspeed, indent=2) + "\n"
         overrides.append(f"trl.deepspeed={(folder / 'deepspeed.json').resolve()}")
     for override in overrides:
         train += ["--set", override]
     config = str((folder / "accelerate.yaml").resolve())
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config,
-            "-m", "aha.cli.main", "train", *train]  # fmt: skip
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config,
+               "-m", "aha.cli.main", "train", *train]  # fmt: skip
+    exports = [f"export {k}={shlex.quote(v)}\n" for k, v in environment_of(layout).items()]
+    texts["launch.sh"] = f"#!/bin/sh\n{''.join(exports)}exec {shlex.join(command)}\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in texts.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        (folder / "launch.sh").chmod(0o755)
+    except OSError as error:
+        raise UserError(f"--folder: {str(folder)!r} cannot be written: {error}.") from None
+    return folder, tuple(texts), command
 
 
-def server_gpus(layout: Layout) -> list[str]:
-    """The GPUs of the vLLM server: those after the trainers'."""
-    return _gpu_names(layout.gpus_here)[layout.processes_here :]
+def accelerate_config(layout: Layout) -> dict[str, Any]:
+    """The file that `accelerate launch --config_file` reads.
+
+    Under ZeRO it does not name DeepSpeed: the recipe's `trl.deepspeed` does. Named here,
+    accelerate would take every stage for 2, and TRL would not gather what stage 3 shards.
+    """
+    config: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        # On CPUs too: accelerate starts several processes on one machine only for this type.
+        "distributed_type": "MULTI_GPU",
+        "use_cpu": layout.on_cpu,
+        # The recipe sets the dtype of products; accelerate must not add another.
+        "mixed_precision": "no",
+        "num_processes": layout.processes,
+        "num_machines": layout.nodes,
+        "machine_rank": layout.node_rank,
+        "main_process_ip": layout.head,
+        "main_process_port": layout.port,
+        "same_network": True,
+        "rdzv_backend": "static",
+    }
+    if layout.strategy == "fsdp2":
+        config["distributed_type"] = "FSDP"
+        config["fsdp_config"] = {
+            "fsdp_version": 2,
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "fsdp_reshard_after_forward": True,
+            "fsdp_cpu_ram_efficient_loading": False,
+            "fsdp_state_dict_type": "FULL_STATE_DICT",
+        }
+    return config
+
+
+def deepspeed_config(layout: Layout) -> dict[str, Any] | None:
+    """DeepSpeed's own file for ZeRO, None for other strategies; transformers fills in `auto`.
+
+    Stage 2 shards gradients and optimizer, stage 3 the weights too (Rajbhandari et al. 2020,
+    arXiv:1910.02054).
+    """
+    if layout.strategy not in ("zero2", "zero3"):
+        return None
+    zero: dict[str, Any] = {"stage": 2, "overlap_comm": False, "contiguous_gradients": True}
+    if layout.strategy == "zero3":
+        zero["stage"] = 3
+        # A checkpoint must hold whole weights, or it loads nowhere else.
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        # The optimizer is PyTorch's, as in a run on one device.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000,
+    }
 
 
 def environment_of(layout: Layout) -> dict[str, str]:
-    """What the processes need to know beside the files."""
-    # torch's launcher ends its processes so long after a SIGTERM of its own; they save first.
+    """The environment variables that the training processes need."""
+    # torch's launcher kills its processes this long after its own SIGTERM; they save first.
     found = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
     if layout.on_cpu:
         found["DS_ACCELERATOR"] = "cpu"
@@ -258,8 +339,41 @@ def environment_of(layout: Layout) -> dict[str, str]:
     return found
 
 
+def server_gpus(layout: Layout) -> list[str]:
+    """The GPUs of the vLLM server: those after the trainers'."""
+    return _gpu_names(layout.gpus_here)[layout.processes_here :]
+
+
 def _gpu_names(count: int) -> list[str]:
-    """The first GPUs that this process may use, by their names for CUDA."""
+    """The first GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name for name in given.split(",") if name] or [str(i) for i in range(count)]
     return names[:count]
+
+
+def visible_gpus() -> int:
+    """The number of GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def server_command(recipe: Recipe, model: str, gpus: int) -> list[str]:
+    """The command of TRL's vLLM server; `model` is a folder or a name of the hub."""
+    from aha.trl.config import vllm_server_dtype
+
+    section = recipe.trl or TrlSection()
+    return [
+        sys.executable, "-m", "trl.cli.main", "vllm-serve",
+        "--model", model,
+        "--host", section.vllm_server_host,
+        "--port", str(section.vllm_server_port),
+        "--tensor_parallel_size", str(gpus),
+        "--dtype", vllm_server_dtype(recipe),
+    ]  # fmt: skip
+
+
+def health_address(recipe: Recipe) -> str:
+    """The address that answers once the server is up."""
+    section = recipe.trl or TrlSection()
+    return f"http://{section.vllm_server_host}:{section.vllm_server_port}/health"

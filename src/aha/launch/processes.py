@@ -1,9 +1,16 @@
-"""Programs that a launcher starts: apart from its own signals, and with an end for all of them."""
+"""Programs that a launcher starts: accelerate with its training processes, and a vLLM server.
+
+They run in sessions of their own, so that only the launcher's signals reach them: a training
+process must save before the server it generates with ends.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +18,22 @@ from types import FrameType
 
 import psutil
 
-from aha.types import Stopped
+from aha.launch import EXIT_CODE_FILE
+from aha.types import RunFailure, Stopped
 
-_PATIENCE_S = 60.0
-_LAST_S = 5.0
+_TERMINATE_S = 60.0
+_KILL_S = 5.0
+# Reading and compiling a model of some billions of parameters takes minutes.
+_SERVER_START_S = 1800.0
+_SERVER_POLL_S = 2.0
 
 
 def begin(
     command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a program whose signals come from here alone: Ctrl-C in a terminal is not its.
+    """Start a program in its own session; a Ctrl-C in the terminal does not reach it.
 
-    `log`: a file for what it writes; none: where this process writes.
+    `log` is a file for its output; None: the output of this process.
     """
     file = None if log is None else log.open("wb")
     try:
@@ -39,24 +50,18 @@ def begin(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a program to end, wait for a minute, and leave nothing of it running."""
+    """Ask a program to end, and after a minute kill it and all its descendants."""
     if process.poll() is not None:
         return
     tree = _tree(process)
-    process.terminate()
     try:
-        process.wait(_PATIENCE_S)
+        process.terminate()
+        process.wait(_TERMINATE_S)
     except subprocess.TimeoutExpired:
         pass
     finally:
         _kill(tree)
         process.wait()
-
-
-def end_at_once(process: subprocess.Popen[bytes]) -> None:
-    """End a program that has nothing to lose, and all below it, in whatever session."""
-    if process.poll() is None:
-        _kill(_tree(process))
 
 
 def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -70,25 +75,13 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
             one.kill()
         except psutil.NoSuchProcess:
             continue
-    # What they held, GPUs and ports, is free when they are gone.
-    psutil.wait_procs(processes, timeout=_LAST_S)
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """While inside, a signal is Stopped, raised here, so that what was begun is ended."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise Stopped(f"ended by {name}; nothing more was saved", 128 + number)
-
-    with handled(stop):
-        yield
+    # Their GPUs and ports are free when they are gone.
+    psutil.wait_procs(processes, timeout=_KILL_S)
 
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Take the signals that end a run; one that is ignored, as under nohup, stays ignored."""
+    """Handle the signals that end a run; an ignored one, as under nohup, stays ignored."""
     names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -100,3 +93,112 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise Stopped here when a signal arrives, so that `finally` ends what was started."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _stopped(number)
+
+    with handled(stop):
+        yield
+
+
+def _stopped(number: int) -> Stopped:
+    name = signal.Signals(number).name
+    return Stopped(f"ended by {name}; nothing more was saved", 128 + number)
+
+
+def run_agent(command: Sequence[str], environment: Mapping[str, str], exit_file: Path) -> int:
+    """Start accelerate, pass every signal on to the training processes under it, and wait.
+
+    Returns the run's exit code, which a training process leaves in `exit_file`. Errors: Stopped
+    when a signal ended processes that could not save, RunFailure when one failed without a code.
+    """
+    received: list[int] = []
+    agent: subprocess.Popen[bytes] | None = None
+
+    def take(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if agent is not None:
+            _pass_on(agent, number)
+
+    told = {**environment, EXIT_CODE_FILE: str(exit_file.resolve())}
+    try:
+        with handled(take):
+            agent = begin(command, told)
+            try:
+                # A signal may have come before `agent` was set.
+                for number in received[-1:]:
+                    _pass_on(agent, number)
+                code = agent.wait()
+            finally:
+                end(agent)
+        if exit_file.exists():
+            return int(exit_file.read_text(encoding="utf-8"))
+    finally:
+        exit_file.unlink(missing_ok=True)
+    if received:
+        raise _stopped(received[-1])
+    if code:
+        raise RunFailure(f"a training process failed (exit code {code}); see its messages above.")
+    return 0
+
+
+def _pass_on(agent: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to the training processes under accelerate, not to their own children."""
+    if agent.poll() is not None:
+        return
+    ranks = []
+    for process in psutil.Process(agent.pid).children():
+        try:
+            if "LOCAL_RANK" in process.environ():
+                ranks.append(process)
+        except psutil.NoSuchProcess:  # it has just ended
+            continue
+    # A training process does not handle a closed terminal; it must save. Windows has no SIGHUP.
+    hang_up = number == getattr(signal, "SIGHUP", None)
+    for rank in ranks:
+        rank.send_signal(signal.SIGTERM if hang_up else number)
+    if not ranks:
+        # Still loading, or waiting for other nodes: there is nothing to save. `end` would wait for
+        # the lock of the `agent.wait()` that this signal interrupted.
+        _kill(_tree(agent))
+
+
+@contextmanager
+def serving(
+    command: Sequence[str], gpus: Sequence[str], health: str, log: Path, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Run a vLLM server on `gpus`, and wait until the address `health` answers.
+
+    Errors: RunFailure when it ends or is not up in time; its output is in `log`.
+    """
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    say(f"vLLM server on GPU {', '.join(gpus)}; its log is {log}")
+    server = begin(command, environment, log)
+    try:
+        deadline = time.monotonic() + _SERVER_START_S
+        while True:
+            if server.poll() is not None:
+                raise RunFailure(f"the vLLM server ended with code {server.returncode}; see {log}.")
+            if _answers(health):
+                break
+            if time.monotonic() > deadline:
+                raise RunFailure(
+                    f"the vLLM server was not up after {_SERVER_START_S:.0f} s; see {log}."
+                )
+            time.sleep(_SERVER_POLL_S)
+        yield
+    finally:
+        end(server)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except OSError:  # URLError is one
+        return False

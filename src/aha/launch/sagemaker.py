@@ -1,10 +1,12 @@
 """`aha launch sagemaker`: a recipe as a training job of Amazon SageMaker, in script mode.
 
 The source folder (recipe, pinned requirements, `sagemaker_entry.py`) is an input channel, and the
-container's entry point is that script: so any image with python3 will do, AWS's PyTorch ones and
-one built from docker/Dockerfile. The run's folder is SageMaker's checkpoint folder, which it copies
-to S3 while training and back when an interrupted spot job starts again.
-Left out: SageMaker's own data channels and its sharded-training libraries.
+container's entry point is that script. So any image with python3 works: AWS's PyTorch ones, or one
+built from docker/Dockerfile. The run's folder is SageMaker's checkpoint folder, which it copies to
+S3 while training, and back when an interrupted spot job starts again.
+
+Left out: the SageMaker Python SDK, with its seventy packages (boto3 sends the job), SageMaker's own
+data channels and its sharded-training libraries.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata, resources
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from aha.launch.layout import Strategy
-from aha.launch.sagemaker_api import region_of, require_boto3, validate
+from aha.launch import Strategy
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.rewards.score import require_known
-from aha.types import UserError
+from aha.types import RunFailure, UserError
 from aha.visible import quoted
 
 # AWS's PyTorch 2.13 images, as sagemaker-core 2.27.0 names them (image_uri_config,
@@ -37,8 +39,8 @@ _REGIONS = frozenset(
         "sa-east-1", "us-east-1", "us-east-2", "us-west-1", "us-west-2",
     )
 )  # fmt: skip
-# Instance types with more than one GPU, as AWS's pages of accelerated instances list them. A type
-# that is missing here passes for one with a single GPU.
+# Instance types with more than one GPU, as AWS's pages of accelerated instances list them. Any
+# other type counts as one GPU.
 _GPUS = {
     **{f"ml.{family}.{size}xlarge": count for family in ("g4dn", "g5", "g6", "g6e")
        for size, count in ((12, 4), (24, 4), (48, 8))},
@@ -49,16 +51,25 @@ _GPUS = {
     "ml.p6-b300.48xlarge": 8, "ml.p6e-gb200.36xlarge": 4,
 }  # fmt: skip
 _ENTRY = "sagemaker_entry.py"
-_CODE = "/opt/ml/input/data/code"
-_CHECKPOINTS = "/opt/ml/checkpoints"
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?")
-# SageMaker's longest training time, 28 days.
-_LONGEST_H = 672.0
+# The option behind a field of the request.
+_OPTIONS = {
+    "RoleArn": "--role",
+    "TrainingJobName": "--name",
+    "ResourceConfig.InstanceType": "--instance-type",
+    "ResourceConfig.InstanceCount": "--instance-count",
+    "AlgorithmSpecification.TrainingImage": "--image",
+    "StoppingCondition.MaxRuntimeInSeconds": "--max-hours",
+    "StoppingCondition.MaxWaitTimeInSeconds": "--max-wait-hours",
+    "HyperParameters": "--set",
+    "OutputDataConfig.S3OutputPath": "--bucket",
+    "CheckpointConfig.S3Uri": "--bucket",
+}
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `aha launch sagemaker` was asked; `bucket` is s3://BUCKET[/PREFIX]."""
+class SageMakerRequest:
+    """The options of `aha launch sagemaker`; `bucket` is s3://BUCKET[/PREFIX]."""
 
     recipe: str
     overrides: Sequence[str] = ()
@@ -79,17 +90,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """What the container gets: files by name, recipe keys with values, and how processes share."""
+    """The container's files by name, the recipe keys with values, and the entry's environment."""
 
     files: Mapping[str, bytes]
     settings: Mapping[str, str]
-    engine: str
-    strategy: Strategy
+    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request, what is to be uploaded where, and in which region."""
+    """A checked request, the files to upload, and their address and region."""
 
     request: Mapping[str, Any]
     source: Source
@@ -97,38 +107,62 @@ class Job:
     region: str
 
 
-def training_job(request: Request) -> Job:
-    """The job, held to SageMaker's own model of it; nothing is sent.
+def training_job(request: SageMakerRequest) -> Job:
+    """The job, validated against SageMaker's own model of it; nothing is sent.
 
     Errors: UserError in one sentence naming the option.
     """
     source = make_source(request)
-    require_boto3()
-    _check(request, source.engine)
-    region = region_of(request.region)
-    recipe = load_recipe(request.recipe, request.overrides)
+    if find_spec("boto3") is None:
+        raise UserError("aha launch sagemaker needs boto3: pip install 'aha-zero[sagemaker]'.")
+    _check(request, source.settings["engine"])
+    import boto3
+
+    # boto3 itself reads AWS_DEFAULT_REGION and the configuration file.
+    region = request.region or os.environ.get("AWS_REGION") or boto3.Session().region_name
+    if not region:
+        raise UserError("--region is missing; name one, such as eu-west-1, or set AWS_REGION.")
+    if not re.fullmatch(r"[a-z]{2,5}(-[a-z]+)+-[0-9]", region):
+        raise UserError(f"--region is {quoted(region)}; write it as eu-west-1.")
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
-    base = request.name or f"aha-{recipe.name}".replace(".", "-").replace("_", "-").rstrip("-")
+    recipe_name = load_recipe(request.recipe, request.overrides).name
+    base = request.name or f"aha-{recipe_name}".replace(".", "-").replace("_", "-").rstrip("-")
     job_name = f"{base[:47].rstrip('-')}-{stamp}"
-    # A named run is gone on with by the next job of that name; one without a name stands alone.
+    # The next job of the same --name goes on with its run; a job without a name stands alone.
     run_name = request.name or job_name
-    bucket = _bucket(request, region).rstrip("/")
-    source_address = f"{bucket}/{run_name}/source/{stamp}"
+    bucket = request.bucket
+    if bucket is None:
+        # The bucket that the SageMaker SDK would make.
+        bucket = f"s3://sagemaker-{region}-{''.join(str(request.role).split(':')[4:5])}"
+    elif not _BUCKET.fullmatch(bucket):
+        raise UserError(f"--bucket is {quoted(bucket)}; write it as s3://BUCKET/PREFIX.")
+    home = f"{bucket.rstrip('/')}/{run_name}"
+    source_address = f"{home}/source/{stamp}"
+    hours = {"MaxRuntimeInSeconds": request.max_hours}
+    if request.spot:
+        hours["MaxWaitTimeInSeconds"] = request.max_wait_hours or 2 * request.max_hours
+    place = {
+        "S3DataType": "S3Prefix",
+        "S3Uri": f"{source_address}/",
+        "S3DataDistributionType": "FullyReplicated",
+    }
     body: dict[str, Any] = {
         "TrainingJobName": job_name,
         "RoleArn": request.role,
         "AlgorithmSpecification": {
             "TrainingImage": request.image or _default_image(request, region),
             "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["python3", f"{_CODE}/{_ENTRY}"],
+            "ContainerEntrypoint": ["python3", f"/opt/ml/input/data/code/{_ENTRY}"],
         },
         "HyperParameters": dict(source.settings),
-        "Environment": _environment(source),
-        "InputDataConfig": [_channel("code", source_address)],
-        "OutputDataConfig": {"S3OutputPath": f"{bucket}/{run_name}/output"},
+        "Environment": dict(source.environment),
+        "InputDataConfig": [
+            {"ChannelName": "code", "InputMode": "File", "DataSource": {"S3DataSource": place}}
+        ],
+        "OutputDataConfig": {"S3OutputPath": f"{home}/output"},
         "CheckpointConfig": {
-            "S3Uri": f"{bucket}/{run_name}/checkpoints",
-            "LocalPath": _CHECKPOINTS,
+            "S3Uri": f"{home}/checkpoints",
+            "LocalPath": "/opt/ml/checkpoints",
         },
         "ResourceConfig": {
             "InstanceType": request.instance_type,
@@ -136,16 +170,16 @@ def training_job(request: Request) -> Job:
             "VolumeSizeInGB": request.volume_gb,
         },
         "EnableManagedSpotTraining": request.spot,
-        "StoppingCondition": _stopping(request),
+        "StoppingCondition": {key: max(1, round(3600 * h)) for key, h in hours.items()},
     }
     validate(body)
     return Job(body, source, source_address, region)
 
 
-def make_source(request: Request) -> Source:
+def make_source(request: SageMakerRequest) -> Source:
     """The files and settings of a job, without a question to AWS.
 
-    Errors: UserError for a recipe that is wrong, or names files that cannot come along.
+    Errors: UserError for a recipe that is wrong, or names files that cannot be sent along.
     """
     recipe = load_recipe(request.recipe, request.overrides)
     require_known(recipe)
@@ -158,17 +192,34 @@ def make_source(request: Request) -> Source:
             f"--strategy is {request.strategy}; the native engine is one process, so add --set "
             "engine=trl."
         )
-    settings = _settings(request, recipe)
-    files = {
-        "recipe.yaml": _recipe_text(request.recipe).encode(),
-        "requirements.txt": f"{_requirement(request, recipe)}\n".encode(),
-        _ENTRY: (resources.files("aha.launch") / _ENTRY).read_bytes(),
-    }
+    settings: dict[str, str] = {"engine": recipe.engine}
+    for override in request.overrides:
+        key, _, value = override.partition("=")
+        settings[key.strip()] = value
+    sorted_ = [f"{key}={value}" for key, value in sorted(settings.items())]
+    if load_recipe(request.recipe, sorted_) != recipe:
+        raise UserError(
+            f"--set {quoted(list(request.overrides))}: SageMaker keeps hyper-parameters in no "
+            "order, and here the order matters; write them into the recipe."
+        )
+    text = shipped_recipes().get(request.recipe)
+    if text is None:
+        text = Path(os.path.expanduser(request.recipe)).read_text(encoding="utf-8")
+    extras: list[str] = [name for name in recipe.logging.report_to if name != "tensorboard"]
+    extras += ["trl"] if recipe.engine == "trl" else []
+    extras += ["deepspeed"] if request.strategy.startswith("zero") else []
+    extras += ["quantized"] if recipe.model.quantization != "none" else []
+    bracket = f"[{','.join(extras)}]" if extras else ""
+    requirement = f"aha-zero{bracket}=={metadata.version('aha-zero')}"
     if request.wheel is not None:
-        files[request.wheel.name] = _read("--wheel", request.wheel)
-    for key, path in _own_files(recipe):
-        files[PurePosixPath(path).as_posix()] = _read(key, Path(path))
-    return Source(files, settings, recipe.engine, request.strategy)
+        requirement = f"./{request.wheel.name}{bracket}"
+    files = {
+        "recipe.yaml": text.encode(),
+        "requirements.txt": f"{requirement}\n".encode(),
+        _ENTRY: (resources.files("aha.launch") / _ENTRY).read_bytes(),
+        **_own_files(recipe, request.wheel),
+    }
+    return Source(files, settings, {"AHA_STRATEGY": request.strategy})
 
 
 def local_command(source: Source, folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -178,44 +229,29 @@ def local_command(source: Source, folder: Path) -> tuple[list[str], dict[str, st
     """
     folder = folder.resolve()
     code, config = folder / "input" / "data" / "code", folder / "input" / "config"
-    resource_config = {"current_host": "algo-1", "hosts": ["algo-1"]}
+    files = {code / name: data for name, data in source.files.items()}
+    files[config / "hyperparameters.json"] = json.dumps(dict(source.settings)).encode()
+    files[config / "resourceconfig.json"] = b'{"current_host": "algo-1", "hosts": ["algo-1"]}'
     try:
-        for path in (code, config, folder / "model", folder / "checkpoints"):
-            path.mkdir(parents=True, exist_ok=True)
-        for name, data in source.files.items():
-            (code / name).parent.mkdir(parents=True, exist_ok=True)
-            (code / name).write_bytes(data)
-        _write_json(config / "hyperparameters.json", source.settings)
-        _write_json(config / "resourceconfig.json", resource_config)
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
     except OSError as error:
         raise UserError(f"--folder: {str(folder)!r} cannot be written: {error}.") from None
+    # A SageMaker notebook has SM_ variables of its own.
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("SM_")}
     environment = {
-        **os.environ,
+        **outer,
+        **source.environment,
         "SAGEMAKER_BASE_DIR": str(folder),
-        "SM_MODEL_DIR": str(folder / "model"),
-        "SM_OUTPUT_DATA_DIR": str(folder / "output" / "data"),
-        "SM_CHANNEL_CODE": str(code),
-        "SM_HPS": json.dumps(dict(source.settings)),
-        "SM_RESOURCE_CONFIG": json.dumps(resource_config),
-        "SM_CURRENT_HOST": "algo-1",
-        "SM_HOSTS": '["algo-1"]',
-        **_environment(source),
-        # This very environment has aha already.
+        # This environment has aha already.
         "AHA_SAGEMAKER_INSTALL": "0",
     }
     return [sys.executable, str(code / _ENTRY)], environment
 
 
-def _environment(source: Source) -> dict[str, str]:
-    """What the entry point is told beside the recipe's keys."""
-    return {"AHA_STRATEGY": source.strategy}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(dict(value)), encoding="utf-8")
-
-
-def _check(request: Request, engine: str) -> None:
+def _check(request: SageMakerRequest, engine: str) -> None:
+    """Check the options of a job that is sent. Errors: UserError."""
     for option, value in (("--role", request.role), ("--instance-type", request.instance_type)):
         if not value:
             raise UserError(f"{option} is missing; only --local does without.")
@@ -240,7 +276,7 @@ def _check(request: Request, engine: str) -> None:
         )
     if request.volume_gb < 1:
         raise UserError(f"--volume-gb is {request.volume_gb}; it must be at least 1.")
-    if not 0 < request.max_hours <= _LONGEST_H:
+    if not 0 < request.max_hours <= 672:  # SageMaker's limit of 28 days
         raise UserError(f"--max-hours is {request.max_hours:g}; it must be within 0 to 672.")
     if request.max_wait_hours is not None and not request.spot:
         raise UserError("--max-wait-hours goes with --spot: others do not wait for a machine.")
@@ -250,7 +286,9 @@ def _check(request: Request, engine: str) -> None:
             f"--max-wait-hours is {waiting:g}; training is part of it, so it must be at least "
             f"--max-hours, {request.max_hours:g}, and finite."
         )
-    if request.image is None and request.wheel is None and _from_source():
+    # Installed from a folder or an address, not from an index (PEP 610).
+    from_source = metadata.distribution("aha-zero").read_text("direct_url.json") is not None
+    if request.image is None and request.wheel is None and from_source:
         raise UserError(
             "--image or --wheel is missing: this aha-zero was installed from a folder, which "
             "AWS's image cannot reach; make a wheel with `pip wheel --no-deps .`, or build an "
@@ -258,39 +296,7 @@ def _check(request: Request, engine: str) -> None:
         )
 
 
-def _from_source() -> bool:
-    """Whether this installation came from a folder or an address, not from an index (PEP 610)."""
-    return metadata.distribution("aha-zero").read_text("direct_url.json") is not None
-
-
-def _stopping(request: Request) -> dict[str, int]:
-    limits = {"MaxRuntimeInSeconds": max(1, round(3600 * request.max_hours))}
-    if request.spot:
-        waiting = request.max_wait_hours or 2 * request.max_hours
-        limits["MaxWaitTimeInSeconds"] = max(1, round(3600 * waiting))
-    return limits
-
-
-def _channel(name: str, address: str) -> dict[str, Any]:
-    place = {
-        "S3DataType": "S3Prefix",
-        "S3Uri": f"{address}/",
-        "S3DataDistributionType": "FullyReplicated",
-    }
-    return {"ChannelName": name, "InputMode": "File", "DataSource": {"S3DataSource": place}}
-
-
-def _bucket(request: Request, region: str) -> str:
-    """Where everything goes; by default the bucket that the SageMaker SDK would make."""
-    if request.bucket is None:
-        account = str(request.role).split(":")[4:5]
-        return f"s3://sagemaker-{region}-{''.join(account)}"
-    if not _BUCKET.fullmatch(request.bucket):
-        raise UserError(f"--bucket is {quoted(request.bucket)}; write it as s3://BUCKET/PREFIX.")
-    return request.bucket
-
-
-def _default_image(request: Request, region: str) -> str:
+def _default_image(request: SageMakerRequest, region: str) -> str:
     if region not in _REGIONS:
         raise UserError(
             f"--image is missing; in {region} AWS keeps its PyTorch images elsewhere than in "
@@ -300,51 +306,18 @@ def _default_image(request: Request, region: str) -> str:
     return _REGISTRY.format(region=region, kind="cu133" if on_gpu else "cpu")
 
 
-def _settings(request: Request, recipe: Recipe) -> dict[str, str]:
-    """The overrides as hyper-parameters, and the engine. Errors: UserError when order matters."""
-    settings: dict[str, str] = {"engine": recipe.engine}
-    for override in request.overrides:
-        key, _, value = override.partition("=")
-        settings[key.strip()] = value
-    sorted_ = [f"{key}={value}" for key, value in sorted(settings.items())]
-    if load_recipe(request.recipe, sorted_) != recipe:
-        raise UserError(
-            f"--set {quoted(list(request.overrides))}: SageMaker keeps hyper-parameters in no "
-            "order, and here the order matters; write them into the recipe."
-        )
-    return settings
+def _own_files(recipe: Recipe, wheel: Path | None) -> dict[str, bytes]:
+    """The wheel, and every file of this machine that the recipe names, by path in the container.
 
-
-def _recipe_text(name_or_path: str) -> str:
-    shipped = shipped_recipes()
-    if name_or_path in shipped:
-        return shipped[name_or_path]
-    return Path(os.path.expanduser(name_or_path)).read_text(encoding="utf-8")
-
-
-def _requirement(request: Request, recipe: Recipe) -> str:
-    extras: list[str] = [name for name in recipe.logging.report_to if name != "tensorboard"]
-    extras += ["trl"] if recipe.engine == "trl" else []
-    extras += ["deepspeed"] if request.strategy.startswith("zero") else []
-    extras += ["quantized"] if recipe.model.quantization != "none" else []
-    bracket = f"[{','.join(extras)}]" if extras else ""
-    if request.wheel is not None:
-        return f"./{request.wheel.name}{bracket}"
-    return f"aha-zero{bracket}=={metadata.version('aha-zero')}"
-
-
-def _own_files(recipe: Recipe) -> list[tuple[str, str]]:
-    """Key and path of every file of this machine that the recipe names.
-
-    Errors: UserError for one that cannot lie at the same relative path in the container.
+    Errors: UserError for a file that cannot be read, or cannot have the same relative path there.
     """
     named = [("task.source", recipe.task.source), ("task.test_source", recipe.task.test_source)]
     named += [("model.name", recipe.model.name)]
     named += [("rewards", reward.name.partition(":")[0]) for reward in recipe.rewards]
     named += [("trl.deepspeed", recipe.trl.deepspeed)] if recipe.trl is not None else []
-    found = []
+    found = [] if wheel is None else [("--wheel", wheel, wheel.name)]
     for key, path in named:
-        # Unlike Path.exists, it takes a name that no file can have.
+        # Path.exists raises for a name that no file can have.
         if path is None or not os.path.exists(path):
             continue
         if Path(path).is_dir() or Path(path).is_absolute() or ".." in Path(path).parts:
@@ -352,12 +325,76 @@ def _own_files(recipe: Recipe) -> list[tuple[str, str]]:
                 f"{key} is {quoted(path)}, of this machine; what goes to SageMaker is a file at or "
                 "below the folder you are in, or a name of the hub."
             )
-        found.append((key, path))
-    return found
+        found.append((key, Path(path), PurePosixPath(path).as_posix()))
+    files = {}
+    for key, file, name in found:
+        try:
+            files[name] = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{key}: {str(file)!r} cannot be read: {error}.") from None
+    return files
 
 
-def _read(what: str, path: Path) -> bytes:
+def validate(request: Mapping[str, Any]) -> None:
+    """Check a request against the service's model. Errors: UserError naming the first fault.
+
+    botocore checks required fields and types. Lengths, patterns and enumerations are in the same
+    model, and botocore leaves them to the service; they are checked here.
+    """
+    import botocore.session
+    from botocore.validate import ParamValidator
+
+    model = botocore.session.get_session().get_service_model("sagemaker")
+    shape = model.operation_model("CreateTrainingJob").input_shape
+    report = ParamValidator().validate(request, shape)
+    if report.has_errors():
+        found = " ".join(report.generate_report().split())
+        raise UserError(f"SageMaker would not take the request: {found}.")
+    if fault := next(_faults(shape, request, ""), None):
+        raise UserError(fault)
+
+
+def _faults(shape: Any, value: Any, path: str) -> Iterator[str]:
+    """A sentence for each fault that the model forbids and botocore does not check."""
+    where = _OPTIONS.get(path, path)
+    limits, kind = shape.metadata, shape.type_name
+    if kind in ("string", "list", "map") and len(value) > limits.get("max", len(value)):
+        unit = "characters" if kind == "string" else "entries"
+        yield f"{where} has {len(value)} {unit}; SageMaker takes {limits['max']} at most."
+    if kind == "string":
+        pattern = limits.get("pattern")
+        if pattern and not re.fullmatch(pattern, value):
+            yield f"{where} is {quoted(value)}; SageMaker takes what matches {pattern}."
+        if shape.enum and value not in shape.enum:
+            family = [name for name in shape.enum if name.split(".")[:2] == value.split(".")[:2]]
+            known = f"of that family it knows {', '.join(family)}" if family else "it knows others"
+            yield f"{where} is {quoted(value)}; SageMaker does not know it: {known}."
+    elif kind == "structure":
+        for name, inner in value.items():
+            yield from _faults(shape.members[name], inner, f"{path}.{name}" if path else name)
+    elif kind == "list":
+        for inner in value:
+            yield from _faults(shape.member, inner, path)
+    elif kind == "map":
+        for key, inner in value.items():
+            yield from _faults(shape.key, key, path)
+            yield from _faults(shape.value, inner, path)
+
+
+def submit(job: Job) -> str:
+    """Upload the source files and create the job; returns its ARN.
+
+    Errors: RunFailure with AWS's reason.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, folder = job.source_address.removeprefix("s3://").partition("/")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{what}: {str(path)!r} cannot be read: {error}.") from None
+        s3 = boto3.client("s3", region_name=job.region)
+        for name, data in job.source.files.items():
+            s3.put_object(Bucket=bucket, Key=f"{folder}/{name}", Body=data)
+        sagemaker = boto3.client("sagemaker", region_name=job.region)
+        return str(sagemaker.create_training_job(**job.request)["TrainingJobArn"])
+    except (BotoCoreError, ClientError) as error:
+        raise RunFailure(f"AWS refused: {' '.join(str(error).split())}") from None

@@ -1,10 +1,10 @@
-"""What runs in SageMaker's container: installs aha, trains or goes on, exports the model.
+"""The program in SageMaker's container: it installs aha, trains or resumes, and exports the model.
 
-`aha launch sagemaker` copies this file beside the recipe, and the container runs it by itself, so
-it imports nothing but the standard library. It reads what SageMaker's training toolkit reads:
-SM_* variables where there are some, else the files under /opt/ml, or under SAGEMAKER_BASE_DIR.
-The run's folder lies in the folder that SageMaker copies to S3 and back, so a job that lost its
-spot machine finds its run there and goes on.
+`aha launch sagemaker` copies this file beside the recipe, and the container runs it alone, so it
+imports only the standard library. It reads the same sources as SageMaker's training toolkit: SM_*
+variables if they are set, else the files under /opt/ml, or under SAGEMAKER_BASE_DIR.
+The run's folder is in the folder that SageMaker copies to S3 and back, so a job that lost its spot
+machine finds its run there and resumes it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 _PORT = 29500
 # aha's exit code when SIGTERM stopped it after saving; the job starts again or was meant to stop.
 _STOPPED = 143
-# What is worth having beside the model, in output.tar.gz.
+# The files of the run that go into output.tar.gz.
 _RECORDS = ("recipe.yaml", "environment.json", "metrics.jsonl", "eval.json", "report.html")
 
 
 @dataclass(frozen=True)
 class Job:
-    """Where things are, who else trains, and the hyper-parameters: recipe keys with values."""
+    """The job's folders, machines and hyper-parameters: recipe keys with values."""
 
     code: Path
     run: Path
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def processes(self) -> int:
-        """The native engine is one process; TRL has one a GPU on every machine."""
+        """One for the native engine; for TRL one a GPU, on every machine."""
         if self.settings.get("engine", "native") == "native":
             return 1
         return len(self.hosts) * max(1, self.gpus)
@@ -77,7 +77,7 @@ def _json(variable: str, path: Path) -> dict[str, Any]:
 
 
 def _gpus() -> int:
-    """How many GPUs this machine has."""
+    """The number of GPUs of this machine."""
     if "SM_NUM_GPUS" in os.environ:
         return int(os.environ["SM_NUM_GPUS"])
     if shutil.which("nvidia-smi") is None:
@@ -88,12 +88,12 @@ def _gpus() -> int:
 
 
 def install_command() -> list[str]:
-    """aha and its extras, as pinned; quick where the image has them already."""
+    """The command that installs aha and its extras, as pinned; quick if the image has them."""
     return [sys.executable, "-m", "pip", "install", "--no-input", "-r", "requirements.txt"]
 
 
 def train_command(job: Job) -> list[str]:
-    """Begin the run, or go on with the one that is there."""
+    """The command that begins the run, or resumes the one in its folder."""
     if (job.run / "recipe.yaml").exists():
         train = ["--resume", str(job.run)]
     else:
@@ -114,9 +114,9 @@ def train_command(job: Job) -> list[str]:
 
 
 def export(job: Job) -> int:
-    """The trained model into SageMaker's folder for it, the records beside; an exit code.
+    """Export the model into SageMaker's model folder, and copy the records; the exit code.
 
-    The model's files lie at the top of model.tar.gz, as SageMaker's endpoints expect them.
+    The model's files are at the top of model.tar.gz, as SageMaker's endpoints expect them.
     """
     folder = job.model / "exported"
     code = run(
@@ -134,7 +134,7 @@ def export(job: Job) -> int:
 
 
 def run(command: list[str], folder: Path) -> int:
-    """The exit code of a command; SIGTERM, SageMaker's request to stop, is handed on to it."""
+    """Run a command; its exit code. SIGTERM, SageMaker's request to stop, is passed on to it."""
     process = subprocess.Popen(command, cwd=folder)  # noqa: S603
 
     def hand_on(number: int, frame: FrameType | None) -> None:
@@ -148,7 +148,7 @@ def run(command: list[str], folder: Path) -> int:
 
 
 def main() -> int:
-    """Train to the end and export; an exit code, and the reason where SageMaker shows it."""
+    """Train and export; the exit code. SageMaker shows the text in the file `failure`."""
     job = find_job()
     job.model.mkdir(parents=True, exist_ok=True)
     steps: list[tuple[str, Callable[[], int]]] = []

@@ -1,7 +1,7 @@
 """`aha launch slurm`: an sbatch script that trains, saves before the limit, requeues and goes on.
 
-The script is a template, `templates/slurm.sh.j2`; everything of the user's goes through
-`shlex.quote`, and what stands in an #SBATCH line, which no shell reads, is held to a pattern.
+The script is a template, `templates/slurm.sh.j2`. Every value from the user goes through
+`shlex.quote`. No shell reads an #SBATCH line, so a value in one must match a pattern.
 Left out: job arrays and heterogeneous jobs. The script is short enough to be edited for both.
 """
 
@@ -11,33 +11,34 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from aha.launch.layout import Strategy, check_together
+from aha.launch import Strategy
+from aha.launch.accelerate import check_together
 from aha.recipe import Recipe, load_recipe
 from aha.rewards.score import require_known
 from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, UserError
 
-# Written into the run's folder when training is done: a requeue after that does nothing.
+# A file in the run's folder when training is done: a requeue after that does nothing.
 FINISHED = ".slurm-finished"
 
 _TIME = re.compile(r"(?:([0-9]{1,3})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 _MEMORY = re.compile(r"[0-9]{1,9}[KMGT]?")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+@:/-]{0,99}")
-# SLURM's own bound of a signal's time.
+# SLURM's own limit of --signal, in seconds.
 _LAST_SIGNAL_S = 65_535
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `aha launch slurm` was asked.
+class SlurmRequest:
+    """The options of `aha launch slurm`.
 
-    `nodes` train; the vLLM server's node comes on top. `engine` none is the recipe's own;
+    `nodes` train; the vLLM server's node comes on top. `engine` None is the recipe's own;
     `signal_before` is in seconds before `time`, `[days-]hours:minutes:seconds`.
     """
 
@@ -66,13 +67,60 @@ class Request:
         return self.nodes * max(1, self.gpus_per_node)
 
 
-def slurm_script(request: Request) -> str:
+def launch(
+    request: SlurmRequest, file: Path | None, submit: bool, say: Callable[[str], None]
+) -> None:
+    """Write the script to `file`, submit it, or show it if neither is asked.
+
+    Errors: UserError as `slurm_script`, for a `file` that exists or cannot be written, and without
+    sbatch; RunFailure with sbatch's reason when it refuses.
+    """
+    text = slurm_script(request)
+    sbatch = shutil.which("sbatch")
+    if submit and sbatch is None:
+        raise UserError(
+            "--submit needs sbatch, which is not on this machine's path; write the script with "
+            "--file and submit it from a login node."
+        )
+    if file is not None:
+        try:
+            with file.open("x", encoding="utf-8") as script:
+                script.write(text)
+            file.chmod(0o755)
+        except FileExistsError:
+            raise UserError(f"--file: {str(file)!r} exists; choose another name.") from None
+        except OSError as error:
+            raise UserError(f"--file: {str(file)!r} cannot be written: {error}.") from None
+    if submit and sbatch is not None:
+        done = subprocess.run(  # noqa: S603
+            [sbatch], input=text, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RunFailure(f"sbatch refused the job: {' '.join(done.stderr.split())}")
+        say(done.stdout.strip())
+    elif file is not None:
+        say(f"wrote {file}; submit it with: sbatch {file}")
+    else:
+        say(text.removesuffix("\n"))
+
+
+def slurm_script(request: SlurmRequest) -> str:
     """The script of a job that runs the request.
 
     Errors: UserError in one sentence for what is impossible, before anything is written.
     """
     _check_values(request)
-    recipe = _recipe(request)
+    overrides = list(request.overrides)
+    if request.engine is not None:
+        overrides.append(f"engine={request.engine}")
+    if request.vllm_node:
+        if load_recipe(request.recipe, overrides).engine == "native":
+            raise UserError(
+                "--vllm-node goes with --engine trl; the native engine writes its completions "
+                "itself."
+            )
+        overrides.append("trl.vllm=server")
+    recipe = load_recipe(request.recipe, overrides)
     require_known(recipe)
     _check_processes(request, recipe)
     environment = Environment(
@@ -90,51 +138,20 @@ def slurm_script(request: Request) -> str:
         model=recipe.model.name,
         recipe=_not_an_option(request.recipe),
         output=None if request.output is None else _not_an_option(str(request.output)),
-        engine=_engine_option(request, recipe),
+        # `aha train` gets --engine if it was asked for, or is TRL.
+        engine=recipe.engine if request.engine is not None or recipe.engine == "trl" else None,
         finished=FINISHED,
         vllm_dtype=vllm_server_dtype(recipe),
         command="launch accelerate" if request.processes > 1 else "train",
     )
 
 
-def write_script(text: str, path: Path) -> None:
-    """Errors: UserError when there is such a file, or it cannot be written."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-        path.chmod(0o755)
-    except FileExistsError:
-        raise UserError(f"--file: {str(path)!r} exists; choose another name.") from None
-    except OSError as error:
-        raise UserError(f"--file: {str(path)!r} cannot be written: {error}.") from None
+def _not_an_option(path: str) -> str:
+    return f"./{path}" if path.startswith("-") else path
 
 
-def require_sbatch() -> str:
-    """The path of sbatch. Errors: UserError when it is missing."""
-    sbatch = shutil.which("sbatch")
-    if sbatch is None:
-        raise UserError(
-            "--submit needs sbatch, which is not on this machine's path; write the script with "
-            "--file and submit it from a login node."
-        )
-    return sbatch
-
-
-def submit(text: str, sbatch: str) -> str:
-    """Submit the script; what sbatch said, such as `Submitted batch job 7`.
-
-    Errors: RunFailure with sbatch's reason when it refuses.
-    """
-    done = subprocess.run(  # noqa: S603
-        [sbatch], input=text, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RunFailure(f"sbatch refused the job: {' '.join(done.stderr.split())}")
-    return done.stdout.strip()
-
-
-def _check_values(request: Request) -> None:
-    """Each option by itself."""
+def _check_values(request: SlurmRequest) -> None:
+    """Check each option by itself. Errors: UserError."""
     for option, value, least in (
         ("--nodes", request.nodes, 1),
         ("--gpus-per-node", request.gpus_per_node, 0),
@@ -159,7 +176,14 @@ def _check_values(request: Request) -> None:
         raise UserError(f"--container is {request.container!r}; it must be an image.")
     if request.engine not in (None, "native", "trl"):
         raise UserError(f"--engine is {request.engine!r}; allowed are native and trl.")
-    limit = _seconds(request.time)
+    match = _TIME.fullmatch(request.time)
+    parts = [int(part or 0) for part in match.groups()] if match else [0] * 4
+    limit = sum(count * s for count, s in zip(parts, (86_400, 3_600, 60, 1), strict=True))
+    if not limit:
+        raise UserError(
+            f"--time is {request.time!r}; write it as hours:minutes:seconds, such as 04:00:00, or "
+            "days-hours:minutes:seconds."
+        )
     if request.signal_before >= min(limit, _LAST_SIGNAL_S):
         raise UserError(
             f"--signal-before is {request.signal_before}; it must be less than the {limit} seconds "
@@ -167,36 +191,8 @@ def _check_values(request: Request) -> None:
         )
 
 
-def _seconds(time: str) -> int:
-    match = _TIME.fullmatch(time)
-    days, hours, minutes, seconds = (
-        (int(part or 0) for part in match.groups()) if match else [0] * 4
-    )
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    if not total:
-        raise UserError(
-            f"--time is {time!r}; write it as hours:minutes:seconds, such as 04:00:00, or "
-            "days-hours:minutes:seconds."
-        )
-    return total
-
-
-def _recipe(request: Request) -> Recipe:
-    """The recipe as the job will train it."""
-    overrides = list(request.overrides)
-    if request.engine is not None:
-        overrides.append(f"engine={request.engine}")
-    if request.vllm_node and load_recipe(request.recipe, overrides).engine == "native":
-        raise UserError(
-            "--vllm-node goes with --engine trl; the native engine writes its completions itself."
-        )
-    if request.vllm_node:
-        overrides.append("trl.vllm=server")
-    return load_recipe(request.recipe, overrides)
-
-
-def _check_processes(request: Request, recipe: Recipe) -> None:
-    """What nodes, GPUs and engine can do together."""
+def _check_processes(request: SlurmRequest, recipe: Recipe) -> None:
+    """Check nodes, GPUs and engine together. Errors: UserError."""
     if recipe.engine == "native" and request.processes > 1:
         raise UserError(
             f"--nodes {request.nodes} with --gpus-per-node {request.gpus_per_node} makes "
@@ -224,12 +220,3 @@ def _check_processes(request: Request, recipe: Recipe) -> None:
         batch_plan(
             recipe.grpo.prompts_per_step, recipe.generation.num_generations, request.processes
         )
-
-
-def _engine_option(request: Request, recipe: Recipe) -> str | None:
-    """The engine, where `aha train` is to be told: asked for, or TRL."""
-    return recipe.engine if request.engine is not None or recipe.engine == "trl" else None
-
-
-def _not_an_option(path: str) -> str:
-    return f"./{path}" if path.startswith("-") else path

@@ -1,4 +1,4 @@
-"""The commands that only show something: problems, recipes, tasks, rewards, speed."""
+"""The commands that inspect: problems, recipes, tasks, rewards, this machine and its speed."""
 
 from __future__ import annotations
 
@@ -7,51 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from aha.cli import RecipeArgument, SetOption, complete_recipe, complete_rewards
 from aha.types import UserError
 
 data_app = typer.Typer(help="Look at a recipe's problems, or write them for elsewhere.")
 rewards_app = typer.Typer(help="List the rewards, or try one on a text.")
-
-
-def complete_recipe(incomplete: str) -> list[str]:
-    """For the shell; where no name fits, it completes files."""
-    from aha.recipe import shipped_recipes
-
-    return [name for name in shipped_recipes() if name.startswith(incomplete)]
-
-
-def complete_task(incomplete: str) -> list[str]:
-    from aha.tasks import TASKS
-
-    return [name for name in TASKS if name.startswith(incomplete)]
-
-
-def complete_rewards(incomplete: str) -> list[str]:
-    """The last of names with commas."""
-    from aha.rewards import REWARDS
-
-    before, comma, last = incomplete.rpartition(",")
-    return [f"{before}{comma}{name}" for name in sorted(REWARDS) if name.startswith(last)]
-
-
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
-]
-ResumeOption = Annotated[
-    str | None,
-    typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
-]
-AllowChangeOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-change", help="With --resume and --set: also what changes the run's meaning."
-    ),
-]
 
 
 @data_app.command("show")
@@ -84,7 +44,9 @@ def data_prepare(
     set_: SetOption = None,
     decontaminate: Annotated[
         list[str] | None,
-        typer.Option(metavar="SET", help="File or hub set; what overlaps with it is left out."),
+        typer.Option(
+            metavar="SET", help="A file or hub set; problems that overlap with it are left out."
+        ),
     ] = None,
 ) -> None:
     """Write RECIPE's train and test problems, with counts, duplicates and overlap."""
@@ -168,7 +130,7 @@ def rewards_try(
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the reward.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="The prompt, if its end matters.")] = "",
+    prompt: Annotated[str, typer.Option(help="The prompt, if the reward reads its end.")] = "",
 ) -> None:
     """Score one text with the reward NAME, and say why."""
     from aha.rewards.call import try_reward
@@ -183,7 +145,7 @@ def bench(
     after: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="A trained embedded model: run or checkpoint; default the latest."
+            metavar="RUN", help="A run or checkpoint of the embedded model; default the latest."
         ),
     ] = None,
     runs: Annotated[int, typer.Option(help="Counted steps of each engine.", min=1)] = 3,
@@ -195,3 +157,61 @@ def bench(
     from aha.bench.against_trl import bench as run_bench
 
     run_bench(json_, after, runs, full, typer.echo)
+
+
+def doctor(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A shipped recipe's name or a YAML file: does it fit into memory?",
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
+    set_: SetOption = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            help="Predict for a machine with this much memory.",
+            min=0.1,
+            max=1_000_000,
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(help="The device of --memory; default the recipe's or this machine's."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The model's config.json, if the hub cannot be reached."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also take two real steps and compare.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask whether the hub answers.")
+    ] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Check this machine; for RECIPE predict its memory and say what would fit.
+
+    The exit code is 1 if training is impossible.
+    """
+    from aha.doctor.diagnosis import diagnose
+
+    if measure:
+        typer.echo("taking two steps in a separate process ...", err=True)
+    report = diagnose(
+        recipe,
+        set_ or (),
+        memory_gib=memory,
+        device=device,
+        config=config,
+        offline=offline,
+        measured=measure,
+    )
+    typer.echo(report.as_json() if json_ else report.as_text())
+    if not report.fit:
+        raise typer.Exit(1)

@@ -1,17 +1,89 @@
-"""`aha launch`: runs on a cluster or in a cloud. Each command's module is imported when it runs."""
+"""`aha launch`: runs on several GPUs, on a cluster or in a cloud."""
 
 from __future__ import annotations
 
+import json
+import os
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from aha.cli.accelerate import StrategyOption, accelerate
-from aha.cli.show import RecipeArgument, SetOption
+from aha.cli import (
+    AllowChangeOption,
+    RecipeArgument,
+    ResumeOption,
+    SetOption,
+    complete_recipe,
+)
+from aha.launch import Strategy
+from aha.types import UserError
 
 launch_app = typer.Typer(help="Run on a SLURM cluster, on Amazon SageMaker, on several GPUs.")
-launch_app.command("accelerate")(accelerate)
+StrategyOption = Annotated[
+    Strategy,
+    typer.Option(help="ddp: a copy each; the others share gradients, optimizer, weights."),
+]
+
+
+@launch_app.command("accelerate")
+def accelerate(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A shipped recipe's name or a YAML file; or --resume.",
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Processes that train, in all: one a GPU.", min=1)
+    ] = 1,
+    strategy: StrategyOption = "ddp",
+    set_: SetOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run directory; on several nodes, one that all see.")
+    ] = None,
+    resume: ResumeOption = None,
+    allow_change: AllowChangeOption = False,
+    nodes: Annotated[int, typer.Option(help="Machines; run this on each of them.", min=1)] = 1,
+    node_rank: Annotated[int, typer.Option(help="The number of this machine: 0 is the head.")] = 0,
+    head: Annotated[str, typer.Option(help="The head's address.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(help="The head's port; 0: any free one, for one node.", min=0, max=65535),
+    ] = 0,
+    vllm: Annotated[
+        Literal["off", "colocate", "server"],
+        typer.Option(help="Generate with vLLM: on the GPUs that train, or on its own."),
+    ] = "off",
+    vllm_gpus: Annotated[int, typer.Option(help="GPUs of the vLLM server.", min=1)] = 1,
+    cpu: Annotated[bool, typer.Option("--cpu", help="On CPUs; the default without a GPU.")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the files; default launch/RECIPE-STRATEGY."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the files and show the command; stop.")
+    ] = False,
+) -> None:
+    """Train RECIPE on TRL over several processes, GPUs or machines."""
+    from aha.launch.accelerate import AccelerateRequest, Layout, launch, visible_gpus
+    from aha.runs import found_run
+
+    if (recipe is None) == (resume is None):
+        raise UserError("aha launch accelerate takes either a RECIPE or --resume DIR.")
+    if nodes > 1 and port == 0:
+        port = 29500
+    on_cpu = cpu or visible_gpus() == 0
+    layout = Layout(processes, strategy, nodes, node_rank, head, port, vllm, vllm_gpus, on_cpu)
+    target = recipe if recipe is not None else str(found_run(str(resume)))
+    request = AccelerateRequest(
+        target, layout, set_ or (), output, resume is not None, folder, dry_run, allow_change
+    )
+    code = launch(request, typer.echo)
+    if code:
+        raise SystemExit(code)
 
 
 @launch_app.command("slurm")
@@ -43,7 +115,7 @@ def slurm(
         typer.Option(metavar="LINE", help="A line of bash first, such as activating a venv."),
     ] = None,
     vllm_node: Annotated[
-        bool, typer.Option("--vllm-node", help="One more node, for a vLLM server; --engine trl.")
+        bool, typer.Option("--vllm-node", help="Add a node with a vLLM server; for --engine trl.")
     ] = False,
     engine: Annotated[
         Literal["native", "trl"] | None, typer.Option(help="Default: the recipe's.")
@@ -58,25 +130,16 @@ def slurm(
     submit: Annotated[bool, typer.Option("--submit", help="Call sbatch.")] = False,
 ) -> None:
     """Show, write or submit the sbatch script of a job that trains RECIPE to its end."""
-    from aha.launch import slurm as launch
+    from aha.launch.slurm import SlurmRequest, launch
 
-    request = launch.Request(
+    request = SlurmRequest(
         recipe, set_ or (), output, nodes, gpus_per_node, cpus_per_task, mem, partition, account,
         qos, time, module or (), container, setup or (), vllm_node, engine, signal_before,
         strategy,
     )  # fmt: skip
-    text = launch.slurm_script(request)
-    sbatch = launch.require_sbatch() if submit else None
-    if file is not None:
-        launch.write_script(text, file)
+    launch(request, file, submit, typer.echo)
     if output is not None and (output / "recipe.yaml").exists():
         typer.echo(f"{output} holds a run already: the job goes on with it.", err=True)
-    if sbatch is not None:
-        typer.echo(launch.submit(text, sbatch))
-    elif file is not None:
-        typer.echo(f"wrote {file}; submit it with: sbatch {file}")
-    else:
-        typer.echo(text, nl=False)
 
 
 @launch_app.command("sagemaker")
@@ -97,26 +160,26 @@ def sagemaker(
         typer.Option(metavar="s3://BUCKET/PREFIX", help="Default s3://sagemaker-REGION-ACCOUNT."),
     ] = None,
     spot: Annotated[
-        bool, typer.Option("--spot", help="Cheaper; an interrupted job goes on by itself.")
+        bool, typer.Option("--spot", help="Cheaper; an interrupted job resumes by itself.")
     ] = False,
     max_hours: Annotated[float, typer.Option(help="Longest time of training.")] = 24.0,
     max_wait_hours: Annotated[
         float | None,
-        typer.Option(help="With --spot: waiting and training; default twice --max-hours."),
+        typer.Option(help="With --spot: waiting and training together; default twice --max-hours."),
     ] = None,
     volume_gb: Annotated[int, typer.Option(help="Disk of each machine.")] = 100,
     name: Annotated[
         str | None,
-        typer.Option(help="Of the run; a later job of that name goes on with it."),
+        typer.Option(help="The run's name; a later job of the same name resumes it."),
     ] = None,
     wheel: Annotated[
-        Path | None, typer.Option(help="An aha_zero wheel to install, not the index's.")
+        Path | None, typer.Option(help="An aha_zero wheel to install instead of the released one.")
     ] = None,
     strategy: StrategyOption = "ddp",
     submit: Annotated[bool, typer.Option("--submit", help="Upload and create the job.")] = False,
     local: Annotated[
         bool,
-        typer.Option("--local", help="Run the job's entry point here; AWS's options play no part."),
+        typer.Option("--local", help="Run the job's entry point here; AWS's options are ignored."),
     ] = False,
     folder: Annotated[
         Path | None,
@@ -126,15 +189,9 @@ def sagemaker(
     ] = None,
 ) -> None:
     """Show or submit the SageMaker training job that trains RECIPE; or run it here."""
-    import json
-    import os
-    from datetime import datetime
-
     from aha.launch import sagemaker as launch
-    from aha.launch import sagemaker_api as api
-    from aha.types import UserError
 
-    request = launch.Request(
+    request = launch.SageMakerRequest(
         recipe, set_ or (), role, instance_type, instance_count, image, region, bucket, spot,
         max_hours, max_wait_hours, volume_gb, name, wheel, strategy,
     )  # fmt: skip
@@ -145,12 +202,12 @@ def sagemaker(
     if local:
         place = folder or Path("runs") / f"sagemaker-{datetime.now():%Y%m%d-%H%M%S}"
         command, environment = launch.local_command(launch.make_source(request), place)
-        # In this process's place, so that signals reach it as in a container.
+        # The command replaces this process, so that signals reach it as in a container.
         os.execve(command[0], command, environment)  # noqa: S606
     job = launch.training_job(request)
-    if not submit:
-        typer.echo(json.dumps(dict(job.request), indent=2))
-        files = ", ".join(sorted(job.source.files))
-        typer.echo(f"not sent; --submit uploads {files} to {job.source_address}", err=True)
+    if submit:
+        typer.echo(launch.submit(job))
         return
-    typer.echo(api.submit(job.request, job.source.files, job.source_address, job.region))
+    typer.echo(json.dumps(dict(job.request), indent=2))
+    files = ", ".join(sorted(job.source.files))
+    typer.echo(f"not sent; --submit uploads {files} to {job.source_address}", err=True)

@@ -1,4 +1,4 @@
-"""What becomes of signals and exit codes, with small programs in accelerate's place."""
+"""Signals and exit codes pass through the launcher, with small programs in accelerate's place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aha.launch.agent import run_agent
-from aha.launch.layout import EXIT_CODE_FILE
+from aha.launch import EXIT_CODE_FILE
+from aha.launch.processes import run_agent
 from aha.types import RunFailure, Stopped
 from left_running import nothing_left_running
 

@@ -13,13 +13,14 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from aha.launch import accelerate
-from aha.launch.accelerate import Request, launch
-from aha.launch.layout import (
+from aha.launch.accelerate import (
+    AccelerateRequest,
     Layout,
     accelerate_config,
     check_layout,
     check_together,
     deepspeed_config,
+    launch,
 )
 from aha.recipe import dump_recipe, load_recipe
 from aha.types import UserError
@@ -81,7 +82,7 @@ def test_zero_stages() -> None:
     assert three["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
 
 
-def dry_run(tmp_path: Path, request: Request) -> list[str]:
+def dry_run(tmp_path: Path, request: AccelerateRequest) -> list[str]:
     said: list[str] = []
     assert launch(request, said.append) == 0
     return said
@@ -90,7 +91,7 @@ def dry_run(tmp_path: Path, request: Request) -> list[str]:
 def test_the_files_and_the_command_are_shown(tmp_path: Path) -> None:
     layout = Layout(2, "zero2", port=0, on_cpu=True)
     hostile = "logging.project=a b; touch /tmp/never $(id)"
-    request = Request(
+    request = AccelerateRequest(
         "countdown-tiny", layout, [hostile], tmp_path / "my run", False, tmp_path / "f", True
     )
     if accelerate.find_spec("deepspeed") is None:
@@ -115,7 +116,7 @@ def test_the_files_and_the_command_are_shown(tmp_path: Path) -> None:
 
 
 def test_batches_that_do_not_divide_are_said_before_anything_is_written(tmp_path: Path) -> None:
-    request = Request("countdown-tiny", Layout(5, on_cpu=True), folder=tmp_path / "f")
+    request = AccelerateRequest("countdown-tiny", Layout(5, on_cpu=True), folder=tmp_path / "f")
     with pytest.raises(UserError, match=r"192 completions a step, which 5 processes cannot share"):
         launch(request, print)
     assert not (tmp_path / "f").exists()
@@ -131,9 +132,9 @@ def run_of(tmp_path: Path, deepspeed: str | None) -> Path:
     return run
 
 
-def resumed(run: Path, strategy: str, *overrides: str, **more: Any) -> Request:
+def resumed(run: Path, strategy: str, *overrides: str, **more: Any) -> AccelerateRequest:
     layout = Layout(2, strategy, on_cpu=True)  # type: ignore[arg-type]
-    return Request(
+    return AccelerateRequest(
         str(run), layout, overrides, resume=True, folder=run.parent / "f", dry_run=True, **more
     )
 
@@ -171,7 +172,7 @@ def test_strategy_and_deepspeed_file_agree(strategy: str, words: str, tmp_path: 
     own = f"trl={{deepspeed: {tmp_path / 'own.json'}}}"
     layout = Layout(2, strategy, on_cpu=True)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=words):
-        launch(Request("countdown-tiny", layout, [own], folder=tmp_path / "f"), print)
+        launch(AccelerateRequest("countdown-tiny", layout, [own], folder=tmp_path / "f"), print)
     with pytest.raises(UserError, match=words):
         launch(resumed(run_of(tmp_path, str(tmp_path / "own.json")), strategy), print)
 
@@ -207,17 +208,17 @@ def test_a_run_goes_on_with_what_the_layout_says(
 )
 def test_options_of_the_other_kind(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        Request("countdown-tiny", Layout(2), **changes)
+        AccelerateRequest("countdown-tiny", Layout(2), **changes)
 
 
 def test_a_folder_that_holds_a_run_is_not_begun_in(tmp_path: Path) -> None:
     run = run_of(tmp_path, None)
     with pytest.raises(UserError, match="already holds a run"):
-        launch(Request("countdown-tiny", Layout(2, on_cpu=True), output=run), print)
+        launch(AccelerateRequest("countdown-tiny", Layout(2, on_cpu=True), output=run), print)
 
 
 def test_another_engine_is_said(tmp_path: Path) -> None:
-    request = Request("countdown-tiny", Layout(2, on_cpu=True), ["engine=native"])
+    request = AccelerateRequest("countdown-tiny", Layout(2, on_cpu=True), ["engine=native"])
     with pytest.raises(UserError, match=r"the recipe is to have engine 'native', which is one"):
         launch(request, print)
 
@@ -227,12 +228,12 @@ def test_missing_packages_and_wrong_runs_are_said(
 ) -> None:
     monkeypatch.setattr(accelerate, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--strategy zero3 needs DeepSpeed"):
-        launch(Request("countdown-tiny", Layout(2, "zero3", on_cpu=True)), print)
+        launch(AccelerateRequest("countdown-tiny", Layout(2, "zero3", on_cpu=True)), print)
     (tmp_path / "recipe.yaml").write_text("name: x\n")
     with pytest.raises(UserError, match=r"has engine 'native', which is one process"):
-        launch(Request(str(tmp_path), Layout(2), resume=True), print)
+        launch(AccelerateRequest(str(tmp_path), Layout(2), resume=True), print)
     with pytest.raises(UserError, match="is not a run directory"):
-        launch(Request(str(tmp_path / "no"), Layout(2, on_cpu=True), resume=True), print)
+        launch(AccelerateRequest(str(tmp_path / "no"), Layout(2, on_cpu=True), resume=True), print)
 
 
 def test_the_generating_gpu_is_not_a_training_one(monkeypatch: pytest.MonkeyPatch) -> None:
