@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from importlib import metadata
@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aha.recipe import Recipe, dump_recipe, load_recipe
+from aha.recipe import Recipe, RecipeChange, changes, dump_recipe, load_recipe, refuse_changes
 from aha.types import RunFailure, UserError
 
 _PACKAGES = (
@@ -160,6 +160,19 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         return load_recipe(str(self.path / "recipe.yaml"))
+
+    def resumed_recipe(
+        self, overrides: Sequence[str], allow_change: bool
+    ) -> tuple[Recipe, list[RecipeChange]]:
+        """The run's recipe with `overrides`, and the changes they make.
+
+        Errors: UserError for a change that gives the finished steps another meaning, unless
+        `allow_change`.
+        """
+        recipe = load_recipe(str(self.path / "recipe.yaml"), overrides)
+        changed = changes(self.recipe(), recipe)
+        refuse_changes(changed, allow_change)
+        return recipe, changed
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         _append(self.metrics_file, [record])

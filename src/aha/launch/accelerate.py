@@ -21,7 +21,7 @@ import yaml
 
 from aha.launch import Strategy
 from aha.launch.processes import run_agent, serving, stopped_by_signals
-from aha.recipe import Recipe, changes, load_recipe, refuse_changes
+from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory, usable_cores
 from aha.sections import TrlSection
 from aha.types import UserError
@@ -139,8 +139,7 @@ def _recipe(request: AccelerateRequest) -> Recipe:
             RunDirectory.require_new(request.output)
         return load_recipe(request.target, overrides)
     run = RunDirectory.open(Path(request.target))
-    recipe = load_recipe(str(run.path / "recipe.yaml"), overrides)
-    refuse_changes(changes(run.recipe(), recipe), request.allow_change)
+    recipe, _ = run.resumed_recipe(overrides, request.allow_change)
     # A run goes on with the DeepSpeed file it began with. If that file is gone, it was on another
     # machine, and a new one is written, unless the user names one now.
     named = any(o.partition("=")[0].strip() in ("trl", "trl.deepspeed") for o in request.overrides)

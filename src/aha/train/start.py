@@ -13,7 +13,7 @@ from rich.console import Console
 from aha.model.free_memory import keep_freed_memory
 from aha.observe.reporter import StepReporter, observers_of
 from aha.observe.services import require_services
-from aha.recipe import Recipe, changes, load_recipe, refuse_changes
+from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.loop import train
@@ -48,10 +48,7 @@ def resume_run(
     keep_freed_memory()
     run = RunDirectory.open(path)
     with run.locked():
-        before = run.recipe()
-        recipe = load_recipe(str(path / "recipe.yaml"), overrides)
-        changed = changes(before, recipe)
-        refuse_changes(changed, allow_change)
+        recipe, changed = run.resumed_recipe(overrides, allow_change)
         require_services(recipe.logging)
         found = newest_valid(run)
         decoded = run.environment().get("decoding", {}).get("path", "")

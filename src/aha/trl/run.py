@@ -18,7 +18,7 @@ from aha.evaluate.evaluation import RunEvaluator
 from aha.model.load import choose_device
 from aha.observe.reporter import StepReporter, observers_of
 from aha.observe.services import require_services
-from aha.recipe import Recipe, RecipeChange, changes, load_recipe, refuse_changes
+from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.start import finish, watched, where_from
@@ -114,7 +114,7 @@ def resume_run(
     stop = StopRequest(recipe.train.max_hours)
     ranks = _join(recipe)
     # Files named in it may lie elsewhere on every node; the main process's word is all of theirs.
-    changed = ranks.on_main(lambda: _allowed_changes(run, recipe, allow_change))
+    _, changed = ranks.on_main(lambda: run.resumed_recipe(overrides, allow_change))
     with ranks.parting(), _held(ranks, run.locked):
         found = ranks.on_main(lambda: newest_valid(run))
         resumed = None if found.path is None else read_resumed(found.path)
@@ -130,12 +130,6 @@ def resume_run(
             ranks.on_main(lambda: run.change_recipe(recipe, done))
         notes = (*found.faults, *(f"changed {change}" for change in changed))
         return _run(built, run, _From(found.path, done, where_from(done, lost), notes), stop)
-
-
-def _allowed_changes(run: RunDirectory, recipe: Recipe, allow: bool) -> list[RecipeChange]:
-    changed = changes(run.recipe(), recipe)
-    refuse_changes(changed, allow)
-    return changed
 
 
 @contextmanager
