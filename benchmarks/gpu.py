@@ -21,6 +21,7 @@ from aha.bench.workload import SHAPES, Spec, decode_bytes, training_flops
 from aha.rollout.base import SamplingSettings
 
 PROMPTS, GENERATIONS, LIMIT = 8, 8, 512
+DECODED = 224  # tokens: with their prompt they fill one size of the cache
 SECONDS = 8 * 60
 SHAPES_MEASURED = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"]
 
@@ -66,9 +67,10 @@ def measure(
     cast = dtype if device == "cuda" else None
     side = NativeSide(spec, device, cast)
     decode = {}
-    for rows in (1, 8, 64):
-        seconds = decoding_step(side, rows, device, min(64, limit))
-        read = decode_bytes(side.model.config, 12 + 32, torch.finfo(dtype).bits // 8)
+    for rows in (1, 8, 64, 256):
+        seconds = decoding_step(side, rows, device, min(DECODED, limit))
+        cached = rows * (12 + DECODED / 2)
+        read = decode_bytes(side.model.config, cached, torch.finfo(dtype).bits // 8)
         decode[rows] = {
             "tokens_per_s": rows / seconds,
             "share_of_bandwidth": read / seconds / 1e9 / peaks["read_gb_per_s"],
@@ -94,7 +96,7 @@ def measure(
 def decoding_step(side: NativeSide, rows: int, device: str, tokens: int) -> float:
     """Seconds a step of `rows` rows takes, prefill and the capture of graphs left out."""
     times = {}
-    for limit in (1 + tokens // 2, 1 + tokens):
+    for limit in (1 + tokens // 7, 1 + tokens):
         settings = SamplingSettings(limit, ignore_end=True)
         best = float("inf")
         for _ in range(2):

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from aha.grpo.logprobs import LogprobModel
 from aha.grpo.losses import LossSettings
 from aha.grpo.update import UpdateSettings, UpdateStats, update
+from aha.model.free_memory import is_out_of_memory
 from aha.model.llama import blocks_of
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
@@ -240,6 +241,38 @@ def test_memory_that_is_too_small_for_one_row_ends_with_advice(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(RunFailure, match="out of memory with one completion at a time"):
         update(scarce, None, optimizer, groups, settings())
+
+
+def test_an_optimizer_without_memory_for_its_state_ends_with_advice(
+    random_model: Callable[..., PreTrainedModel],
+    groups: list[Group],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = random_model()
+    policy = LogprobModel(model, blocks_of(model))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(optimizer, "step", step)
+    with pytest.raises(RunFailure, match="out of memory for the optimizer's state"):
+        update(policy, None, optimizer, groups, settings())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in",
+        "CUDA driver error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_libraries_that_lack_memory_are_understood(message: str) -> None:
+    assert is_out_of_memory(RuntimeError(message))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(

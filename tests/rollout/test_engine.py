@@ -20,6 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from aha.grpo.batches import Row, micro_batches
+from aha.grpo.logprobs import LogprobModel
 from aha.model.kernels import calls
 from aha.model.kernels.build import kernels
 from aha.model.kernels.decode import Sizes
@@ -283,6 +285,44 @@ def test_rollouts_in_another_type_leave_the_weights_alone(
     gap = (torch.tensor(completion.logprobs) - expected).abs().max()
     assert 1e-4 < gap < 1.0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_rollouts_under_autocast_have_the_trainers_log_probabilities(
+    fused: bool,
+    device: str,
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """With all weights in bfloat16 they are ten times as far apart."""
+    model = random_model(hidden_size=64, tie_word_embeddings=True).to(device)
+    blocks, prompts = blocks_of(model) if fused else None, make_prompts(tokenizer)
+    engine = NativeEngine(model, tokenizer, blocks, dtype=torch.bfloat16)
+    groups = engine.generate(prompts, 4, SamplingSettings(20), seed=5)
+    completions = [
+        (prompt, c) for prompt, group in zip(prompts, groups, strict=True) for c in group
+    ]
+    rows = [
+        Row(index, prompt.token_ids, c.token_ids) for index, (prompt, c) in enumerate(completions)
+    ]
+    (batch,) = micro_batches(rows, 10_000, model.device)
+    trainer = LogprobModel(model, blocks, autocast=torch.bfloat16).logprobs(batch, 1.0)
+    sampled = [completions[index][1].logprobs for index in batch.index_B.tolist()]
+    gap = (trainer.cpu() - torch.tensor(sum(sampled, ()))).abs().mean()
+    assert 0 < gap < 1e-2, gap
 
 
 @pytest.mark.gpu

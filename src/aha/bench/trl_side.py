@@ -21,17 +21,22 @@ from aha.tasks.prompts import ask
 from trl import GRPOConfig, GRPOTrainer
 
 
-def run(spec: Spec, wait: Callable[[], bool], report: Callable[[StepTimes], None]) -> None:
+def run(
+    spec: Spec,
+    wait: Callable[[], bool],
+    report: Callable[[StepTimes], None],
+    device: str = "cpu",
+) -> None:
     """Train step by step: each begins when `wait` returns true, and is reported."""
     recipe = recipe_of(spec)
-    model, tokenizer = build(spec)
+    model, tokenizer = build(spec, device)
     weighted = rewards_of(recipe)
     clock = _Clock(wait, report)
     with tempfile.TemporaryDirectory() as folder:
         trainer: Any = GRPOTrainer(
             model=model,
             reward_funcs=[_alternate] if spec.is_shape else [item.reward for item in weighted],
-            args=_config(spec, recipe, folder, [item.weight for item in weighted]),
+            args=_config(spec, recipe, folder, [item.weight for item in weighted], device),
             train_dataset=_dataset(spec, recipe, tokenizer),
             processing_class=tokenizer,
             callbacks=[clock],
@@ -78,12 +83,12 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         return measured
 
 
-def _config(spec: Spec, recipe: Recipe, folder: str, weights: list[float]) -> Any:
+def _config(spec: Spec, recipe: Recipe, folder: str, weights: list[float], device: str) -> Any:
     rows = spec.prompts * spec.generations
     return GRPOConfig(
         output_dir=folder,
-        use_cpu=True,
-        bf16=False,
+        use_cpu=device == "cpu",
+        bf16=device != "cpu",
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,

@@ -9,7 +9,6 @@ would make a second table to hold each of them.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -20,10 +19,17 @@ from transformers import PreTrainedModel
 from aha.grpo.batches import MicroBatch
 from aha.model.adapters import adapters_off
 from aha.model.llama import LlamaBlocks
-from aha.model.ops import causal_attention
+from aha.model.ops import add_product, casting, causal_attention, linear_float32
 
-# Bytes of logits at a time. Up to three tensors of that size exist.
+# Bytes of logits at a time. Up to three tensors of that size exist. A GPU needs more tokens in a
+# product to be busy: every call of the head reads its weights and its gradient once.
 LOGIT_BYTES = 2**26
+LOGIT_BYTES_ON_GPU = 2**28
+
+
+def logit_bytes(device: str) -> int:
+    """Bytes of logits that exist at a time on a device of this type, `cuda` or another."""
+    return LOGIT_BYTES_ON_GPU if device == "cuda" else LOGIT_BYTES
 
 
 class Reference(Protocol):
@@ -59,10 +65,11 @@ class LogprobModel:
 
     @property
     def tokens_at_once(self) -> int:
-        """Tokens for one call of `head`, so that their logits take at most LOGIT_BYTES."""
+        """Tokens for one call of `head`, so that their logits take at most `logit_bytes`."""
         if self._blocks is None:
             return 2**31  # the logits exist already
-        return max(1, LOGIT_BYTES // (4 * self._blocks.head.weight.shape[0]))
+        head_VC = self._blocks.head.weight
+        return max(1, logit_bytes(head_VC.device.type) // (4 * head_VC.shape[0]))
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """Hidden states (N, C) that predict the completion tokens; without blocks, logits (N, V).
@@ -71,17 +78,18 @@ class LogprobModel:
         """
         blocks = self._blocks
         if blocks is None:
-            with casting(self.model, self._autocast):
+            with casting(self.model.device, self._autocast):
                 logits_BSV = self.model(input_ids=batch.ids_BS, use_cache=False).logits
             return logits_BSV.flatten(0, 1)[batch.predict_N]
         rows, width = batch.ids_BS.shape
-        cos, sin = (angle.repeat(rows, 1, 1) for angle in blocks.angles(width))
+        dtype = self._autocast or blocks.embedding.dtype
+        cos, sin = (angle.to(dtype).repeat(rows, 1, 1) for angle in blocks.angles(width))
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return causal_attention(query, key, value, rows)
 
         embedded_MC: Tensor = _Embedding.apply(batch.ids_BS.flatten(), blocks.embedding)
-        with casting(self.model, self._autocast):
+        with casting(self.model.device, self._autocast):
             hidden_MC = blocks.run(embedded_MC, cos, sin, attend, self._recompute)
         return blocks.last_norm(hidden_MC[batch.predict_N])
 
@@ -162,14 +170,16 @@ class _Head(torch.autograd.Function):
         head: torch.nn.Linear,
         autocast: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
-        with casting(hidden_NC, autocast):
-            logits_NV = head(hidden_NC).float().div_(temperature)
+        weight_VC = head.weight.detach().to(autocast or head.weight.dtype)
+        logits_NV = linear_float32(hidden_NC, weight_VC, head.bias)
+        if temperature != 1.0:
+            logits_NV.div_(temperature)
         total_N1 = logits_NV.logsumexp(dim=-1, keepdim=True)
         logprobs_N = (logits_NV.gather(1, targets_N[:, None]) - total_N1).squeeze(1)
         probs_NV = (logits_NV - total_N1).exp_()
         entropy_N = total_N1.squeeze(1) - torch.linalg.vecdot(probs_NV, logits_NV)
-        ctx.save_for_backward(hidden_NC, targets_N, probs_NV)
-        ctx.temperature, ctx.head, ctx.autocast = temperature, head, autocast
+        ctx.save_for_backward(hidden_NC, targets_N, probs_NV, weight_VC)
+        ctx.temperature, ctx.head = temperature, head
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
 
@@ -177,30 +187,18 @@ class _Head(torch.autograd.Function):
     def backward(
         ctx: Any, grad_N: Tensor, _entropy: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
-        hidden_NC, targets_N, probs_NV = ctx.saved_tensors
-        head, autocast = ctx.head, ctx.autocast
+        hidden_NC, targets_N, probs_NV, weight_VC = ctx.saved_tensors
+        head = ctx.head
         grad_N1 = grad_N[:, None] / ctx.temperature
         # The probabilities are not needed again; their memory becomes the logits' gradient.
         grad_NV = probs_NV.mul_(-grad_N1).scatter_add_(1, targets_N[:, None], grad_N1)
-        with casting(hidden_NC, autocast):
-            grad_NC = grad_NV.to(head.weight.dtype) @ head.weight
-        if head.weight.requires_grad:
-            total_VC = _grad_of(head.weight)
-            if autocast is None and grad_NV.dtype == hidden_NC.dtype == total_VC.dtype:
-                total_VC.addmm_(grad_NV.t(), hidden_NC)
-            else:
-                cast = autocast or head.weight.dtype
-                total_VC.add_(grad_NV.t().to(cast) @ hidden_NC.to(cast))
         if head.bias is not None and head.bias.requires_grad:
             _grad_of(head.bias).add_(grad_NV.sum(dim=0))
+        grad_NV = grad_NV.to(weight_VC.dtype)
+        grad_NC = grad_NV @ weight_VC
+        if head.weight.requires_grad:
+            add_product(_grad_of(head.weight), grad_NV, hidden_NC.to(weight_VC.dtype))
         return grad_NC.to(hidden_NC.dtype), None, None, None, None
-
-
-def casting(
-    where: PreTrainedModel | Tensor, dtype: torch.dtype | None
-) -> AbstractContextManager[object, bool | None]:
-    """Autocast to `dtype` on the device of a model or tensor; nothing for None."""
-    return torch.autocast(where.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def _grad_of(parameter: Tensor) -> Tensor:

@@ -122,7 +122,16 @@ def update(
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
         skipped = not (math.isfinite(norm) and math.isfinite(result.loss))
         if not skipped:
-            optimizer.step()
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                # The first step makes Adam's two moments. Smaller microbatches would not help.
+                raise RunFailure(
+                    "out of memory for the optimizer's state, which is twice the size of the "
+                    "trained weights; what helps: lora, a smaller model."
+                ) from error
         policy.clear_gradients()
         if skipped:
             break

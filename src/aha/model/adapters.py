@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 def has_adapters(model: PreTrainedModel) -> bool:
@@ -58,3 +59,24 @@ def _adapted(model: PreTrainedModel) -> list[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [(name, x) for name, x in model.named_modules() if isinstance(x, BaseTunerLayer)]
+
+
+def cast_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its linear layers in another type, for products under autocast.
+
+    All else is shared with the model and keeps its type, as training has it: a norm or an embedding
+    in bfloat16 would move log-probabilities.
+    """
+    shared: dict[int, Any] = {id(p): p for p in model.parameters()}
+    embedding = model.get_input_embeddings().weight
+    for layer in model.modules():
+        for p in layer.parameters(recurse=False):
+            # Autocast would cast what is left, such as experts' weights, for every token.
+            product = type(layer) in (nn.Linear, Conv1D) or p.ndim == 3
+            if product and p is not embedding:
+                shared[id(p)] = nn.Parameter(p.detach().to(dtype), requires_grad=False)
+    copied = copy.deepcopy(model, shared)
+    head: Any = copied.get_output_embeddings()
+    if head is not None and head.weight is embedding:  # tied: two types, so two tensors
+        head.weight = nn.Parameter(embedding.detach().to(dtype), requires_grad=False)
+    return copied

@@ -13,13 +13,21 @@ import torch
 LARGE_TENSOR_BYTES = 2**23
 HEAP_STEP_BYTES = 2**26
 _CGROUP = Path("/sys/fs/cgroup")
+# Only PyTorch's allocator for GPUs raises OutOfMemoryError. The CPU's, and libraries that allocate
+# for themselves (contexts, handles, workspaces, graphs), raise a RuntimeError with one of these.
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSPARSE
+)
 # glibc's numbers of mallopt's options.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """True if PyTorch failed to get memory, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """True if PyTorch, CUDA or one of its libraries could not get memory, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(x in str(error) for x in _NO_MEMORY)
 
 
 def free_memory(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from aha.model.kernels import calls
 from aha.model.kernels.decode import DecodedModel, Layer, Sizes
-from aha.model.ops import rms_norm, rotate, swiglu
+from aha.model.ops import linear_float32, rms_norm, rotate, swiglu
 
 _MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
 # Rotary embeddings whose angles do not depend on the length of the text.
@@ -203,11 +203,11 @@ class LlamaBlocks:
         return hidden_MC
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The head's logits (M, V) of hidden states (M, C), the last norm included."""
+        """The head's float32 logits (M, V) of hidden states (M, C), the last norm included."""
         normed = self.last_norm(hidden)
         if type(self.head) is nn.Linear:
-            return functional.linear(normed, self.head.weight, self.head.bias)
-        return self.head(normed)
+            return linear_float32(normed, self.head.weight, self.head.bias)
+        return self.head(normed).float()
 
     def last_norm(self, hidden: Tensor) -> Tensor:
         return rms_norm(hidden, self._base.norm.weight, self._eps)

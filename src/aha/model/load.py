@@ -154,7 +154,9 @@ def product_dtype(recipe: Recipe) -> torch.dtype:
 
 
 def _on_bfloat16_gpu(section: ModelSection) -> bool:
-    return choose_device(section).type == "cuda" and torch.cuda.is_bf16_supported()
+    return choose_device(section).type == "cuda" and torch.cuda.is_bf16_supported(
+        including_emulation=False
+    )
 
 
 def load_config(section: ModelSection) -> Any:

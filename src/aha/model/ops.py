@@ -7,6 +7,7 @@ compiler it is one (`aha.model.kernels`). Large products and attention stay with
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ _LONGEST = 512
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32."""
+    if x.is_cuda:  # there PyTorch has one kernel for each direction
+        return functional.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
     if torch.is_grad_enabled():
         return _RMSNorm.apply(x, weight, eps)
     return _normed(x, weight, eps)[0]
@@ -50,6 +53,34 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, rows: int) -> Te
         query, key, value, is_causal=True, enable_gqa=True
     )
     return attended.transpose(1, 2).flatten(0, 1)
+
+
+def casting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Products in `dtype`, while the residual stream keeps its type; nothing changes with none."""
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def linear_float32(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight^T + bias in float32, the factors in the weight's type. No gradient.
+
+    A GPU sums products of bfloat16 factors in float32; rounding the sums of a head to bfloat16
+    would move log-probabilities by up to 1 %.
+    """
+    if x.device.type == "cuda" and weight.dtype != torch.float32:
+        y = torch.mm(x.to(weight.dtype), weight.t(), out_dtype=torch.float32)
+        return y if bias is None else y.add_(bias)
+    bias = None if bias is None else bias.to(weight.dtype)
+    return functional.linear(x.to(weight.dtype), weight, bias).float()
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a^T @ b to `total` in place; the sums stay float32 on a GPU if `total` is."""
+    if a.dtype == total.dtype:
+        total.addmm_(a.t(), b)
+    elif total.is_cuda and total.dtype == torch.float32:
+        torch.addmm(total, a.t(), b, out_dtype=torch.float32, out=total)
+    else:
+        total.add_(a.t() @ b)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ same function runs as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aha.model.llama import LlamaBlocks
+from aha.model.ops import casting
 from aha.rollout.hf import Decoder
 
 _LEAST_ROWS = 8
@@ -33,9 +35,19 @@ class StaticDecoder(Decoder):
     can_join = True
 
     def __init__(
-        self, blocks: LlamaBlocks, slots: int, longest: int, fixed_shapes: bool | None = None
+        self,
+        blocks: LlamaBlocks,
+        slots: int,
+        longest: int,
+        fixed_shapes: bool | None = None,
+        autocast: torch.dtype | None = None,
+        graphs: bool = True,
     ) -> None:
-        """`fixed_shapes`: as a GPU needs them; by default only there."""
+        """`fixed_shapes`: as a GPU needs them; by default only there.
+
+        `autocast`: the type of products and of the cache, as in training; by default the weights'.
+        `graphs`: false for layers that wait for the GPU, which no graph may hold.
+        """
         self._blocks = blocks
         weight = blocks.embedding
         self._fixed_shapes = weight.device.type != "cpu" if fixed_shapes is None else fixed_shapes
@@ -46,13 +58,17 @@ class StaticDecoder(Decoder):
         capacity = self._rounded(longest + self.stride)
         shape = (len(blocks.layers), slots, blocks.kv_heads, capacity, blocks.head_dim)
         # Zeros, because masked positions are multiplied by weight 0 and must not be NaN.
-        self._keys, self._values = weight.new_zeros(shape), weight.new_zeros(shape)
-        self._cos, self._sin = blocks.angles(capacity)
+        self._autocast, dtype = autocast, autocast or weight.dtype
+        self._keys, self._values = weight.new_zeros((2, *shape), dtype=dtype)
+        self._cos, self._sin = (angle.to(dtype) for angle in blocks.angles(capacity))
+        self._graphs_fit = graphs and weight.device.type == "cuda"
         self._length_S = torch.zeros(slots, dtype=torch.long, device=weight.device)
         self._token_S = torch.zeros(slots, dtype=torch.long, device=weight.device)
         self._rows = 0
         self._ages: list[tuple[int, int]] = []  # (rows, length of the longest of them), on the host
         self._graphs: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+        self._pool: Any = None  # the memory of all graphs: one runs at a time
+        self._stream: Any = None
 
     def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         logits = []
@@ -67,7 +83,7 @@ class StaticDecoder(Decoder):
         positions = min(self._rounded(reach), self._keys.shape[3])
         self._token_S[: self._rows] = tokens_R
         self._ages = [(count, length + 1) for count, length in self._ages]
-        if self._token_S.device.type != "cuda":
+        if not self._graphs_fit:
             return self._forward(rows, positions)[: self._rows]
         if (rows, positions) not in self._graphs:
             self._graphs[rows, positions] = self._capture(rows, positions)
@@ -108,16 +124,24 @@ class StaticDecoder(Decoder):
 
     def _capture(self, rows: int, positions: int) -> tuple[Any, Tensor]:
         """A CUDA graph of the forward pass; its warm-up must leave no trace in the state."""
-        lengths = self._length_S.clone()
-        stream: Any = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        if self._pool is None:
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        lengths, graph = self._length_S.clone(), torch.cuda.CUDAGraph()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        # Not `torch.cuda.graph`: it empties PyTorch's cache first, at every capture, and training
+        # would have to ask the driver for all of it again.
+        with torch.cuda.stream(self._stream):
             self._forward(rows, positions)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._length_S.copy_(lengths)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits_RV = self._forward(rows, positions)
+            graph.capture_begin(self._pool)
+            try:
+                logits_RV = self._forward(rows, positions)
+            except BaseException:
+                # The capture's own complaint would hide that memory ran out.
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self._stream)
         self._length_S.copy_(lengths)
         return graph, logits_RV
 
@@ -125,7 +149,10 @@ class StaticDecoder(Decoder):
         """One token of the first `rows` slots, attending to `positions` cached ones at most."""
         blocks, length_R = self._blocks, self._length_S[:rows]
         index_R = torch.arange(rows, device=length_R.device)
-        mask_R11T = torch.arange(positions, device=length_R.device) <= length_R[:, None, None, None]
+        position_T = torch.arange(positions, device=length_R.device)
+        # As attention adds it; from a boolean mask every layer would make this anew.
+        mask_R11T = self._keys.new_zeros(rows, 1, 1, positions)
+        mask_R11T.masked_fill_(position_T > length_R[:, None, None, None], float("-inf"))
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = self._keys[layer], self._values[layer]
@@ -142,7 +169,8 @@ class StaticDecoder(Decoder):
 
         hidden_RC = functional.embedding(self._token_S[:rows], blocks.embedding)
         cos, sin = self._cos[length_R], self._sin[length_R]
-        hidden_RC = blocks.run(hidden_RC, cos, sin, attend)
+        with casting(hidden_RC.device, self._autocast):
+            hidden_RC = blocks.run(hidden_RC, cos, sin, attend)
         logits_RV = blocks.logits(hidden_RC)
         # Slots without a row count on as well; they must not leave the cache.
         length_R.add_(1).clamp_(max=self._keys.shape[3] - 1)
@@ -173,7 +201,8 @@ class StaticDecoder(Decoder):
 
         hidden_NC = functional.embedding(ids_PT.to(device).flatten(), blocks.embedding)
         cos, sin = (x[:width].repeat(len(prompts), 1, 1) for x in (self._cos, self._sin))
-        hidden_NC = blocks.run(hidden_NC, cos, sin, attend)
+        with casting(device, self._autocast):
+            hidden_NC = blocks.run(hidden_NC, cos, sin, attend)
         last_PC = hidden_NC.unflatten(0, (-1, width))[torch.arange(len(prompts)), length_P - 1]
         self._length_S[first : first + added] = length_P.repeat_interleave(repeats)
         self._rows += added

@@ -7,7 +7,6 @@ At most `max_rows` completions are in the cache: a finished one leaves, a waitin
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.model.adapters import can_fold_in, folded_copy, has_adapters
+from aha.model.adapters import can_fold_in, cast_copy, folded_copy, has_adapters
 from aha.model.free_memory import is_out_of_memory
 from aha.model.llama import LlamaBlocks, blocks_of
 from aha.rollout.base import SamplingSettings
@@ -153,14 +152,17 @@ class NativeEngine:
         if has_adapters(model) and model.device.type == "cpu" and can_fold_in(model):
             model = folded_copy(model)
             blocks = blocks_of(model)
-        if self._dtype is not None and self._dtype != model.dtype:
-            model = _cast_copy(model, self._dtype)
+        autocast = None if self._dtype == model.dtype else self._dtype
+        if autocast is not None:
+            model = cast_copy(model, autocast)
             blocks = None if blocks is None else LlamaBlocks(model)
         if blocks is None:
-            return HFDecoder(model)
+            return HFDecoder(model, autocast)
         off = self.decoding is not None and self.decoding.path == "off"
         decoder = None if off else CPUDecoder.of(blocks, longest)
-        return decoder or StaticDecoder(blocks, rows, longest)
+        # bitsandbytes' 8-bit products wait for the GPU.
+        graphs = not getattr(model, "is_loaded_in_8bit", False)
+        return decoder or StaticDecoder(blocks, rows, longest, autocast=autocast, graphs=graphs)
 
     def _partials(self, rollout: _Rollout) -> list[Partial]:
         rows = rollout.written()
@@ -366,15 +368,6 @@ def _halved(rows: int) -> int:
             "a smaller generation.max_completion_length or num_generations, a smaller model."
         )
     return rows // 2
-
-
-def _cast_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with its parameters in another type; buffers stay as they are."""
-    parameters = {
-        id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False)
-        for p in model.parameters()
-    }
-    return copy.deepcopy(model, parameters)
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

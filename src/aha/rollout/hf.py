@@ -18,6 +18,7 @@ from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 from aha.model.free_memory import is_out_of_memory
 from aha.model.kernels.decode import Drawn
+from aha.model.ops import casting
 from aha.types import UserError
 
 
@@ -75,8 +76,10 @@ class HFDecoder(Decoder):
     leave_share = 0.125  # leaving copies the cache
     stride = 1
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, autocast: torch.dtype | None = None) -> None:
+        """`autocast`: the type of products where it is not the weights', as in training."""
         self._model = model
+        self._autocast = autocast
         self._cache: Any = None
         self._mask_RT = torch.empty(0)
         self._next_position_R = torch.empty(0)
@@ -135,14 +138,15 @@ class HFDecoder(Decoder):
 
     def _forward(self, ids_RT: Tensor, mask_RT: Tensor, position_RT: Tensor, cache: Any) -> Tensor:
         """Logits (R, 1, V) after the last of the tokens, which `cache` then holds."""
-        output = self._model(
-            input_ids=ids_RT,
-            attention_mask=mask_RT if self._masked else None,
-            position_ids=position_RT,
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._keyword: cache},
-        )
+        with casting(ids_RT.device, self._autocast):
+            output = self._model(
+                input_ids=ids_RT,
+                attention_mask=mask_RT if self._masked else None,
+                position_ids=position_RT,
+                use_cache=True,
+                logits_to_keep=1,
+                **{self._keyword: cache},
+            )
         logits: Tensor = output.logits
         return logits
 

@@ -299,8 +299,9 @@ def _training(run: RunSizes) -> Mapping[str, int]:
     times, chunks = 1, 1
     if how.fused:
         all_logits = 4 * w.vocabulary * run.micro_rows * run.completion
-        chunk, times = min(logprobs.LOGIT_BYTES, all_logits), _LOGITS_AT_ONCE
-        chunks = -(-all_logits // logprobs.LOGIT_BYTES)
+        most = logprobs.logit_bytes(run.place.device)
+        chunk, times = min(most, all_logits), _LOGITS_AT_ONCE
+        chunks = -(-all_logits // most)
 
     # Autocast's copies of the blocks' weights, which the backward pass reads again; or one
     # quantised layer's as it is computed with, twice for a moment.
