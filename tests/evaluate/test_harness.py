@@ -12,10 +12,9 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from aha.evaluate.lm_harness import score, through_stop
+from aha.evaluate.lm_harness import score, task_name, through_stop, write_task
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import Verdict, check_completions, load_problems
-from aha.tasks.harness import task_name, write_task
 from aha.tasks.prompts import ask
 from aha.tiny import weights_path
 from aha.trained.held_out import EvalRequest, run_eval

@@ -70,10 +70,10 @@ def data_harness(
     ] = None,
 ) -> None:
     """Write RECIPE's problems to FOLDER as a task of lm-evaluation-harness."""
+    from aha.evaluate.lm_harness import write_task
     from aha.model.load import load_tokenizer
     from aha.recipe import load_recipe
     from aha.tasks import load_problems
-    from aha.tasks.harness import write_task
     from aha.tasks.prompts import ask
 
     loaded = load_recipe(recipe, [*(set_ or []), *([f"evaluation.n={n}"] if n else [])])

@@ -23,7 +23,7 @@ from aha.answers.expression import (
 )
 from aha.answers.tags import answer_block
 from aha.sections import CountdownRanges, TaskSection
-from aha.tasks.countdown_typed import has_solution, read_typed
+from aha.tasks.countdown_typed import read_typed, typed_notes
 from aha.tasks.task import Columns, Split, Task, Vote, split_of
 from aha.types import Problem, UserError
 
@@ -232,27 +232,7 @@ class Countdown(Task):
         return f"{columns['target']} from {' '.join(str(n) for n in columns['nums'])}"
 
     def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
-        nums, target = problem.columns["nums"], problem.columns["target"]
-        found = []
-        if has_solution(nums, target) is False:
-            found.append("this problem has no solution")
-        if section.source is not None:
-            return tuple(found)
-        alike = (
-            len(nums) in section.sizes
-            and all(section.number_min <= n <= section.number_max for n in nums)
-            and section.target_min <= target <= section.target_max
-        )
-        if not alike:
-            sizes = " or ".join(str(size) for size in sorted(set(section.sizes)))
-            found.append(
-                f"training problems have {sizes} numbers from {section.number_min} to "
-                f"{section.number_max} and targets from {section.target_min} to "
-                f"{section.target_max}; this one is unlike them"
-            )
-        elif not found and split_of(problem.key) == "train":
-            found.append("this problem may have been trained on; held-out ones never were")
-        return tuple(found)
+        return typed_notes(problem, section)
 
     def goal(self, columns: Columns) -> str:
         return str(columns["target"])

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations
 
-from aha.types import UserError
+from aha.sections import TaskSection
+from aha.tasks.task import split_of
+from aha.types import Problem, UserError
 from aha.visible import quoted
 
 _MOST_NUMBERS = 8  # as task.sizes
@@ -54,6 +56,31 @@ def read_typed(text: str) -> tuple[list[int], int]:
             f"{_MOST_NUMBERS}."
         )
     return nums, int(target)
+
+
+def typed_notes(problem: Problem, section: TaskSection) -> tuple[str, ...]:
+    """Notes for a player: no solution, unlike the training problems, or maybe one of them."""
+    nums, target = problem.columns["nums"], problem.columns["target"]
+    found = []
+    if has_solution(nums, target) is False:
+        found.append("this problem has no solution")
+    if section.source is not None:
+        return tuple(found)
+    alike = (
+        len(nums) in section.sizes
+        and all(section.number_min <= n <= section.number_max for n in nums)
+        and section.target_min <= target <= section.target_max
+    )
+    if not alike:
+        sizes = " or ".join(str(size) for size in sorted(set(section.sizes)))
+        found.append(
+            f"training problems have {sizes} numbers from {section.number_min} to "
+            f"{section.number_max} and targets from {section.target_min} to "
+            f"{section.target_max}; this one is unlike them"
+        )
+    elif not found and split_of(problem.key) == "train":
+        found.append("this problem may have been trained on; held-out ones never were")
+    return tuple(found)
 
 
 def has_solution(nums: Sequence[int], target: int) -> bool | None:

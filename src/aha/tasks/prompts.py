@@ -69,7 +69,6 @@ def render(
 
     Errors: UserError if the style does not fit the task or the tokenizer.
     """
-    prefill = settings.prefill
     if settings.style == "compact":
         question = task.compact_question(columns)
         if question is None:
@@ -77,16 +76,19 @@ def render(
                 "prompt.style is 'compact', which asks Countdown problems only; allowed for this "
                 f"task are {', '.join(INSTRUCTIONS)}."
             )
-        return _prompt(f"{question} {prefill}", prefill, tokenizer, add_special_tokens=True)
-    instruction = INSTRUCTIONS[settings.style] if settings.system is None else settings.system
-    if settings.format == "chat":
-        return _chat(instruction, task.question(columns), settings, tokenizer)
-    # User and Assistant by name, as base models saw them in their texts.
-    turns = [instruction] if instruction else []
-    for example in settings.examples:
-        turns.append(f"User: {example.problem}\nAssistant: {example.completion}")
-    turns.append(f"User: {task.question(columns)}\nAssistant: {prefill}")
-    return _prompt("\n".join(turns), prefill, tokenizer, add_special_tokens=True)
+        text = f"{question} {settings.prefill}"
+    else:
+        instruction = INSTRUCTIONS[settings.style] if settings.system is None else settings.system
+        if settings.format == "chat":
+            return _chat(instruction, task.question(columns), settings, tokenizer)
+        # User and Assistant by name, as base models saw them in their texts.
+        turns = [instruction] if instruction else []
+        for example in settings.examples:
+            turns.append(f"User: {example.problem}\nAssistant: {example.completion}")
+        turns.append(f"User: {task.question(columns)}\nAssistant: {settings.prefill}")
+        text = "\n".join(turns)
+    token_ids = tokenizer.encode(text, add_special_tokens=True)
+    return Prompt(text, settings.prefill, tuple(token_ids))
 
 
 def _chat(
@@ -113,20 +115,10 @@ def _chat(
         ) from None
     opened, prefill = opened_thoughts(text), settings.prefill
     if opened and opened.strip() in prefill:
-        # The prefill goes on from the tag that it shares with the template.
+        # The template wrote the opening tag of the prefill; only the rest is added.
         prefill = prefill.partition(opened.strip())[2].lstrip()
     if opened + prefill:
         messages.append({"role": "assistant", "content": opened + prefill})
     # The template has written the special tokens already.
-    return _prompt(text + prefill, opened + prefill, tokenizer, False, messages=tuple(messages))
-
-
-def _prompt(
-    text: str,
-    prefill: str,
-    tokenizer: PromptTokenizer,
-    add_special_tokens: bool,
-    messages: tuple[Mapping[str, str], ...] | None = None,
-) -> Prompt:
-    token_ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    return Prompt(text, prefill, tuple(token_ids), messages)
+    token_ids = tokenizer.encode(text + prefill, add_special_tokens=False)
+    return Prompt(text + prefill, opened + prefill, tuple(token_ids), tuple(messages))

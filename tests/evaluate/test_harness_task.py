@@ -10,9 +10,9 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from aha.cli.main import main
+from aha.evaluate.lm_harness import spelled, task_name, write_task
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
-from aha.tasks.harness import spelled, task_name, write_task
 from aha.tasks.prompts import ask
 from aha.types import Prompt, UserError
 
