@@ -36,7 +36,7 @@ def test_a_verdict_comes_when_a_row_has_ended(make_session: MakeSession) -> None
         assert (base.verdict is not None) == (count >= 25)
         assert (trained.verdict is not None) == (count == 56)
         assert scene.over == (count == 56)
-    assert base.why == "it is 44, not 15"
+    assert base.outcome == "wrong at the first try, 25 tokens: it is 44, not 15"
 
 
 def test_time_is_each_model_s_own(make_session: MakeSession) -> None:

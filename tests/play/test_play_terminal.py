@@ -133,7 +133,7 @@ def test_help_names_every_command(pair: Session) -> None:
     ("line", "words"),
     [
         ("hello", "no Countdown problem"),
-        (":x", "':x' is no command; :help lists them"),
+        (":x", "':x' is not a command; :help lists them"),
         (":t hot", ":t takes a number, not 'hot'"),
         (":t 99", "temperature is 99"),
         (":t nan", "temperature is nan"),

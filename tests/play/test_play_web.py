@@ -242,7 +242,7 @@ def test_a_port_that_is_taken_is_a_sentence(pair: Session) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port} cannot be had"):
+        with pytest.raises(UserError, match=f"--port {port} cannot be used"):
             make_server(pair, Draw(), 0.0, port)
 
 

@@ -93,15 +93,11 @@ class MarkedText:
 
 @dataclass(frozen=True)
 class Row:
-    """One completion: its problem, its text so far, and its verdict once it has ended.
-
-    `why` says what is wrong with its answer.
-    """
+    """One completion: its problem, its text so far, and its verdict once it has ended."""
 
     problem: Problem
     partial: Partial
     verdict: Verdict | None = None
-    why: str = ""
 
     @cached_property
     def marked(self) -> MarkedText:
@@ -126,11 +122,11 @@ class Row:
         """How the completion ended, in words."""
         count = len(self.partial.token_ids)
         tokens = f"{count:,} token{'' if count == 1 else 's'}"
-        if self.kind == "writing":
+        if self.verdict is None:
             return tokens
-        tries = task_of(self.problem.columns).searches
-        turns = self.marked.turns
-        if turns and tries:
+        columns, turns = self.problem.columns, self.marked.turns
+        task = task_of(columns)
+        if turns and task.searches:
             after = f" after {turns} given-up {'try' if turns == 1 else 'tries'}"
         elif turns:
             after = f" after turning back {'once' if turns == 1 else f'{turns} times'}"
@@ -140,13 +136,12 @@ class Row:
         if self.kind == "unknown":
             ending = "cut off" if cut_off else "ended"
             return f"{ending}{after}, {tokens}; not judged: no answer is known"
-        if cut_off and self.kind == "wrong":
-            return f"cut off{after}, {tokens}: {self.why}"
-        after = after or (" at the first try" if tries else "")
+        first = after or (" at the first try" if task.searches else "")
         if self.kind == "wrong":
-            return f"wrong{after}, {tokens}: {self.why}"
+            ending = f"cut off{after}" if cut_off else f"wrong{first}"
+            return f"{ending}, {tokens}: {task.why_wrong(self.verdict.answer, columns)}"
         layout = "" if self.kind == "right" else ", but not in the layout"
-        return f"right{after}{layout}, {tokens}"
+        return f"right{first}{layout}, {tokens}"
 
     def details(self, signs: Signs) -> str:
         """The sums that are true and both readings of the answer; "" when there are none."""

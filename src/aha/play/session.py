@@ -19,7 +19,7 @@ from aha.recipe import Recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.partial import Partial, unfinished_text
 from aha.runs import find_runs
-from aha.tasks import TASKS, check_completion, load_problems, task_of
+from aha.tasks import TASKS, check_completion, load_problems
 from aha.tasks.prompts import ask
 from aha.tiny import TINY_NAME
 from aha.train.checkpoint import latest_checkpoint
@@ -306,9 +306,8 @@ def _row(partial: Partial, problem: Problem, prompt: Prompt) -> Row:
     """The row as it stands, with a verdict if it has ended."""
     if partial.finish_reason is None:
         return Row(problem, partial)
-    columns = problem.columns
-    verdict = check_completion(prompt.for_rewards, prompt.reply(partial.text), columns)
-    return Row(problem, partial, verdict, task_of(columns).why_wrong(verdict.answer, columns))
+    reply = prompt.reply(partial.text)
+    return Row(problem, partial, check_completion(prompt.for_rewards, reply, problem.columns))
 
 
 def _prompt_for(player: Player, problem: Problem, tokens: int) -> Prompt:

@@ -183,7 +183,7 @@ class Terminal:
         elif name == ":pace":
             self._pace = pace_of(_decimal(":pace", value))
         else:
-            raise UserError(f"{quoted(name)} is no command; :help lists them.")
+            raise UserError(f"{quoted(name)} is not a command; :help lists them.")
 
     def _say(self, text: str, style: str = "") -> None:
         wraps = self._console.is_terminal

@@ -249,7 +249,7 @@ def build(session: Session, draw: Draw, pace: float) -> Blocks:
                     (1, MAX_SAMPLES, samples, 1, "Samples of each model"),
                     (0, HOTTEST, heat, 0.05, "Temperature (0: greedy)"),
                     (1, session.limit, session.limit, 1, "Tokens at most"),
-                    (0, FASTEST_PACE, speed, 5, "Tokens/s to show (0: all speed)"),
+                    (0, FASTEST_PACE, speed, 5, "Tokens/s to show (0: full speed)"),
                 )
             ]
         asked = [problem, *sliders, visit]
@@ -289,16 +289,16 @@ class Server:
 def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
     """The page's server; `port` 0 takes a free one.
 
-    Errors: UserError when gradio is not installed or the port cannot be had.
+    Errors: UserError when gradio is not installed or the port cannot be used.
     """
-    # gradio asks a server of its makers for news unless this is set before it is imported.
+    # gradio asks its makers' server for news unless this is set before the import.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
 
     listening = socket.socket()
-    # A port that a server just left can be had again, but not one that somebody still has.
+    # A port that a server just left can be used again, but not one that is still in use.
     if os.name == "posix":
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -306,7 +306,7 @@ def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
         listening.listen()
     except OSError as error:
         listening.close()
-        raise UserError(f"--port {port} cannot be had: {error}.") from None
+        raise UserError(f"--port {port} cannot be used: {error}.") from None
     port = listening.getsockname()[1]
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
