@@ -54,10 +54,16 @@ def test_its_own_page_is_answered_and_told_to_load_nothing_from_elsewhere(host: 
         ({"path": "/gradio_api/upload", "method": "POST", "content_length": "1"}, 404),
         ({"path": "/gradio_api/file=/etc/passwd"}, 404),
         ({"path": "/gradio_api/proxy=http://x"}, 404),
+        ({"path": "/gradio_api/deep_link"}, 404),  # writes what was typed to a file
+        ({"path": "/gradio_api/process_recording", "method": "POST", "content_length": "1"}, 404),
+        ({"path": "/gradio_api/custom_component/1/client/x/y"}, 404),  # prints what it is sent
+        ({"path": "/gradio_api/api/play", "method": "POST", "content_length": "1"}, 404),
         ({"path": "/gradio_api/queue/join", "method": "POST"}, 413),
         ({"path": "/x", "method": "POST", "content_length": str(MAX_BODY + 1)}, 413),
         ({"path": "/x", "method": "POST", "content_length": "-1"}, 413),
         ({"path": "/x", "method": "POST", "content_length": str(MAX_BODY)}, 200),
+        # A chunked body has any length, whatever the other header says.
+        ({"method": "POST", "content_length": "1", "transfer_encoding": "chunked"}, 413),
     ],
 )
 def test_what_the_page_does_not_ask_is_refused(request_: dict[str, str], status: int) -> None:
@@ -66,16 +72,20 @@ def test_what_the_page_does_not_ask_is_refused(request_: dict[str, str], status:
     assert ("x-app" in headers) == (status == 200)
 
 
-def test_two_hosts_are_none() -> None:
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [((b"host", b"evil.example"), 403), ((b"content-length", b"9"), 413)],
+)
+def test_a_header_that_stands_twice_is_refused(second: tuple[bytes, bytes], status: int) -> None:
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    hosts = [(b"host", b"127.0.0.1:1"), (b"host", b"evil.example")]
-    scope = {"type": "http", "path": "/", "method": "GET", "headers": hosts}
+    headers = [(b"host", b"127.0.0.1:1"), (b"content-length", b"1"), second]
+    scope = {"type": "http", "path": "/", "method": "POST", "headers": headers}
     asyncio.run(Guard(pytest.fail, 1)(scope, pytest.fail, send))  # type: ignore[arg-type]
-    assert sent[0]["status"] == 403
+    assert sent[0]["status"] == status
 
 
 def test_no_more_than_so_many_a_minute() -> None:

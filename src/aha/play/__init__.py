@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from aha.types import UserError
@@ -31,7 +32,7 @@ def play(
     """
     from aha.play.session import Draw, open_session
     from aha.play.terminal import pace_of, play_in_terminal
-    from aha.play.web import require_gradio, serve
+    from aha.play.web import serve
 
     if port is not None and not web:
         raise UserError("--port goes with --web.")
@@ -40,8 +41,8 @@ def play(
     pace = pace_of(pace)
     # The options are checked before the models load, which takes time.
     Draw(samples, temperature or 0.0, seed)
-    if web:
-        require_gradio()
+    if web and importlib.util.find_spec("gradio") is None:
+        raise UserError("--web needs gradio, which is not installed; pip install 'aha-zero[web]'")
     session = open_session(model, against, recipe, overrides, max_tokens)
     if temperature is None:
         temperature = session.recipe.evaluation.temperature

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from aha.play.scene import Lane, Row, Scene
@@ -19,7 +19,7 @@ from aha.recipe import Recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.partial import Partial, unfinished_text
 from aha.runs import find_runs
-from aha.tasks import TASKS, check_completion, load_problems
+from aha.tasks import TASKS, Task, check_completion, load_problems
 from aha.tasks.prompts import ask
 from aha.tiny import TINY_NAME
 from aha.train.checkpoint import latest_checkpoint
@@ -124,32 +124,30 @@ def _latest_run_of_tiny() -> str | None:
     return None
 
 
+@dataclass
 class Session:
     """The models of a game, loaded once for many problems.
 
     `recipe` is the first model's: its task and its stop texts hold for all. `limit` is the most
-    tokens of a completion.
+    tokens of a completion. `known` holds the held-out problems by the text that a person types.
     """
 
-    def __init__(
-        self,
-        players: tuple[Player, ...],
-        recipe: Recipe,
-        limit: int,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.players = players
-        self.recipe = recipe
-        self.task = TASKS[recipe.task.name]
-        self.limit = limit
-        self._clock = clock
-        self._known: dict[str, Problem] = {}
+    players: tuple[Player, ...]
+    recipe: Recipe
+    limit: int
+    clock: Callable[[], float] = time.perf_counter
+    known: dict[str, Problem] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """The task that all models play."""
+        return TASKS[self.recipe.task.name]
 
     @cached_property
     def held_out(self) -> tuple[Problem, ...]:
         """Problems that were never trained on. Errors: UserError as `load_problems`."""
         problems = load_problems(self.recipe.task, "test", _HELD_OUT).problems
-        self._known = {self.task.written(problem.columns): problem for problem in problems}
+        self.known = {self.task.written(problem.columns): problem for problem in problems}
         return problems
 
     def random_problem(self, seed: int) -> Problem:
@@ -162,8 +160,8 @@ class Session:
         Errors: UserError when the text is empty, too long, or not of the task's form.
         """
         text = text.strip()
-        if text in self._known:
-            return self._known[text]
+        if text in self.known:
+            return self.known[text]
         if not text:
             raise UserError("the problem is empty; type one.")
         if len(text) > MAX_CHARACTERS:
@@ -206,9 +204,9 @@ class Session:
                 for place, lane in enumerate(lanes):
                     if lane.over:
                         continue
-                    started = self._clock()
+                    started = self.clock()
                     (partials,) = next(streams[place])
-                    seconds = lane.seconds + self._clock() - started
+                    seconds = lane.seconds + self.clock() - started
                     # Each row is judged once, when it has ended.
                     rows = tuple(
                         row if row.verdict is not None else _row(partial, problem, prompts[place])
@@ -237,29 +235,25 @@ class Session:
 
 @dataclass(frozen=True)
 class Tally:
-    """For each model, the completions that it got right so far, of those that were judged."""
+    """The games so far; for each model, its name, its right completions, and those judged."""
 
-    names: tuple[str, ...] = ()
-    right: tuple[int, ...] = ()
-    judged: tuple[int, ...] = ()
+    scores: tuple[tuple[str, int, int], ...] = ()
     games: int = 0
 
     def with_game(self, scene: Scene) -> Tally:
         """The tally after one more game."""
-        right = [lane.right for lane in scene.lanes]
-        judged = [lane.judged for lane in scene.lanes]
-        if self.games:
-            right = [a + b for a, b in zip(self.right, right, strict=True)]
-            judged = [a + b for a, b in zip(self.judged, judged, strict=True)]
-        names = tuple(lane.name for lane in scene.lanes)
-        return Tally(names, tuple(right), tuple(judged), self.games + 1)
+        before = self.scores or (("", 0, 0),) * len(scene.lanes)
+        scores = tuple(
+            (lane.name, right + lane.right, judged + lane.judged)
+            for lane, (_, right, judged) in zip(scene.lanes, before, strict=True)
+        )
+        return Tally(scores, self.games + 1)
 
     def __str__(self) -> str:
         """`so far: aha-tiny 1 of 5, mine 4 of 5`; "" before the second game."""
-        if self.games < 2 or not any(self.judged):
+        if self.games < 2 or not any(judged for _, _, judged in self.scores):
             return ""
-        scores = zip(self.names, self.right, self.judged, strict=True)
-        return "so far: " + ", ".join(f"{name} {right} of {all_}" for name, right, all_ in scores)
+        return "so far: " + ", ".join(f"{name} {right} of {n}" for name, right, n in self.scores)
 
 
 def who_plays(names: Sequence[str]) -> str:

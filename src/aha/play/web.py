@@ -11,7 +11,6 @@ can open the page), and a record (a page that is closed is forgotten).
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import os
@@ -42,11 +41,14 @@ _LISTED = 30
 _MINUTE_S = 60.0
 _HOST = "127.0.0.1"
 
-# gradio's paths to files and proxies, and every way to a function but its queue with the limits.
+# gradio's paths that read or write files, fetch other addresses, print, or go around the queue.
 _CLOSED_PATHS = tuple(
     f"/gradio_api/{name}"
-    for name in ("upload", "proxy=", "file", "stream", "component_server", "runs", "run/", "call/")
-)
+    for name in (
+        "upload", "file", "stream", "deep_link", "process_recording", "proxy=", "custom_component",
+        "component_server", "runs", "run/", "api/", "call/",
+    )
+)  # fmt: skip
 _HEADERS = {
     "content-security-policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -111,8 +113,10 @@ class Guard:
         if scope["path"].startswith(_CLOSED_PATHS):
             return 404, "There is nothing here."
         if scope["method"] not in ("GET", "HEAD"):
-            (length,) = given.get("content-length", ["none"])
-            if not (length.isascii() and length.isdigit() and int(length) <= MAX_BODY):
+            lengths = given.get("content-length", [])
+            length = lengths[0] if len(lengths) == 1 else ""
+            known = length.isascii() and length.isdigit() and "transfer-encoding" not in given
+            if not known or int(length) > MAX_BODY:
                 return 413, f"At most {MAX_BODY} bytes are read."
         return None
 
@@ -146,38 +150,37 @@ class Visit:
     tally: Tally = field(default_factory=Tally)
 
 
+@dataclass(frozen=True)
 class Page:
     """The work of the page's buttons, as HTML for each moment.
 
     It checks what a browser sends, whatever the page allows to type.
     """
 
-    def __init__(self, session: Session, draw: Draw, limiter: Limiter) -> None:
-        self._session = session
-        self._draw = draw
-        self._limiter = limiter
+    session: Session
+    draw: Draw
+    limiter: Limiter
 
     def play(
         self, text: Any, samples: Any, temperature: Any, tokens: Any, pace: Any, visit: Visit
     ) -> Generator[tuple[str, Visit], None, None]:
         """A game of the typed problem; a sentence when there can be none."""
-        session = self._session
         try:
-            if wait := self._limiter.admit():
+            if wait := self.limiter.admit():
                 raise UserError(
                     f"at most {GAMES_PER_MINUTE} games a minute are played here; the next one can "
                     f"begin in {math.ceil(wait)} s."
                 )
-            problem = session.typed(str(text or ""))
+            problem = self.session.typed(str(text or ""))
             draw = Draw(
                 int(_number("samples", samples, 1, MAX_SAMPLES)),
                 _number("temperature", temperature, 0, HOTTEST),
-                self._draw.seed + visit.games,
-                int(_number("tokens", tokens, 1, session.limit)),
+                self.draw.seed + visit.games,
+                int(_number("tokens", tokens, 1, self.session.limit)),
             )
-            scenes = session.play(problem, draw)
+            scenes = self.session.play(problem, draw)
             speed = _number("the pace", pace, 0, FASTEST_PACE)
-            with closing(frames(session, scenes, speed)) as shown:
+            with closing(frames(self.session, scenes, speed)) as shown:
                 visit = replace(visit, games=visit.games + 1)
                 for scene in shown:
                     if scene.over:
@@ -188,8 +191,8 @@ class Page:
 
     def random_problem(self, visit: Visit) -> str:
         """A held-out problem, as a person would type it. Errors: UserError as `held_out`."""
-        problem = self._session.random_problem(self._draw.seed + visit.games)
-        return self._session.task.written(problem.columns)
+        problem = self.session.random_problem(self.draw.seed + visit.games)
+        return self.session.task.written(problem.columns)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -289,7 +292,7 @@ class Server:
 def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
     """The page's server; `port` 0 takes a free one.
 
-    Errors: UserError when gradio is not installed or the port cannot be used.
+    Errors: UserError when the port cannot be used.
     """
     # gradio asks its makers' server for news unless this is set before the import.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -347,12 +350,6 @@ def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
         timeout_graceful_shutdown=1,
     )
     return Server(Quiet(config), listening)
-
-
-def require_gradio() -> None:
-    """Errors: UserError when gradio is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("--web needs gradio, which is not installed; pip install 'aha-zero[web]'")
 
 
 def serve(session: Session, draw: Draw, pace: float, port: int) -> None:
