@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+ScaleRewards = Literal["group", "batch", "none"]
+
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are not converted between types."""
@@ -166,8 +169,8 @@ class GrpoSection(Section):
         ge=0,
         description="how far it may rise; without effect when num_iterations is 1; none: epsilon",
     )
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    loss_type: LossType = "dapo"
+    scale_rewards: ScaleRewards = "group"
     mask_truncated_completions: bool = False
     dynamic_sampling: bool = Field(
         False, description="draw prompts until prompts_per_step groups have signal (DAPO)"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from aha.sections import ScaleRewards
 from aha.types import rewards_differ
-
-ScaleRewards = Literal["group", "batch", "none"]
 
 # Keeps a group of nearly equal rewards from exploding; TRL's value.
 _STD_EPSILON = 1e-4
@@ -18,11 +15,11 @@ _STD_EPSILON = 1e-4
 def group_advantages(rewards_PG: Tensor, scale_rewards: ScaleRewards) -> Tensor:
     """Advantages of shape (P, G): reward less the group's mean, over a standard deviation.
 
-    `scale_rewards` says whose deviation: the group's (DeepSeekMath, arXiv:2402.03300, eq. 3
-    and section 4.1.2), the whole batch's (arXiv:2508.08221), or none (Dr. GRPO,
-    arXiv:2503.20783). A NaN reward (nothing applied) is left out of the mean and gets
-    advantage 0, and so does every completion of a group without a difference. Deviations
-    are of the sample (n - 1), as in TRL.
+    `scale_rewards` names the standard deviation: the group's (DeepSeekMath, arXiv:2402.03300,
+    eq. 3 and section 4.1.2), the whole batch's (arXiv:2508.08221), or none (Dr. GRPO,
+    arXiv:2503.20783). Deviations are of the sample (n - 1), as in TRL. A NaN reward (no reward
+    function applied) is left out of the mean and gets advantage 0. So does every completion of a
+    group whose rewards are all equal.
     """
     known_PG = ~rewards_PG.isnan()
     centred_PG = rewards_PG - rewards_PG.nanmean(dim=1, keepdim=True)
@@ -38,7 +35,7 @@ def group_advantages(rewards_PG: Tensor, scale_rewards: ScaleRewards) -> Tensor:
 
 
 def without_signal(rewards_PG: Tensor) -> Tensor:
-    """Which groups (P,) have no two different rewards: training on them changes nothing."""
+    """True for groups (P,) whose rewards are all equal: training on them changes nothing."""
     flat = [not rewards_differ(rewards) for rewards in rewards_PG.tolist()]
     return torch.tensor(flat, device=rewards_PG.device)
 

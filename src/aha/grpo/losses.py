@@ -1,4 +1,4 @@
-"""The GRPO objective as one sum over tokens, so that micro-batches add up to the whole.
+"""The GRPO objective as one sum over tokens, so that microbatches add up to the whole.
 
 The four loss types of TRL differ only in the weight that a token of row b gets. With B rows
 in the update, lengths |o_b| and the limit L = max_completion_length:
@@ -8,19 +8,18 @@ in the update, lengths |o_b| and the limit L = max_completion_length:
     dapo     1 / sum_b |o_b|       the same in one process (arXiv:2503.14476, eq. 8)
     dr_grpo  1 / (B L)             no length bias (arXiv:2503.20783, section 3.2)
 
-TRL normalises bnpo within a micro-batch and dapo over all; here a micro-batch is an accident of
-memory and never changes the update, so the two agree, as TRL's do with one micro-batch.
+TRL normalises bnpo within a microbatch and dapo over all. Here microbatches only save memory and
+never change the update, so the two agree, as TRL's do with one microbatch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+from aha.sections import LossType
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,10 @@ def token_loss(
 ) -> TokenLoss:
     """The clipped surrogate, plus beta times the KL to the reference when there is one.
 
-    PPO's clip on the ratio to the policy that wrote the tokens, and the k3 estimator
-    exp(d) - d - 1 with d = reference - policy (arXiv:2402.03300, eq. 3 and 4). N completion
-    tokens, each with its completion's advantage.
+    PPO's clip of the ratio exp(logprobs - old_logprobs), and the k3 estimator exp(d) - d - 1 with
+    d = reference - policy (arXiv:2402.03300, eq. 3 and 4). All tensors are (N,): one value for each
+    completion token, with its completion's advantage. `old_logprobs_N` are the policy's own before
+    this batch's first optimizer step; they carry no gradient.
     """
     ratio_N = torch.exp(logprobs_N - old_logprobs_N)
     low, high = 1 - settings.epsilon, 1 + settings.epsilon_high

@@ -1,9 +1,9 @@
 """Checkpoints: a folder that transformers loads, plus everything a run needs to go on.
 
-What a step draws is a function of (seed, step), so besides weights and optimizer the state is
-small: the step, how long the record was, and the global random streams, which only a reward of
-the user's own may use. A folder is written under another name, flushed to disk and renamed when
-whole; `checksums.json` says what every file must be, so that damage later is noticed.
+A step's random draws are functions of (seed, step), so besides weights and optimizer the state is
+small: the step, the lengths of the record's files, and the global random streams, which only a
+user's own rewards may use. A folder is written under a temporary name, flushed to disk and renamed
+when complete. `checksums.json` holds every file's digest, so that later damage is noticed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from aha.types import RunFailure
 
 _STATE = "trainer_state.pt"
 _CHECKSUMS = "checksums.json"
-# What a disk that fails raises, through Python, safetensors and torch.save.
+# Errors of a failing disk, as Python, safetensors and torch.save raise them.
 _WRITE_FAULTS = (OSError, SafetensorError, RuntimeError)
 # Beside the tensors: configuration, tokenizer, checksums.
 _SMALL_FILES_BYTES = 32 * 2**20
@@ -56,7 +56,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a checkpoint holds, as it was after one step."""
+    """The contents of a checkpoint after one step."""
 
     progress: Progress
     weights: Mapping[str, torch.Tensor]
@@ -66,7 +66,7 @@ class Snapshot:
 def snapshot(
     progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, copy: bool
 ) -> Snapshot:
-    """What is to be saved; with `copy`, training may go on while it is written."""
+    """The contents to save. With `copy`, training may continue while they are written."""
     weights, state = trained_state(model), _state(progress, optimizer)
     if not copy:
         return Snapshot(progress, weights, state)
@@ -112,7 +112,7 @@ def save_checkpoint(
 
 @contextmanager
 def writing(staged: Path, folder: Path, step: int) -> Iterator[None]:
-    """What is written at `staged` while inside becomes the step's checkpoint, or goes.
+    """Remove the unfinished folder `staged` if writing it fails.
 
     Errors: RunFailure when the disk fails; earlier checkpoints are intact then.
     """
@@ -137,10 +137,11 @@ def _save_weights(
 def publish_checkpoint(
     staged: Path, folder: Path, step: int, state: Mapping[str, Any], total_limit: int
 ) -> Path:
-    """Make of what is written at `staged` the checkpoint `folder`/step-NNNNNN, and read it back.
+    """Turn the folder `staged` into the checkpoint `folder`/step-NNNNNN, and read it back.
 
-    `state` goes in beside it, and the oldest beyond `total_limit` go. `staged` is on the same file
-    system; it is moved. Errors: RunFailure as `writing`, or for files that do not read back.
+    `state` is added to it, and the oldest checkpoints beyond `total_limit` are removed. `staged`
+    must be on the same file system, because it is renamed. Errors: RunFailure as `writing`, or if
+    the files do not read back.
     """
     final = _place(folder, step)
     with writing(staged, folder, step):
@@ -162,9 +163,9 @@ def _place(folder: Path, step: int) -> Path:
 
 
 def read_state(checkpoint: Path, mapped: bool = False) -> dict[str, Any]:
-    """What stands in a checkpoint beside the weights: tensors and plain values, no code.
+    """A checkpoint's state besides the weights: tensors and plain values, no code.
 
-    `mapped`: tensors stay in the file until they are looked at.
+    `mapped`: tensors stay in the file until they are read.
     """
     state: dict[str, Any] = torch.load(
         checkpoint / _STATE, weights_only=True, map_location="cpu", mmap=mapped
@@ -173,19 +174,20 @@ def read_state(checkpoint: Path, mapped: bool = False) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to their end, oldest first; damage is not looked for."""
+    """Complete checkpoints, oldest first. Damage is not checked."""
     return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest, unchecked: for readers that only need weights."""
+    """The newest checkpoint, or None. Damage is not checked."""
     checkpoints = list_checkpoints(folder)
     return checkpoints[-1] if checkpoints else None
 
 
 def newest_valid(run: RunDirectory) -> Found:
-    """The newest checkpoint that a run can go on from: its files are what they were, and the record
-    reaches as far. Every other one is named.
+    """The newest checkpoint whose files are undamaged and whose record is complete.
+
+    `faults` names every newer one.
 
     Errors: RunFailure when there are checkpoints and none can be used.
     """
@@ -203,14 +205,13 @@ def newest_valid(run: RunDirectory) -> Found:
 
 
 def _ahead(checkpoint: Path, run: RunDirectory) -> str | None:
-    """A sentence where the record does not reach to the checkpoint: a copy of a run that was cut
-    short can have the one and not the other."""
+    """A sentence if the record ends before the checkpoint, as in an incomplete copy of a run."""
     short = run.shortened(read_state(checkpoint, mapped=True)["record_bytes"])
     return None if short is None else f"{checkpoint} is passed over: {short.name} ends before it."
 
 
 def damage(checkpoint: Path) -> str | None:
-    """A sentence on what is wrong with a checkpoint's files, none when nothing is."""
+    """A sentence that names the damage of a checkpoint's files, or None."""
     try:
         expected: dict[str, str] = json.loads((checkpoint / _CHECKSUMS).read_text("utf-8"))
         for name, digest in expected.items():
@@ -230,7 +231,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Progress:
     """Load the optimizer's state and the random streams.
 
-    Errors: RunFailure when the state is not this checkpoint's.
+    Errors: RunFailure if the state is another checkpoint's.
     """
     state = read_state(checkpoint)
     if state["step"] != checkpoint_step(checkpoint):
@@ -247,7 +248,7 @@ def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Progress:
 
 
 def _state(progress: Progress, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Tensors and plain values only, so that it loads without running anyone's code."""
+    """Tensors and plain values only, so that loading runs no code."""
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
     return {
@@ -269,7 +270,7 @@ def _bytes_of(taken: Snapshot) -> int:
 
 
 def require_space(folder: Path, tensors_bytes: int) -> None:
-    """Errors: RunFailure when a checkpoint with tensors of that size would not fit."""
+    """Check the free space for a checkpoint. Errors: RunFailure if its tensors would not fit."""
     needed = tensors_bytes + _SMALL_FILES_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -318,9 +319,9 @@ def _digest(path: Path) -> str:
 class Saver:
     """Writes a run's checkpoints, one at a time.
 
-    In the background a copy of weights and optimizer is taken first, so training goes on while it
-    is written and the files are the same; it costs that much memory more. A fault of the disk is
-    raised by the next `save` or by `finish`.
+    In the background it first copies weights and optimizer, so that training continues while the
+    same files are written; the copy costs that much memory. The next `save` or `finish` raises an
+    error of the disk.
     """
 
     def __init__(self, folder: Path, total_limit: int, background: bool) -> None:
@@ -345,7 +346,7 @@ class Saver:
             self._writing = self._pool.submit(save_checkpoint, *what)
 
     def finish(self) -> None:
-        """Wait for what is being written. Errors: RunFailure, as `save_checkpoint`."""
+        """Wait until the checkpoint is written. Errors: RunFailure, as `save_checkpoint`."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()

@@ -1,4 +1,4 @@
-"""Stopping in good order: signals and the time limit end a run after the step it is in.
+"""Signals and the time limit end a run after the step it is in.
 
 | why | exit code |
 |---|---|
@@ -7,8 +7,9 @@
 | SIGUSR1 (SLURM's warning) | 138 |
 | `train.max_hours` | 3 |
 
-Each saves a checkpoint first. A second signal ends the process at once, without saving; but for
-one that a program sent, and that came once more at once by another way.
+Each saves a checkpoint first. A second signal ends the process at once, without saving. There is
+one exception: a program's signal that arrives again within two seconds, because both a scheduler
+and a launcher passed it on, counts once.
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from types import FrameType
 from aha.types import Stopped
 
 EXIT_TIME_IS_UP = 3
-# A scheduler and the launcher under it may both pass on the same request.
 _SAME_REQUEST_S = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGUSR1", None)]))
 
 
 class StopRequest:
-    """Whether a run should stop after its step, and why."""
+    """A request to stop the run after the step it is in: a signal, or the time limit."""
 
     def __init__(self, max_hours: float | None = None) -> None:
         self._signal: int | None = None
@@ -50,9 +50,9 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals while inside; the handlers before are put back after."""
+        """Handle the signals while inside, and restore the earlier handlers after."""
         if threading.current_thread() is not threading.main_thread():
-            # Python hands signals to the main thread only; a caller's thread has its own ways.
+            # Python gives signals to the main thread only.
             yield
             return
         before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
@@ -68,6 +68,6 @@ class StopRequest:
             self._signal, self._came = number, now
             return
         echo = number == self._signal and now - self._came < _SAME_REQUEST_S
-        # Ctrl-C comes from a person, who means it twice.
+        # A person who presses Ctrl-C twice means it.
         if not echo or number == signal.SIGINT:
             os._exit(128 + number)
