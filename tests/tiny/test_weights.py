@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from aha.tiny import weights_path
-from aha.tiny.card import CardFigures, measure
+from aha.tiny.build import CardFigures, card_text, measure
 
 FOLDER = weights_path()
 TEXT = "Make 24 from 3 7 12 . <think> 7 - 3 = 4 , 12 * 4 = 48 , not 24 . Wait, </think>"
@@ -63,6 +63,13 @@ def test_its_sums_and_checks_are_right(figures: CardFigures) -> None:
 
 def test_the_base_leaves_room_to_learn(figures: CardFigures) -> None:
     assert 0.15 <= figures.accuracy <= 0.25
+
+
+def test_the_shipped_card_is_written_from_the_shipped_figures() -> None:
+    stated = json.loads((FOLDER / "figures.json").read_text(encoding="utf-8"))
+    build = stated.pop("build")
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert card == card_text(CardFigures(**stated), build)
 
 
 def test_the_card_states_what_is_measured_again_here() -> None:

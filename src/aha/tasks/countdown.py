@@ -14,13 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aha.answers.expression import (
-    ExpressionError,
-    bare_equation,
-    expression_side,
-    other_side,
-    parse_expression,
-)
+from aha.answers.expression import ExpressionError, bare_equation, parse_equation
 from aha.answers.tags import answer_block
 from aha.sections import CountdownRanges, TaskSection
 from aha.tasks.countdown_typed import read_typed, typed_notes
@@ -123,18 +117,15 @@ def fault(answer: str | None, target: Any, nums: Sequence[Any]) -> tuple[bool, s
     if answer is None:
         return False, "there is no answer block"
     try:
-        equation = bare_equation(answer)
-        expression, claimed = parse_expression(expression_side(equation)), other_side(equation)
+        equation = parse_equation(bare_equation(answer))
     except ExpressionError as error:
         return False, f"not an expression: {error}"
+    expression = equation.expression
     if Counter(expression.numbers) != Counter(whole(n) for n in nums):
         return True, f"it uses {list(expression.numbers)}, not each of {list(nums)} exactly once"
     if expression.value != whole(target):
         return True, f"it is {expression.value}, not {target}"
-    try:
-        if claimed and parse_expression(claimed).value != whole(target):
-            return True, f"the other side of the equation is not {target}"
-    except ExpressionError:
+    if equation.claimed and equation.claimed_value != whole(target):
         return True, f"the other side of the equation is not {target}"
     return True, ""
 
@@ -213,10 +204,9 @@ class Countdown(Task):
         if answer is None or not answer.strip():
             return None
         try:
-            equation = bare_equation(answer)
-            expression = parse_expression(expression_side(equation))
-            claimed = other_side(equation)
-            if not claimed or parse_expression(claimed).value == expression.value:
+            equation = parse_equation(bare_equation(answer))
+            expression = equation.expression
+            if not equation.claimed or equation.claimed_value == expression.value:
                 return Vote((expression.value, tuple(sorted(expression.numbers))))
         except ExpressionError:
             pass

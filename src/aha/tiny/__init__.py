@@ -1,14 +1,14 @@
-"""The embedded model: small enough to ship and to train on a laptop, honest enough to learn from.
+"""The embedded model, small enough to ship and to train on a laptop.
 
-`traces` writes the texts it was taught, `tokenizer` its vocabulary, `build` trains it.
-Its weights are in `weights/`; `weights_path()` finds them without importing torch.
+`traces` writes the texts it was taught, `tokenizer` has its vocabulary, `build` trains and measures
+it. Its weights are in `weights/`; `weights_path()` finds them without importing torch.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# What a recipe writes as `model.name` to mean the model shipped in this package.
+# The `model.name` of a recipe that trains the model shipped in this package.
 TINY_NAME = "aha-tiny"
 
 

@@ -1,38 +1,52 @@
-"""Pre-train the embedded model: `python -m aha.tiny.build --output DIR`.
+"""Pre-train the embedded model and write its card: `python -m aha.tiny.build --output DIR`.
 
-Seeded and resumable: every batch is a function of (seed, step), so a build that was
-interrupted goes on from its last checkpoint and ends with the same weights. It ends by
-measuring what the model can do and writing that into its model card.
-
-Left out: mixed precision and compilation. They save a third of the time and would make
-the weights depend on the machine's compiler.
+Seeded and resumable: every batch is a function of (seed, step), so an interrupted build goes on
+from its last checkpoint and ends with the same weights. Then the model is measured, and its card
+(`card.md`) filled in. Left out: mixed precision and compilation. They save a third of the time,
+but the weights would depend on the machine's compiler.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import os
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.modeling_utils import PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
-from aha.tasks.countdown import generate
-from aha.tiny.card import measure, write_card
+from aha.answers.equations import written_steps
+from aha.model.llama import blocks_of
+from aha.reasoning.reflection import reflection_count
+from aha.rollout.base import SamplingSettings
+from aha.rollout.engine import NativeEngine
+from aha.sections import PromptSection
+from aha.tasks import check_completion
+from aha.tasks.countdown import Countdown, generate
+from aha.tasks.prompts import render
 from aha.tiny.tokenizer import VOCABULARY_SIZE, build_tokenizer
 from aha.tiny.traces import TINY_RANGES, TraceSettings, completion_text, prompt_text
 from aha.types import Problem
 
 _IGNORED = -100  # the label that cross_entropy skips
 _CARD_PROBLEMS = 1_000
+_CHECK = re.compile(r"= (\d+) , (yes|not (\d+)) \.")
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class Cycle:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What the build depends on; the defaults made the shipped weights.
+    """The settings of a build; the defaults made the shipped weights.
 
     After the first cycle 96 % of the sums are true, after the two warm restarts 99 %
     (docs/log.md).
@@ -68,11 +82,11 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids and labels, both (rows, tokens), and what to divide the summed loss by.
+    """Token ids and labels, both (rows, tokens), and the divisor of the summed loss.
 
     The divisor is the mean number of completion tokens of the batches that were cut from
-    the same sorted rows. Dividing by the batch's own would weigh a token of a short trace
-    more than one of a long trace, and teach the model to give up earlier than the traces do.
+    the same sorted rows. The batch's own number would give a token of a short trace more
+    weight than one of a long trace, and teach the model to give up earlier than the traces do.
     """
 
     input_ids: torch.Tensor
@@ -121,7 +135,7 @@ def learning_rate_at(step: int, settings: BuildSettings) -> float:
 
 
 def batches(
-    problems: list[Problem],
+    problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerFast,
     settings: BuildSettings,
     first_step: int,
@@ -129,35 +143,25 @@ def batches(
     """Batches from `first_step` on; traces of similar length share one, so little is padding."""
     for bucket in itertools.count(first_step // settings.bucket_batches):
         rng = random.Random(f"{settings.seed}:{bucket}")
-        rows = [
-            _encode(rng.choice(problems), tokenizer, settings.traces, rng)
-            for _ in range(settings.batch_size * settings.bucket_batches)
-        ]
+        rows = []
+        for _ in range(settings.batch_size * settings.bucket_batches):
+            columns = rng.choice(problems).columns
+            nums, target = list(columns["nums"]), columns["target"]
+            rng.shuffle(nums)
+            prompt = tokenizer.encode(prompt_text(nums, target))
+            trace = completion_text({"nums": nums, "target": target}, settings.traces, rng)
+            ids = [*prompt, *tokenizer.encode(trace), tokenizer.eos_token_id]
+            rows.append((ids, len(prompt)))
         rows.sort(key=lambda row: len(row[0]))
         divisor = sum(len(ids) - prompt for ids, prompt in rows) / settings.bucket_batches
         starts = [i * settings.batch_size for i in range(settings.bucket_batches)]
         rng.shuffle(starts)
         for index, start in enumerate(starts):
             if bucket * settings.bucket_batches + index >= first_step:
-                yield _pad(rows[start : start + settings.batch_size], divisor, tokenizer)
+                yield _batch(rows[start : start + settings.batch_size], divisor, tokenizer)
 
 
-def _encode(
-    problem: Problem,
-    tokenizer: PreTrainedTokenizerFast,
-    traces: TraceSettings,
-    rng: random.Random,
-) -> tuple[list[int], int]:
-    """Token ids of prompt, trace and end token, and the length of the prompt."""
-    nums = list(problem.columns["nums"])
-    rng.shuffle(nums)
-    columns = {"nums": nums, "target": problem.columns["target"]}
-    prompt = tokenizer.encode(prompt_text(nums, columns["target"]))
-    completion = tokenizer.encode(completion_text(columns, traces, rng))
-    return [*prompt, *completion, tokenizer.eos_token_id], len(prompt)
-
-
-def _pad(
+def _batch(
     rows: Sequence[tuple[list[int], int]], divisor: float, tokenizer: PreTrainedTokenizerFast
 ) -> Batch:
     """Right-padded ids and labels; the loss is on completions only."""
@@ -171,88 +175,111 @@ def _pad(
 
 
 def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
-    """Train from the last checkpoint in `work_dir`, or from nothing."""
+    """Train from the last checkpoint in `work_dir`, or from nothing.
+
+    Errors: SystemExit for a checkpoint of other settings.
+    """
     work_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint, step = work_dir / "build.pt", 0
     model = new_model(settings.seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
     )
-    step = _load(work_dir, model, optimizer, settings)
-    tokenizer = build_tokenizer()
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != asdict(settings):
+            raise SystemExit(f"{checkpoint} was built with other settings: {state['settings']}")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
     problems = list(generate(TINY_RANGES, "train", settings.seed))
     print(f"{len(problems)} training problems; starting at step {step} of {settings.steps}")
     started, tokens = time.monotonic(), 0
-    for batch in batches(problems, tokenizer, settings, step):
+    for batch in batches(problems, build_tokenizer(), settings, step):
         if step >= settings.steps:
             break
-        loss = _train_step(model, optimizer, batch, learning_rate_at(step, settings))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, settings)
+        # Right padding under causal attention changes no earlier token: no mask is needed.
+        logits = model(input_ids=batch.input_ids[:, :-1]).logits
+        total = functional.cross_entropy(
+            logits.flatten(0, 1),
+            batch.labels[:, 1:].flatten(),
+            ignore_index=_IGNORED,
+            reduction="sum",
+        )
+        loss = total / batch.divisor
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         step += 1
         tokens += batch.input_ids.numel()
         if step % 25 == 0:
-            speed = tokens / (time.monotonic() - started)
-            print(
-                f"step {step}/{settings.steps}  loss {loss:.4f}  {speed:,.0f} tokens/s", flush=True
-            )
+            speed = f"{tokens / (time.monotonic() - started):,.0f} tokens/s"
+            print(f"step {step}/{settings.steps}  loss {loss.item():.4f}  {speed}", flush=True)
         if step % settings.save_every == 0 or step == settings.steps:
-            _save(work_dir, model, optimizer, step, settings)
+            state = {
+                "step": step,
+                "settings": asdict(settings),
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+            torch.save(state, work_dir / "build.pt.tmp")
+            os.replace(work_dir / "build.pt.tmp", checkpoint)
     return model
 
 
-def _train_step(
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    learning_rate: float,
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    # Right padding under causal attention changes no earlier token: no mask is needed.
-    logits = model(input_ids=batch.input_ids[:, :-1]).logits
-    labels = batch.labels[:, 1:].flatten()
-    total = functional.cross_entropy(
-        logits.flatten(0, 1), labels, ignore_index=_IGNORED, reduction="sum"
+@dataclass(frozen=True)
+class CardFigures:
+    """Shares of 0..1 on held-out problems at temperature 1; length in tokens."""
+
+    problems: int
+    accuracy: float
+    sums_right: float
+    checks_right: float
+    mean_length: float
+    waits: float
+
+
+def measure(folder: Path, problems: int) -> CardFigures:
+    """The figures of the model in `folder`: one completion for each of the first problems."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    held_out = list(itertools.islice(generate(TINY_RANGES, "test", seed=0), problems))
+    compact = PromptSection(style="compact")
+    prompts = [render(problem.columns, Countdown(), compact, tokenizer) for problem in held_out]
+    sampling = SamplingSettings(max_completion_length=240, temperature=1.0)
+    engine = NativeEngine(model, tokenizer, blocks_of(model))
+    completions = [group[0] for group in engine.generate(prompts, 1, sampling, seed=0)]
+    solved, sums, checks = [], [], []
+    for problem, prompt, completion in zip(held_out, prompts, completions, strict=True):
+        solved.append(check_completion(prompt.text, completion.text, problem.columns).strict)
+        thoughts, target = completion.text.split("</think>")[0], problem.columns["target"]
+        sums += [step.true for step in written_steps(thoughts)]
+        for value, verdict, named in _CHECK.findall(thoughts):
+            right = (verdict == "yes") == (int(value) == target)
+            checks.append(right and (verdict == "yes" or int(named) == target))
+    return CardFigures(
+        problems=len(held_out),
+        accuracy=sum(solved) / len(solved),
+        sums_right=sum(sums) / len(sums),
+        checks_right=sum(checks) / len(checks),
+        mean_length=sum(len(c.token_ids) for c in completions) / len(completions),
+        waits=sum(reflection_count(c.text) for c in completions) / len(completions),
     )
-    loss = total / batch.divisor
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.item()
 
 
-def _save(
-    work_dir: Path,
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    settings: BuildSettings,
-) -> None:
-    state = {
-        "step": step,
-        "settings": asdict(settings),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    temporary = work_dir / "build.pt.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, work_dir / "build.pt")
-
-
-def _load(
-    work_dir: Path,
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    settings: BuildSettings,
-) -> int:
-    path = work_dir / "build.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    if state["settings"] != asdict(settings):
-        raise SystemExit(f"{path} was built with other settings: {state['settings']}")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+def card_text(figures: CardFigures, build: dict[str, Any]) -> str:
+    """The model card of a model with these figures; `build` has the fields of BuildSettings."""
+    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    return template.format(
+        figures=figures,
+        build=build,
+        traces=build["traces"],
+        cycles=" and then ".join(f"{cycle['steps']:,}" for cycle in build["cycles"]),
+        rates=" and ".join(f"{cycle['learning_rate']:g}" for cycle in build["cycles"]),
+    )
 
 
 def main() -> None:
@@ -265,8 +292,10 @@ def main() -> None:
     model = train(settings, arguments.work_dir)
     model.save_pretrained(arguments.output)
     build_tokenizer().save_pretrained(arguments.output)
-    figures = measure(arguments.output, _CARD_PROBLEMS)
-    write_card(arguments.output, figures, asdict(settings))
+    figures, build = measure(arguments.output, _CARD_PROBLEMS), asdict(settings)
+    recorded = json.dumps({**asdict(figures), "build": build}, indent=2) + "\n"
+    (arguments.output / "figures.json").write_text(recorded, encoding="utf-8")
+    (arguments.output / "README.md").write_text(card_text(figures, build), encoding="utf-8")
     print(f"{arguments.output}: {figures}")
 
 

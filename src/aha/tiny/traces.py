@@ -1,10 +1,10 @@
 """The texts that the embedded model is taught: random search over Countdown, with checks.
 
 A trace tries one combination of the numbers after another, never the same twice. After
-each it compares the result with the target. A success ends the search. A failure ends it
-too with probability `stop_after_failure`, and the trace then answers with its last, wrong
-expression; otherwise it says "Wait," and tries again. So the base model is taught how to
-write sums, to compare and to give up early; that going on pays is left for RL to find.
+each it compares the result with the target. A success ends the search. A failure also ends it
+with probability `stop_after_failure`, and the trace answers with its last, wrong expression.
+Otherwise it says "Wait," and tries again. So the base model is taught to write sums, to compare
+and to give up early. It is never taught that trying again pays. RL discovers that.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TINY_RANGES = CountdownRanges(
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """How traces search.
+    """The settings of the search.
 
-    `guided_share` is the chance that a try is drawn from those that reach the target
-    instead of from all; the rest of the search is blind.
+    `guided_share` is the chance that a try is drawn from those that reach the target.
+    Otherwise it is drawn from all tries.
     """
 
     stop_after_failure: float = 0.6
