@@ -18,7 +18,7 @@ def test_the_cost_by_hand(run: RunDirectory) -> None:
         f"writing 25{NBSP}%, scoring 6{NBSP}%, learning 62{NBSP}%",
     )
     assert rows["tokens a second"][0] == "250"
-    assert rows["memory at most"][0] == "0.500 GiB"
+    assert rows["peak memory"][0] == "0.500 GiB"
     assert "energy" not in rows
 
 

@@ -121,7 +121,7 @@ def test_before_the_first_step_there_is_a_note(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_one_sentence(run: RunDirectory, port: int) -> None:
-    with pytest.raises(UserError, match=f"--port {port} cannot be had"):
+    with pytest.raises(UserError, match=f"--port {port} cannot be used"):
         make_server(run, port)
     with pytest.raises(UserError, match="--port 70000"):
         make_server(run, 70000)

@@ -40,6 +40,15 @@ THRESHOLDS = (0.1, 0.5)
 _PHRASES = 12  # at most, in the chart
 
 Side = tuple[str, Sequence[Written]]  # a label and its completions
+Rises = dict[str, Estimate]  # a difference by the name of its measure
+
+# Accuracy is 0 or 1, length in tokens; the behaviours are counted in passages.
+_MEASURES: dict[str, Callable[[Written], float]] = {
+    "accuracy": lambda one: one.correct,
+    "length": lambda one: one.tokens,
+    "self_check": lambda one: one.passages("self_check"),
+    "backtracking": lambda one: one.passages("backtracking"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,18 +59,6 @@ class Tile:
     before: str
     after: str
     note: str
-
-
-@dataclass(frozen=True)
-class Rises:
-    """Paired differences after - before: accuracy 0..1, length in tokens, self-checks and
-    backtracking in passages a completion."""
-
-    n: int
-    accuracy: Estimate
-    length: Estimate
-    self_check: Estimate
-    backtracking: Estimate
 
 
 @dataclass(frozen=True)
@@ -93,22 +90,14 @@ class Behaviours:
 
 
 def rises(before: Sequence[Written], after: Sequence[Written]) -> Rises | None:
-    """The paired differences of two evaluations; None under two problems in common."""
+    """The paired difference after - before of each measure; None under two problems in common."""
     both = pairs(before, after)
     if len(both) < 2:
         return None
-    one, two = zip(*both, strict=True)
-
-    def counted(behaviour: str) -> Estimate:
-        return rise([w.passages(behaviour) for w in one], [w.passages(behaviour) for w in two])
-
-    return Rises(
-        n=len(both),
-        accuracy=rise([w.correct for w in one], [w.correct for w in two]),
-        length=rise([w.tokens for w in one], [w.tokens for w in two]),
-        self_check=counted("self_check"),
-        backtracking=counted("backtracking"),
-    )
+    return {
+        name: rise([measure(one) for one, _ in both], [measure(two) for _, two in both])
+        for name, measure in _MEASURES.items()
+    }
 
 
 def summary(data: RunData) -> list[str]:
@@ -123,9 +112,9 @@ def summary(data: RunData) -> list[str]:
         f"({between(after, 'percent')})."
     ]
     if paired is not None:
-        length = _change("completions", ("grew", "shrank"), paired.length, "tokens")
-        checks = _change("self-checks", ("rose", "fell"), paired.self_check, "a completion")
-        back = _change("backtracking", ("rose", "fell"), paired.backtracking, "a completion")
+        length = _change("completions", ("grew", "shrank"), paired["length"], "tokens")
+        checks = _change("self-checks", ("rose", "fell"), paired["self_check"], "a completion")
+        back = _change("backtracking", ("rose", "fell"), paired["backtracking"], "a completion")
         sentences.append(f"Problem by problem, {length}, {checks} and {back}.")
     return sentences
 
@@ -165,25 +154,23 @@ def tiles(data: RunData) -> list[Tile]:
         return []
     paired = rises(data.before, data.after)
 
-    def tile(label: str, change: str, value: Callable[[Written], float]) -> Tile:
+    labels = (
+        "accuracy, strict", "length, tokens", "self-checks a completion",
+        "backtracking a completion",
+    )  # fmt: skip
+    shown = []
+    for label, (name, measure) in zip(labels, _MEASURES.items(), strict=True):
         mean, moved, unit = ("number", "difference", "")
-        if change == "accuracy":
+        if name == "accuracy":
             mean, moved, unit = ("percent", "points", " points")
         before, after = (
-            write(fmean(value(one) for one in side), mean) for side in (data.before, data.after)
+            write(fmean(measure(one) for one in side), mean) for side in (data.before, data.after)
         )
-        if paired is None:
-            return Tile(label, before, after, "")
-        estimate: Estimate = getattr(paired, change)
-        note = f"{write(estimate.value, moved)}{unit} ({between(estimate, moved)})"
-        return Tile(label, before, after, note)
-
-    return [
-        tile("accuracy, strict", "accuracy", lambda one: one.correct),
-        tile("length, tokens", "length", lambda one: one.tokens),
-        tile("self-checks a completion", "self_check", lambda one: one.passages("self_check")),
-        tile("backtracking a completion", "backtracking", lambda one: one.passages("backtracking")),
-    ]
+        note = ""
+        if paired is not None:
+            note = f"{write(paired[name].value, moved)}{unit} ({between(paired[name], moved)})"
+        shown.append(Tile(label, before, after, note))
+    return shown
 
 
 def behaviours(data: RunData) -> Behaviours | None:

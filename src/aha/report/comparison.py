@@ -70,14 +70,18 @@ class Group:
         """(spread over seeds, form) of the table's columns; empty for a single run."""
         if len(self.rows) < 2:
             return []
-        found = [row.rises for row in self.rows if row.rises is not None]
         return [
             (spread([row.before for row in self.rows]), "percent"),
             (spread([row.after for row in self.rows]), "percent"),
-            (spread([one.length for one in found]), "difference"),
-            (spread([one.self_check for one in found]), "difference"),
-            (spread([one.backtracking for one in found]), "difference"),
+            *(
+                (self.mean_rise(name), "difference")
+                for name in ("length", "self_check", "backtracking")
+            ),
         ]
+
+    def mean_rise(self, measure: str) -> Estimate | None:
+        """The spread over seeds of a paired difference; None without evaluations."""
+        return spread([row.rises[measure] for row in self.rows if row.rises is not None])
 
 
 def build_comparison(runs: Sequence[RunDirectory], path: Path) -> Path:
@@ -220,9 +224,7 @@ def _sentence(group: Group, alone: bool) -> str:
         return (
             f"{name}accuracy (strict) went from {percent(before.value)} to {percent(after.value)}."
         )
-    paired = [row.rises for row in group.rows if row.rises is not None]
-    length = spread([one.length for one in paired])
-    checks = spread([one.self_check for one in paired])
+    length, checks = group.mean_rise("length"), group.mean_rise("self_check")
     more = ""
     if length is not None and checks is not None:
         more = (

@@ -1,4 +1,4 @@
-"""From a run's metrics to the panels of its curves: smoothed, thinned, seeds as a band.
+"""From a run's metrics to its curves (smoothed, thinned, seeds as a band) and its table of phases.
 
 Left out: smoothing by anything cleverer than a running mean, which everybody can check.
 """
@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from aha.reasoning.behaviours import BEHAVIOURS
+from aha.report.before_after import CORRECTED, LABELS
 from aha.report.charts import Panel, Series
 from aha.report.run_data import Metrics, reward_names, values
 
@@ -18,32 +19,69 @@ _NOT_SMOOTHED = frozenset({"learning_rate"})
 BEHAVIOUR_KEYS = (*(f"reasoning/{name}_rate" for name in BEHAVIOURS), "reasoning/corrected_rate")
 
 
-def curve_keys(records: Sequence[Metrics]) -> list[tuple[str, str, str, str]]:
-    """(heading, key, title, form) of every curve, in the page's order; `records` name rewards."""
-    learned, written = "Reward and accuracy", "What it writes"
-    shown, policy = "Behaviours", "The policy and its optimiser"
+def shown_metrics(records: Sequence[Metrics]) -> dict[str, list[tuple[str, str, str, str]]]:
+    """Under each heading (key, form, row label, title), in the page's order.
+
+    An empty row label is not in the table of phases, an empty title has no chart. The records
+    name the rewards.
+    """
+    share, plain = "percent", "number"
     rewards = dict.fromkeys(name for metrics in records for name in reward_names(metrics))
-    labels = ("self-check", "backtracking", "subgoals", "backward chaining")
-    return [
-        (learned, "reward", "Reward, weighted sum", "number"),
-        (learned, "accuracy", "Accuracy of rollouts, strict", "percent"),
-        (learned, "eval/accuracy", "Accuracy on held-out problems, strict", "percent"),
-        *((learned, f"rewards/{n}/mean", f"Reward {n}, unweighted", "number") for n in rewards),
-        (written, "completions/mean_length", "Completion length, tokens", "number"),
-        (written, "completions/clipped_ratio", "Cut off at the limit", "percent"),
-        (written, "reflection_rate", "Reflection phrases a completion", "number"),
-        *(
-            (shown, key, f"Completions with {label}", "percent")
-            for key, label in zip(BEHAVIOUR_KEYS, labels, strict=False)
-        ),
-        (shown, "reasoning/backtracks", "Backtracking, passages a completion", "number"),
-        (shown, "reasoning/corrected_rate", "Completions that corrected themselves", "percent"),
-        (shown, "reasoning/steps_true", "Written equations that are true", "percent"),
-        (policy, "entropy", "Entropy of the policy, nats a token", "number"),
-        (policy, "kl", "KL to the start, nats a token", "number"),
-        (policy, "learning_rate", "Learning rate, not smoothed", "number"),
-        (policy, "grad_norm", "Gradient norm", "number"),
-    ]
+    return {
+        "Reward and accuracy": [
+            ("reward", plain, "reward", "Reward, weighted sum"),
+            ("accuracy", share, "accuracy, strict", "Accuracy of rollouts, strict"),
+            ("accuracy_lenient", share, "accuracy, lenient", ""),
+            ("eval/accuracy", share, "", "Accuracy on held-out problems, strict"),
+            *(
+                (f"rewards/{n}/mean", plain, f"reward {n}, unweighted", f"Reward {n}, unweighted")
+                for n in rewards
+            ),
+            ("format_rate", share, "layout followed", ""),
+            ("frac_reward_zero_std", share, "groups without signal", ""),
+        ],
+        "Completions": [
+            ("completions/mean_length", plain, "length, tokens", "Completion length, tokens"),
+            ("completions/clipped_ratio", share, "cut off at the limit", "Cut off at the limit"),
+            (
+                "reflection_rate",
+                plain,
+                "reflection phrases a completion",
+                "Reflection phrases a completion",
+            ),
+        ],
+        "Behaviours": [
+            *(
+                (f"reasoning/{n}_rate", share, LABELS[n], f"Completions with {LABELS[n]}")
+                for n in BEHAVIOURS
+            ),
+            (
+                "reasoning/backtracks",
+                plain,
+                "backtracking, passages a completion",
+                "Backtracking, passages a completion",
+            ),
+            (
+                "reasoning/corrected_rate",
+                share,
+                LABELS[CORRECTED],
+                "Completions that corrected themselves",
+            ),
+            (
+                "reasoning/steps_true",
+                share,
+                "written equations that are true",
+                "Written equations that are true",
+            ),
+        ],
+        "The policy and its optimiser": [
+            ("entropy", plain, "entropy, nats a token", "Entropy of the policy, nats a token"),
+            ("kl", plain, "KL to the start, nats a token", "KL to the start, nats a token"),
+            ("learning_rate", plain, "", "Learning rate, not smoothed"),
+            ("grad_norm", plain, "gradient norm", "Gradient norm"),
+            ("tokens_wasted", share, "tokens without a gradient", ""),
+        ],
+    }
 
 
 def panels(
@@ -54,25 +92,26 @@ def panels(
     A metric has a panel if some run recorded it and its curve is not constant; `only`: keys to
     keep, all others are left out.
     """
+    records = [metrics for _, group in runs for metrics in group]
     headings: dict[str, list[Panel]] = {}
-    for heading, key, title, form in curve_keys(
-        [metrics for _, group in runs for metrics in group]
-    ):
-        if only and key not in only:
-            continue
-        series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
-        if any(len(set(s.strong)) > 1 for s in series):
-            headings.setdefault(heading, []).append(Panel(title, form, series))
+    for heading, metrics_shown in shown_metrics(records).items():
+        for key, form, _, title in metrics_shown:
+            if not title or (only and key not in only):
+                continue
+            series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
+            if any(len(set(s.strong)) > 1 for s in series):
+                headings.setdefault(heading, []).append(Panel(title, form, series))
     return list(headings.items())
 
 
 def constant(metrics: Metrics) -> list[tuple[str, float, str]]:
     """(title, value, form) of the metrics that never change, and so have no panel."""
     found = []
-    for _, key, title, form in curve_keys([metrics]):
-        recorded = [value for _, value in values(metrics, key)]
-        if len(set(recorded)) == 1:
-            found.append((title, recorded[0], form))
+    for metrics_shown in shown_metrics([metrics]).values():
+        for key, form, _, title in metrics_shown:
+            recorded = {value for _, value in values(metrics, key)}
+            if title and len(recorded) == 1:
+                found.append((title, recorded.pop(), form))
     return found
 
 
@@ -136,8 +175,8 @@ def curves_note(steps: int, several: bool) -> str:
     strong = f"the running mean over {window} step{'s' if window > 1 else ''}"
     if several:
         return (
-            f"Lines: {strong}. Where a recipe has several seeds: their mean, and a band from the "
-            "lowest to the highest of the seeds' running means, over the steps they all have."
+            f"Lines: {strong}. For a recipe with several seeds: the mean of the seeds' running "
+            "means, and a band from their lowest to their highest, over the steps all seeds have."
         )
     if steps > POINTS:
         size = -(-steps // POINTS)
@@ -164,34 +203,10 @@ def phase_table(metrics: Metrics) -> tuple[list[Phase], list[PhaseRow]]:
     phases = [
         (name, part[0]["step"], part[-1]["step"]) for name, part in zip(names, parts, strict=True)
     ]
-    metrics_shown = [
-        ("reward", "reward", "number"),
-        *(
-            (f"rewards/{name}/mean", f"reward {name}, unweighted", "number")
-            for name in reward_names(metrics)
-        ),
-        ("accuracy", "accuracy, strict", "percent"),
-        ("accuracy_lenient", "accuracy, lenient", "percent"),
-        ("format_rate", "layout followed", "percent"),
-        ("frac_reward_zero_std", "groups without signal", "percent"),
-        ("completions/mean_length", "length, tokens", "number"),
-        ("completions/clipped_ratio", "cut off at the limit", "percent"),
-        ("entropy", "entropy, nats a token", "number"),
-        ("kl", "KL to the start, nats a token", "number"),
-        ("grad_norm", "gradient norm", "number"),
-        ("reflection_rate", "reflection phrases a completion", "number"),
-        ("reasoning/self_check_rate", "self-check", "percent"),
-        ("reasoning/backtracking_rate", "backtracking", "percent"),
-        ("reasoning/subgoals_rate", "subgoals", "percent"),
-        ("reasoning/backward_chaining_rate", "backward chaining", "percent"),
-        ("reasoning/backtracks", "backtracking, passages a completion", "number"),
-        ("reasoning/corrected_rate", "corrected itself", "percent"),
-        ("reasoning/steps_true", "written equations that are true", "percent"),
-        ("tokens_wasted", "tokens without a gradient", "percent"),
-    ]
     rows: list[PhaseRow] = []
-    for key, label, form in metrics_shown:
-        if values(metrics, key):
-            found = [[value for _, value in values(part, key)] for part in parts]
-            rows.append((label, form, [fmean(part) if part else None for part in found]))
+    for metrics_shown in shown_metrics([metrics]).values():
+        for key, form, label, _ in metrics_shown:
+            if label and values(metrics, key):
+                found = [[value for _, value in values(part, key)] for part in parts]
+                rows.append((label, form, [fmean(part) if part else None for part in found]))
     return phases, rows

@@ -24,11 +24,11 @@ T = TypeVar("T")
 MOST, LEAST = 12, 3  # moments shown
 SAMPLED = 300  # sampled completions read for moments
 RULE = (
-    "Every completion that is right in the end, in the asked layout, after giving up at least one "
-    "try of its own; held out after training, and sampled during training (of these the "
-    f"{SAMPLED} with most reward are read). Order: fewest false equations, then most kinds of "
-    "behaviour, then shortest. One a problem; texts that differ only in numbers and signs are "
-    "shown once."
+    "Completions that are right in the end, in the required layout, after giving up at least one "
+    "try. They are held-out completions after training and samples from training (only the "
+    f"{SAMPLED} samples with most reward are read). Order: fewest false equations, then most kinds "
+    "of behaviour, then shortest. Each problem is shown once; so are texts that differ only in "
+    "numbers and signs."
 )
 SHOWN = 6_000  # characters; a longer text is shown without its middle
 _HEAD = 4_000
@@ -149,8 +149,8 @@ def _through_training(data: RunData) -> Case | None:
     rows = [(record, record["completions"][0]) for record in _evenly(records, _STAGES)]
     return Case(
         "One problem through training",
-        f"The problem that was sampled most often, at {len(records)} steps; of each of these "
-        f"{len(rows)} steps the first completion of its group, whatever it is.",
+        f"The problem that was sampled most often, at {len(records)} steps. Shown is the first "
+        f"completion of its group at {len(rows)} of these steps.",
         rows[0][0]["prompt"],
         tuple(
             (f"Step {record['step']:,}", _sampled(record, one, right, data.rules))

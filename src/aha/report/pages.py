@@ -143,11 +143,13 @@ def cost(data: RunData) -> list[tuple[str, str, str]]:
         rows.append(("time in training steps", duration(total), parts))
         rows.append(("a step, median", f"{number(median(times))} s", ""))
         if tokens:
-            rows.append(("tokens a second", number(tokens / total), "written, over the whole step"))
+            rows.append(
+                ("tokens a second", number(tokens / total), "written, over the whole step's time")
+            )
     if memory := recorded("memory/peak_gb"):
-        rows.append(("memory at most", f"{number(max(memory))} GiB", ""))
+        rows.append(("peak memory", f"{number(max(memory))} GiB", ""))
     if energy := sum(recorded("machine/energy_j")):
-        rows.append(("energy", f"{number(energy / 3600)} Wh", "as the machine measured it"))
+        rows.append(("energy", f"{number(energy / 3600)} Wh", "measured by the machine"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""`--watch`: the report of a run that is going on, served to this machine's own browser.
+"""`--watch`: the report of a run in progress, served to a browser on this machine.
 
 Only 127.0.0.1 is bound, only GET of "/" and "/version" is answered, and only under a Host that
 names this machine: a page elsewhere that points its own name here (DNS rebinding) is refused.
@@ -46,28 +46,34 @@ class LiveReport:
             version = self._next()
             if version != self._version:
                 started = self._clock()
-                self._page = self._build(Live(version, round(EVERY_S * 1000)))
+                live = Live(version, round(EVERY_S * 1000))
+                try:
+                    self._page = render_report(self._run, live)
+                except UserError as error:
+                    note = {"name": self._run.path.name, "why": str(error)}
+                    self._page = render("waiting.html.j2", note, live)
                 self._version = version
                 took = self._clock() - started
                 self._not_before = self._clock() + max(EVERY_S, took / _SHARE)
             return self._page
 
     def _next(self) -> str:
+        """The sizes and times of the run's files; the shown version while a build is too soon."""
         if self._page and self._clock() < self._not_before:
             return self._version
-        return _stamp(self._run)
-
-    def _build(self, live: Live) -> str:
-        try:
-            return render_report(self._run, live)
-        except UserError as error:
-            return render("waiting.html.j2", {"name": self._run.path.name, "why": str(error)}, live)
+        parts = []
+        for name in _FILES:
+            path = self._run.path / name
+            if path.exists():
+                status = path.stat()
+                parts.append(f"{status.st_size:x}.{status.st_mtime_ns:x}")
+        return "-".join(parts) or "empty"
 
 
 def watch(run: RunDirectory, port: int, say: Callable[[str], None]) -> None:
-    """Serve the run's report until Ctrl-C; `say` is told the address.
+    """Serve the run's report until Ctrl-C; `say` gets the address.
 
-    `port` 0 takes a free one. Errors: UserError when the port cannot be had.
+    `port` 0 takes a free one. Errors: UserError when the port cannot be used.
     """
     server = make_server(run, port)
     say(f"the report is at http://127.0.0.1:{server.server_port}/ (Ctrl-C ends)")
@@ -80,16 +86,11 @@ def watch(run: RunDirectory, port: int, say: Callable[[str], None]) -> None:
 
 
 def make_server(run: RunDirectory, port: int) -> ThreadingHTTPServer:
-    """The server, bound but not yet serving. Errors: UserError when the port cannot be had."""
-    report = LiveReport(run)
-
-    class Handler(_Handler):
-        live_report = report
-
+    """The server, bound but not yet serving. Errors: UserError when the port cannot be used."""
     try:
-        return _Server(("127.0.0.1", port), Handler)
+        return _Server(LiveReport(run), port)
     except (OSError, OverflowError) as error:
-        raise UserError(f"--port {port} cannot be had: {error}.") from None
+        raise UserError(f"--port {port} cannot be used: {error}.") from None
 
 
 class _Server(ThreadingHTTPServer):
@@ -97,29 +98,30 @@ class _Server(ThreadingHTTPServer):
     # Otherwise a second watcher on Windows would share the port with the first.
     allow_reuse_address = False
 
+    def __init__(self, report: LiveReport, port: int) -> None:
+        self.report = report
+        super().__init__(("127.0.0.1", port), _Handler)
+
 
 class _Handler(BaseHTTPRequestHandler):
-    live_report: LiveReport
+    server: _Server
     timeout = 10  # seconds a silent client may hold a thread
     protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
-        if self.headers.get_all("Host", []) not in self._own_names():
+        own = [[f"{name}:{self.server.server_port}"] for name in ("127.0.0.1", "localhost")]
+        if self.headers.get_all("Host", []) not in own:
             return self._reply(HTTPStatus.FORBIDDEN, "This address serves its own machine only.")
         if self.path == "/version":
-            return self._reply(HTTPStatus.OK, self.live_report.version())
+            return self._reply(HTTPStatus.OK, self.server.report.version())
         if self.path == "/":
-            return self._reply(HTTPStatus.OK, self.live_report.page(), "text/html")
-        return self._reply(HTTPStatus.NOT_FOUND, "There is / and /version.")
+            return self._reply(HTTPStatus.OK, self.server.report.page(), "text/html")
+        return self._reply(HTTPStatus.NOT_FOUND, "Only / and /version are served.")
 
     def _refuse(self) -> None:
         self._reply(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET is answered.")
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse
-
-    def _own_names(self) -> list[list[str]]:
-        server: Any = self.server
-        return [[f"{name}:{server.server_port}"] for name in ("127.0.0.1", "localhost")]
 
     def _reply(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
         body = text.encode()
@@ -138,15 +140,4 @@ class _Handler(BaseHTTPRequestHandler):
         return "aha"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are of no interest to who watches a run."""
-
-
-def _stamp(run: RunDirectory) -> str:
-    """What changes when the run's files do: their sizes and times."""
-    parts = []
-    for name in _FILES:
-        path = run.path / name
-        if path.exists():
-            status = path.stat()
-            parts.append(f"{status.st_size:x}.{status.st_mtime_ns:x}")
-    return "-".join(parts) or "empty"
+        """Log no requests: they are of no interest to someone who watches a run."""
