@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from made_run import TARGETS, MakeRun, aha
+
 from aha.report.moments import case_study
+from aha.report.pages import render_report
 from aha.report.run_data import load
 from aha.runs import RunDirectory
 
@@ -37,6 +40,14 @@ def test_a_problem_sampled_often_is_followed_through_training(run: RunDirectory)
     # Eleven steps; six of them, evenly: 1, 3, 5, 7, 9, 11.
     assert [when for when, _ in case.stages] == [f"Step {s}" for s in (1, 3, 5, 7, 9, 11)]
     assert [one.correct for _, one in case.stages] == [False] * 5 + [True]
+
+
+def test_a_case_is_shown_unfolded_however_long(make_run: MakeRun) -> None:
+    long = {target: f"{'x ' * 500}{aha(target)}" for target in TARGETS}
+    html = render_report(make_run(after=long))
+    case = html[html.index('<section id="case">') : html.index('<section id="cost">')]
+    assert "x x x" in case
+    assert "<details" not in case
 
 
 def test_no_case_is_no_case(run: RunDirectory) -> None:

@@ -118,11 +118,14 @@ def test_series_differ_in_more_than_colour() -> None:
 
 def test_a_label_is_text_whatever_it_holds() -> None:
     lines = tuple(
-        Series(name, [1, 2], [1.0, 2.0]) for name in ("<b>$\\frac{", "0.123456 $x$ run", "-->")
+        Series(name, [1, 2], [1.0, 2.0])
+        for name in ("<b>$\\frac{", "0.123456 $x$ run", "-->", "#0072b2", "\x01\ud800")
     )
     svg = chart_svg(Panel("Names", "number", lines))
     assert ">&lt;b&gt;$\\frac{<" in svg
     assert ">0.123456 $x$ run<" in svg
+    assert ">#0072b2<" in svg
+    assert ">⟨U+0001⟩⟨U+D800⟩<" in svg
     assert "<!--" not in svg
 
 

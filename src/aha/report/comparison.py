@@ -241,8 +241,14 @@ def _sentence(group: Group, alone: bool) -> str:
 
 
 def write_figure(run: RunDirectory, path: Path) -> None:
-    """The main curves of a run as one PNG. Errors: UserError when it has no steps yet."""
-    charts_png(_panels(group_runs([load(run)]), _CURVES), path)
+    """The main curves of a run as one PNG.
+
+    Errors: UserError when the run has no steps yet, or no curve that changes.
+    """
+    charts = _panels(group_runs([load(run)]), _CURVES)
+    if not charts:
+        raise UserError(f"{str(run.path)!r} has no curve that changes; there is nothing to draw.")
+    charts_png(charts, path)
 
 
 def write_figures(runs: Sequence[RunDirectory], folder: Path) -> list[Path]:
