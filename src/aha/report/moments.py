@@ -113,7 +113,7 @@ def _rank(one: Written) -> tuple[int, int, int, str]:
 
 
 def _varied(ranked: Sequence[Written]) -> list[Written]:
-    """The first of each problem and of each story; more of a story when there are too few."""
+    """The first of each problem and of each story; repeats of a story only when too few are left."""
     keys: set[str] = set()
     stories: set[str] = set()
     first: list[Written] = []
@@ -230,7 +230,7 @@ def _spans(analysis: Analysis) -> list[tuple[int, int, str, str]]:
     ]
     spans += [(s.start, s.end, "false", "false equation") for s in analysis.steps if not s.true]
     kept: list[tuple[int, int, str, str]] = []
-    # Of two that begin together the phrase goes before the equation, being listed first.
+    # Of two with the same start the phrase wins: it is listed first, and the sort is stable.
     for span in sorted(spans, key=lambda span: span[0]):
         if not kept or span[0] >= kept[-1][1]:
             kept.append(span)

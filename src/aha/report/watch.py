@@ -95,7 +95,7 @@ def make_server(run: RunDirectory, port: int) -> ThreadingHTTPServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # Otherwise a second watcher on Windows would share the port with the first.
+    # With reuse, a second watcher on Windows would share the port with the first.
     allow_reuse_address = False
 
     def __init__(self, report: LiveReport, port: int) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from aha.answers.equations import WrittenStep
 from aha.reasoning.analysis import Analysis
 from aha.reasoning.behaviours import Passage
-from aha.report.before_after import rises, summary, tiles
-from aha.report.run_data import Written, load, pairs
+from aha.report.before_after import behaviours, rises, shares_chart, summary, tiles, words_chart
+from aha.report.run_data import RunData, Written, load, pairs
 from aha.runs import RunDirectory
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -95,3 +98,89 @@ def test_a_run_that_goes_on_is_told_from_training_alone(run: RunDirectory) -> No
     assert sentences[0] == "40 of 150 steps are done, with no evaluation yet after training."
     assert sentences[1].startswith("The reward of rollouts went from 0.0")
     assert tiles(load(run)) == []
+
+
+def one(key: str, correct: bool, shows: bool, steps: tuple[bool, ...] = ()) -> Written:
+    analysis = Analysis(
+        passages=(Passage("self_check", 0, 1),) if shows else (),
+        steps=tuple(WrittenStep(0, 1, true) for true in steps),
+        corrected=False,
+        reflections=int(shows),
+    )
+    return Written(key, "p", "t", correct, 1, "held out", analysis)
+
+
+@pytest.fixture
+def data(run: RunDirectory) -> RunData:
+    return replace(
+        load(run),
+        before=(one("a", False, False, (True, False)), one("b", False, False, (True, True))),
+        after=(one("a", True, True, (True,)), one("b", False, False)),
+    )
+
+
+def test_shares_rise_lift_and_steps_by_hand(data: RunData) -> None:
+    found = behaviours(data)
+    assert found is not None
+    row = found.rows[0]
+    assert row.label == "self-check"
+    assert (row.before.value, row.after.value) == (0.0, 0.5)
+    assert row.rise is not None
+    assert row.rise.value == 0.5
+    assert row.lift_before is None  # nobody shows it
+    assert row.lift_after is not None
+    assert row.lift_after.value == 1.0  # the one that shows it is right, the other is not
+    assert found.steps == ((4, 0.75), (1, 1.0))
+    assert found.phrases == (0.0, 0.5)
+
+
+def test_thresholds_are_reached_where_the_mean_of_five_does(data: RunData) -> None:
+    found = behaviours(data)
+    assert found is not None
+    # self_check_rate is step/40: the mean of steps s-4..s is (s-2)/40, so 0.1 at 6 and 0.5 at 22.
+    assert found.rows[0].reaches == ((0.1, 6), (0.5, 22))
+    # corrected_rate is a fifth of that: 0.1 at step 22, 0.5 never.
+    assert found.rows[-1].reaches == ((0.1, 22), (0.5, None))
+
+
+def test_an_older_run_has_no_steps_to_name(data: RunData) -> None:
+    old = [{k: v for k, v in r.items() if not k.startswith("reasoning/")} for r in data.metrics]
+    found = behaviours(replace(data, metrics=old))
+    assert found is not None
+    assert all(row.reaches == () for row in found.rows)
+
+
+def test_without_evaluations_there_is_nothing_to_compare(data: RunData) -> None:
+    assert behaviours(replace(data, after=())) is None
+
+
+def test_the_chart_has_both_sides_with_intervals(data: RunData) -> None:
+    chart = shares_chart([("before", data.before), ("after", data.after)])
+    assert chart.categories[0] == "self-check"
+    assert [bars.values[0] for bars in chart.series] == [0.0, 0.5]
+    assert chart.series[1].low is not None
+    assert chart.series[1].low[0] < 0.5
+
+
+def texts(run: RunDirectory, *found: str) -> list[Written]:
+    first = load(run).before[0]
+    return [replace(first, text=text) for text in found]
+
+
+def test_counts_are_per_hundred_completions(run: RunDirectory) -> None:
+    before = texts(run, "wait", "nothing", "nothing", "nothing")
+    after = texts(run, "Wait, wait", "perhaps WAIT")
+    chart = words_chart([("before", before), ("after", after)], "countdown")
+    assert chart is not None
+    assert list(chart.categories) == ["“wait”", "“perhaps”"]
+    assert [bars.values for bars in chart.series] == [[25.0, 0.0], [150.0, 50.0]]
+
+
+def test_the_most_frequent_phrase_comes_first(run: RunDirectory) -> None:
+    chart = words_chart([("after", texts(run, "perhaps perhaps wait"))], "countdown")
+    assert chart is not None
+    assert list(chart.categories) == ["“perhaps”", "“wait”"]
+
+
+def test_no_phrase_no_chart(run: RunDirectory) -> None:
+    assert words_chart([("after", texts(run, "2 + 2 = 4"))], "countdown") is None
