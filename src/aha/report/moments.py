@@ -113,7 +113,7 @@ def _rank(one: Written) -> tuple[int, int, int, str]:
 
 
 def _varied(ranked: Sequence[Written]) -> list[Written]:
-    """The first of each problem and of each story; repeats of a story only when too few are left."""
+    """The first of each problem and of each story; repeats of a story if too few are left."""
     keys: set[str] = set()
     stories: set[str] = set()
     first: list[Written] = []
