@@ -8,5 +8,5 @@ from pathlib import Path
 
 
 def program(name: str) -> str | None:
-    """Where it is: beside this Python, whether or not its environment is active, or on the path."""
+    """The path of a program: beside this Python, even if its environment is not active, or on PATH."""
     return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)

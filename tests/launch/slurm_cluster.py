@@ -159,7 +159,7 @@ def stop(cluster: Cluster) -> None:
 
 
 def _try(cluster: Cluster, *command: str) -> str:
-    """What a client says, if anything: the cluster may be on its way up or down."""
+    """A client's output, or nothing while the cluster starts or stops."""
     return subprocess.run(
         command, env=cluster.environment, capture_output=True, text=True, check=False, timeout=60
     ).stdout.strip()

@@ -1,4 +1,4 @@
-"""What `aha launch accelerate` refuses and writes, without starting anything."""
+"""`aha launch accelerate` refuses and writes the right things, without starting anything."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def test_several_processes_start_through_the_launcher(
         "--processes", "8", "--nodes", "2", "--strategy", "fsdp2", "--head", "n1",
         "--port", "20154", "--folder", "run.launch", "--node-rank", "0",
     ]  # fmt: skip
-    # What the command itself takes.
+    # The command line accepts them.
     monkeypatch.chdir(stubs)
     done = CliRunner().invoke(app, [*started, "--dry-run", "--cpu"])
     assert done.exit_code == 0, done.output

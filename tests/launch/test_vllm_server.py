@@ -103,7 +103,7 @@ time.sleep(60)
         pass
     killer.join()
     pid = int(started.read_text())
-    # What is left of it until the system looks for it.
+    # A zombie until the system reaps it.
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
