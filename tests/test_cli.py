@@ -27,7 +27,29 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "eval", "data", "data show", "rewards", "rewards try", "recipes", "launch slurm"],
+    [
+        "",
+        "train",
+        "eval",
+        "report",
+        "samples",
+        "export",
+        "play",
+        "doctor",
+        "recipes",
+        "tasks",
+        "bench",
+        "data",
+        "data show",
+        "data prepare",
+        "data harness",
+        "rewards",
+        "rewards try",
+        "launch",
+        "launch accelerate",
+        "launch slurm",
+        "launch sagemaker",
+    ],  # fmt: skip
 )
 def test_h_is_help(command: str) -> None:
     runner = CliRunner()

@@ -8,5 +8,5 @@ from pathlib import Path
 
 
 def program(name: str) -> str | None:
-    """The path of a program: beside this Python, even if its environment is not active, or on PATH."""
+    """The path of a program: beside this Python, in an active environment or not, or on PATH."""
     return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
