@@ -25,32 +25,14 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.strip().endswith("[]")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "",
-        "train",
-        "eval",
-        "report",
-        "samples",
-        "export",
-        "play",
-        "doctor",
-        "recipes",
-        "tasks",
-        "bench",
-        "data",
-        "data show",
-        "data prepare",
-        "data harness",
-        "rewards",
-        "rewards try",
-        "launch",
-        "launch accelerate",
-        "launch slurm",
-        "launch sagemaker",
-    ],  # fmt: skip
-)
+COMMANDS = [
+    "", "train", "eval", "report", "samples", "export", "play", "doctor", "recipes", "tasks",
+    "bench", "data", "data show", "data prepare", "data harness", "rewards", "rewards try",
+    "launch", "launch accelerate", "launch slurm", "launch sagemaker",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_h_is_help(command: str) -> None:
     runner = CliRunner()
     short, long = (runner.invoke(app, [*command.split(), flag]) for flag in ("-h", "--help"))
