@@ -22,7 +22,6 @@ from aha.answers.tags import (
     last_boxed,
     lenient_answer,
     strict_answer,
-    thoughts_of,
 )
 from aha.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, shipped_recipes
 from aha.rewards.score import rewards_of
@@ -111,7 +110,6 @@ def test_the_answer_grammar_reads_any_text(text: str) -> None:
         answer = read(text)
         assert answer is None or isinstance(answer, str)
     assert isinstance(has_all_tags(text), bool)
-    assert isinstance(thoughts_of(text), str)
     number = parse_number(text)
     assert number is None or isinstance(number, Fraction)
 

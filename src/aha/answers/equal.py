@@ -1,9 +1,8 @@
-"""Are two mathematical answers equal: string and number fast paths, then math-verify.
+"""Compare two mathematical answers: fast paths for strings and numbers, then math-verify.
 
-math-verify (sympy behind it) can be made to run for hours, or to eat all memory, by a short
-text. So it runs in worker processes that are killed at a time limit and started again; a
-worker that lives is used again. Nothing here depends on signals, so any thread may call, nor on
-the main script, so a notebook may.
+A short text can make math-verify (which uses sympy) run for hours or use all memory. So it runs in
+worker processes that are killed at a time limit; workers that answer in time are used again.
+Nothing here uses signals, so any thread may call. Nothing needs the main script, so a notebook may.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ from typing import Literal
 from aha.answers.numbers import Quantity, parse_quantity
 from aha.types import RunFailure
 
-# Equal, different, or: the gold cannot be parsed, so that there is nothing to be equal to.
+# "no_gold": the gold answer cannot be parsed, so no answer can be equal to it.
 Outcome = Literal["equal", "different", "no_gold"]
 
 MAX_CHARACTERS = 2_000
 _START_SECONDS = 120.0
 
 _THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
-# Space between two digits is not nothing: `7 2` is not 72.
+# Space between two digits counts: `7 2` is not 72.
 _SPACE = re.compile(r"(?<![0-9])(?:\s|\\ |\\quad|\\qquad)+|(?:\s|\\ |\\quad|\\qquad)+(?![0-9\s\\])")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr)(?![A-Za-z])")
 _BASE = re.compile(r"[0-9]_\{?[0-9]")
 _BRACES = str.maketrans("", "", "{}")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-# A time: its hours, minutes and half of the day. math-verify would divide the first two.
+# The hours, minutes and half of the day of a time. math-verify would divide hours by minutes.
 _TIME = re.compile(
     r"(?<![0-9:])0?([0-9]{1,2}):([0-5][0-9])(?![0-9:])(?:(?:\s|\\text\s*\{)*([ap])\.?m\b)?"
 )
 _LONE_LETTER = re.compile(
     r"(?<=[0-9A-Za-z})])\s*\\(?:text|textbf|mathrm|mathbf)\s*\{\s*([A-Za-z])\s*\}"
 )
-# Units of one letter, as text: metres, volts and the like.
+# Units of one letter, such as metres and volts.
 _UNIT_LETTERS = frozenset("mgshlLCFVAWJNK")
 _ROOT = re.compile(
     "\u221a" + r"\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[A-Za-z]|\\pi))"
@@ -59,16 +58,17 @@ _DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 @dataclass(frozen=True)
 class Pair:
-    """A gold answer and what is compared with it."""
+    """A gold answer and the answer to compare with it."""
 
     gold: str
     answer: str
 
 
 class MathVerifier:
-    """Compares answers in `workers` processes, `timeout` seconds each at the most.
+    """Compares answers in `workers` processes, with at most `timeout` seconds for each pair.
 
-    Use `equal_many` for a batch; results are cached. Thread-safe. `close` ends the workers.
+    Use `equal_many` for a batch. Results are cached. Thread-safe. `close` ends the workers.
+    `killed` counts workers that were killed or died.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MathVerifier:
         return self.equal_many([Pair(gold, answer)])[0]
 
     def equal_many(self, pairs: Sequence[Pair]) -> list[Outcome]:
-        """An outcome for each pair, in order. A comparison past its time is "different"."""
+        """An outcome for each pair, in order. A comparison that takes too long is "different"."""
         with self._lock:
             slow: dict[Pair, None] = {}
             for pair in pairs:
@@ -96,7 +96,7 @@ class MathVerifier:
                     if outcome is None:
                         slow[pair] = None
                     else:
-                        self._remember(pair, outcome)
+                        self._cache[pair] = outcome
             if slow:
                 self._compare(list(slow))
             outcomes = [self._cache[pair] for pair in pairs]
@@ -111,9 +111,6 @@ class MathVerifier:
                 worker.kill()
             self._workers.clear()
 
-    def _remember(self, pair: Pair, outcome: Outcome) -> None:
-        self._cache[pair] = outcome
-
     def _compare(self, pairs: list[Pair]) -> None:
         waiting: Iterator[Pair] = iter(pairs)
         wanted = min(self._count, len(pairs))
@@ -125,8 +122,8 @@ class MathVerifier:
                 self._collect(busy)
                 busy = [worker for worker in busy if worker.pair or self._give(worker, waiting)]
         finally:
-            # An answer that nobody read would be taken for the next pair's. Out of the list first:
-            # a second interrupt during the kills must not leave such a worker in it.
+            # An unread answer would be taken for the next pair's, so its worker is killed. The list
+            # loses it first, in case a second interrupt comes during the kills.
             pending = [worker for worker in self._workers if worker.pair]
             self._workers = [worker for worker in self._workers if not worker.pair]
             for worker in pending:
@@ -139,17 +136,17 @@ class MathVerifier:
         return pair is not None
 
     def _collect(self, busy: Sequence[_Worker]) -> None:
-        """Take every answer that is there, and kill every worker whose time is over."""
+        """Read every answer that has come, and kill every worker whose time is over."""
         patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
         ready = wait([worker.answers.fileno() for worker in busy], timeout=patience)
         for worker in busy:
             pair = worker.pair
             assert pair is not None
             if worker.answers.fileno() in ready:
-                self._remember(pair, worker.take())
+                self._cache[pair] = worker.take()
             elif time.monotonic() >= worker.deadline:
                 worker.kill()
-                self._remember(pair, "different")
+                self._cache[pair] = "different"
             else:
                 continue
             worker.pair = None
@@ -179,12 +176,12 @@ class _Worker:
         self._ready = False
 
     def give(self, pair: Pair, timeout: float) -> None:
-        # Before anything is read or written: whoever is interrupted here must find the pair.
+        # Set before anything is read or written, so that an interrupt leaves the pair known.
         self.pair = pair
         if not self.alive:
             self._start()
         if not self._ready:
-            # Importing sympy takes a second or two, which is not the comparison's fault.
+            # Importing sympy takes a second or two, which must not count for the comparison.
             if (
                 not wait([self.answers.fileno()], timeout=_START_SECONDS)
                 or not self.answers.readline()
@@ -197,7 +194,7 @@ class _Worker:
         self._requests.flush()
 
     def take(self) -> Outcome:
-        """The answer that is waiting; "different" from a process that died of its memory."""
+        """The answer that has come; "different" from a process that ran out of memory."""
         line = self.answers.readline()
         if not line:
             self.kill()
@@ -209,7 +206,7 @@ class _Worker:
         self.alive = False
         self._process.kill()
         self._process.wait()
-        # Closing flushes, and there may be nobody to flush to.
+        # Closing flushes, which fails when the process is gone.
         with contextlib.suppress(BrokenPipeError):
             self._requests.close()
         self.answers.close()
@@ -246,17 +243,17 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
         return None
     answer_quantity = parse_quantity(answer)
     if answer_quantity is None:
-        # Words are no number, nor is an equation of more than a name (`x + 1 = 72`): algebra would
-        # drop the words, or the left side, and find its number in the rest.
+        # Words are not a number, and neither is an equation with arithmetic and a name
+        # (`x + 1 = 72`). math-verify would drop the words or the left side and compare the rest.
         unread = "=" in answer or _WORD.search(_TEXT.sub(r" \1 ", answer))
         return "different" if unread else None
     return _compare_quantities(gold_quantity, answer_quantity)
 
 
 def _compare_quantities(gold: Quantity, answer: Quantity) -> Outcome:
-    """Numbers decide, and a unit only where both name one.
+    """Compare the numbers, and the units only where both name one.
 
-    A gold in per cent may be answered as such, as the bare number, or as the share it is.
+    A gold answer of 40% may be answered as 40%, as 40, or as 0.4.
     """
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return "different"
@@ -265,11 +262,11 @@ def _compare_quantities(gold: Quantity, answer: Quantity) -> Outcome:
 
 
 def as_latex(text: str) -> str:
-    """A root, infinity and comparisons in Unicode as LaTeX; a variable in `\\text{}` as itself.
+    """Unicode roots, infinity and comparisons as LaTeX, and a variable in `\\text{}` as itself.
 
-    math-verify drops `\\text{}`, so that `6\\text{x}` would be 6. The border: one letter after
-    something else is a unit where it is a common symbol (`6\\text{ m}`), and else a variable. Two
-    letters or more are a word, so a unit (`12 \\text{ cm}`).
+    math-verify drops `\\text{}`, so that `6\\text{x}` would be 6. One letter after something else
+    is a unit if it is a common symbol (`6\\text{ m}`), else a variable. Two letters or more are a
+    unit (`12 \\text{ cm}`).
     """
     if not text.isascii():
         text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
@@ -282,7 +279,7 @@ def as_latex(text: str) -> str:
 
 
 def normal_text(text: str) -> str:
-    """Text without what never changes its mathematics: space, sizes of brackets, dollars."""
+    """The text without space, sizes of brackets and dollars, which do not change its meaning."""
     text = _TEXT.sub(r" \1 ", text.strip().strip("$")).strip().removesuffix(".")
     text = _DISPLAY_FRACTION.sub(r"\\frac", _SIZES.sub("", text))
     return _SPACE.sub("", _THIN_SPACE.sub("", text)).replace("\u2212", "-")

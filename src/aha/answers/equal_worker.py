@@ -1,6 +1,6 @@
-"""The other end of `math_equal`: compares one pair at a time, a JSON line in, a JSON line out.
+"""The worker process of `aha.answers.equal`: a JSON line in, a JSON line out, for each pair.
 
-A program of its own (`python -m aha.answers.equal_worker`), not a fork and not a spawned copy: the
+It is a program of its own (`python -m aha.answers.equal_worker`), not a fork or a spawned copy: the
 caller may have threads, and its main script need not be importable.
 """
 
@@ -15,9 +15,9 @@ _MEMORY_BYTES = 4 * 2**30
 
 
 def compare(gold: str, answer: str) -> str:
-    """math-verify's opinion as an Outcome, without its own timeouts: they use signals.
+    """math-verify's result as an Outcome, without its own timeouts, which use signals.
 
-    Only as LaTeX, whole: its other readings pick a number out of prose (`not 72`).
+    The whole text is read as LaTeX, since its other readings pick a number out of prose (`not 72`).
     """
     from math_verify import LatexExtractionConfig, parse, verify
 
@@ -38,13 +38,13 @@ def compare(gold: str, answer: str) -> str:
 
 
 def main() -> None:
-    """Say that the imports are done, then answer until standard input closes."""
-    if sys.platform == "linux":  # elsewhere address space is not what is bounded
+    """Write a first line when the imports are done, then answer until standard input closes."""
+    if sys.platform == "linux":  # other systems do not bound the address space
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.CRITICAL)
-    # What libraries print must not mix with the answers.
+    # Text that libraries print must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     print(json.dumps(compare("1", "1")), file=answers, flush=True)
     for line in sys.stdin:

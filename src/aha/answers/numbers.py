@@ -3,9 +3,9 @@
 Everything is exact (`fractions`), bounded in length, and refuses rather than guesses: a text
 with two different numbers, such as `60% of 240 is 144`, has no value.
 
-What follows a number is its unit, or the text has no value. Words of two letters or more are a
-unit, unless they say another number (`half`, `million`) or are mathematics (`sin`, `or`). One
-letter is a unit where it is a common symbol (`5 m`), and else a variable (`5 x`). Letters that
+Only a unit may follow a number; with anything else the text has no value. Words of two letters or
+more are a unit, unless they name another number (`half`, `million`) or are mathematics (`sin`,
+`or`). One letter is a unit if it is a common symbol (`5 m`), else a variable (`5 x`). Letters that
 touch the number are variables (`5ab`), unless they are a common unit (`5cm`). A power belongs to a
 unit of two letters or more, or to metres: `12 cm^2`, `12 m^2`, not `12 s^2`.
 """
@@ -43,7 +43,7 @@ _SIGNS = "$\u20ac\u00a3\u00a5"
 _CURRENCY = re.compile(rf"([-+]?)\s*([{_SIGNS}])\s*")
 _NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}")
 _LABEL = re.compile(r"([A-Za-z]{2,}(?:[ '-][A-Za-z]+)*):\**\s+")
-# Words of a label after which the number is not the answer, or not all of it.
+# After a label with such a word, the number is not the answer, or not all of it.
 _DENIALS = frozenset((
     "not", "no", "never", "isn", "wrong", "incorrect", "false", "or", "than", "more", "less",
     "least", "most", "over", "under", "above", "below", "without", "except", "nearly", "almost",
@@ -60,7 +60,7 @@ _WORD = r"[A-Za-z][A-Za-z.]*(?:-[A-Za-z]{2,})*"
 _UNIT = re.compile(
     rf"\s*([%\u00b0{_SIGNS}])\s*|(\s*)({_WORD}(?:[ \t/]+{_WORD})*)(?:\^\{{?([23])\}}?)?"
 )
-# Letters after a number that are mathematics or a scale, not a unit: the value is another.
+# Letters after a number that are mathematics or a scale, not a unit. They change the value.
 # fmt: off
 _NOT_UNITS = frozenset((
     "pi", "e", "i", "x", "y", "z", "n", "k", "a", "b", "c", "d", "sqrt", "sin", "cos", "tan",
@@ -99,9 +99,9 @@ class Quantity:
 def parse_quantity(text: str) -> Quantity | None:
     """The value and unit of a text that is one number; None for anything else.
 
-    Read: thousands separators, a currency sign, Unicode minus, a trailing full stop, a mixed
-    number, a simple LaTeX fraction, `0.\\overline{3}`, `1e3`, words of a unit; before the number a
-    name (`x = 5`, `Total cost: $18`) or arithmetic that it is the result of (`9 * 2 = 18`).
+    It reads thousands separators, a currency sign, Unicode minus, a trailing full stop, a mixed
+    number, a simple LaTeX fraction, `0.\\overline{3}`, `1e3` and words of a unit. Before the number
+    may stand a name (`x = 5`, `Total cost: $18`) or arithmetic with this result (`9 * 2 = 18`).
     """
     if len(text) > MAX_CHARACTERS:
         return None
@@ -152,7 +152,7 @@ def _quantity(text: str) -> Quantity | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The value of `parse_quantity`, whatever its unit."""
+    """The value of `parse_quantity`, with any unit."""
     quantity = parse_quantity(text)
     return None if quantity is None else quantity.value
 
@@ -209,7 +209,7 @@ def _slash(match: re.Match[str]) -> Fraction | None:
 
 def _repeating(match: re.Match[str]) -> Fraction:
     sign, whole, decimals, period = match.groups()
-    # The digits up to the end of one period, less those before it, over nines and then zeros.
+    # 0.1(6) = (16 - 1) / 90: nines for the digits of the period, zeros for those before it.
     top = int(whole + decimals + period) - int(whole + decimals or "0")
     value = Fraction(top, (10 ** len(period) - 1) * 10 ** len(decimals))
     return -value if sign == "-" else value

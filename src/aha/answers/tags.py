@@ -1,9 +1,9 @@
 """The one grammar of tags and answers, for rewards, evaluation and analysis.
 
-Two readings, and every accuracy says which it used. Strict: the text is exactly one block of
-thoughts, then one answer block, and nothing else but white space. Lenient: whatever stands in
-the last answer block, even when the layout around it is broken; without such a block the last
-`\\boxed{...}`, then what follows the last `####`.
+It has two readings, and every accuracy says which it used. Strict: the text is exactly one block of
+thoughts, then one answer block, and nothing else but white space. Lenient: the text of the last
+answer block, even when the layout around it is broken; without such a block the last
+`\\boxed{...}`, else the text after the last `####`.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def strict_answer(text: str, layouts: Sequence[Layout] = (THINK, REASONING)) -> 
 
 
 def lenient_answer(text: str) -> str | None:
-    """The answer wherever it stands, tags in any case; None without any.
+    """The answer in any layout, with tags in any case; None without any.
 
-    The last closed answer block, else the last `\\boxed{...}`, else what follows `####`.
+    It is the last closed answer block, else the last `\\boxed{...}`, else the text after `####`.
     """
     block = answer_block(text)
     if block is not None:
@@ -98,7 +98,7 @@ def lenient_answer(text: str) -> str | None:
 
 
 def answer_block(text: str) -> str | None:
-    """What stands in the last closed answer block, tags in any case; None without one."""
+    """The text of the last closed answer block, with tags in any case; None without one."""
     opened: int | None = None
     found: str | None = None
     for tag in _TAG.finditer(text):
@@ -126,13 +126,5 @@ def last_boxed(text: str) -> str | None:
 
 
 def has_all_tags(text: str, layout: Layout = THINK) -> bool:
-    """Whether all four tags occur, in whatever order and number."""
+    """True if all four tags occur, in any order and number."""
     return set(layout.tags) <= {tag.group() for tag in _TAG.finditer(text)}
-
-
-def thoughts_of(text: str) -> str:
-    """The text before the first answer block: what was thought, in any layout."""
-    for tag in _TAG.finditer(text):
-        if tag.group(2).lower() == "answer":
-            return text[: tag.start()]
-    return text
