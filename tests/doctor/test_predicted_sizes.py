@@ -165,7 +165,7 @@ def test_the_heap_has_one_margin(small_shape: Shape) -> None:
     # A step of the heap's growth, and a share of all tensors; not of the interpreter's own.
     for found in predict(recipe(), small_shape, CPU, PROMPT).phases[1:]:
         tensors = sum(found.parts.values()) - found.parts["fragments"] - CPU.before
-        assert found.parts["fragments"] == HEAP_STEP_BYTES + int(0.04 * tensors)
+        assert found.parts["fragments"] == HEAP_STEP_BYTES + int(0.06 * tensors)
 
 
 def test_sizes_of_a_configuration_that_says_little() -> None:
