@@ -5,9 +5,9 @@ import pytest
 from aha.evaluate.evaluation import evaluate
 from aha.reasoning.compare import wilson_interval
 from aha.rollout.base import SamplingSettings
-from aha.rollout.scripted import ScriptedEngine
 from aha.tasks.countdown import make_problem
 from aha.types import Prompt
+from scripted import ScriptedEngine
 
 
 @pytest.mark.parametrize(

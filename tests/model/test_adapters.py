@@ -14,9 +14,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.grpo.batches import Row, micro_batches
 from aha.grpo.logprobs import LogprobModel, WithoutAdapters
-from aha.model.adapters import adapters_off, can_fold_in, fold_in, folded_copy, has_adapters
 from aha.model.llama import blocks_of
-from aha.model.lora import add_adapters
+from aha.model.lora import (
+    adapters_off,
+    add_adapters,
+    can_fold_in,
+    fold_in,
+    folded_copy,
+    has_adapters,
+)
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.sections import LoraSection

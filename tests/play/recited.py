@@ -6,8 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from aha.play.session import Session
-from aha.rollout.base import SamplingSettings
-from aha.rollout.partial import Partial
+from aha.rollout.base import Partial, SamplingSettings
 from aha.types import Prompt
 
 MakeSession = Callable[..., Session]

@@ -5,7 +5,7 @@ from recited import GIVES_UP, GOES_ON, MakeSession
 
 from aha.play.scene import UNICODE, Row, Scene
 from aha.play.session import Draw, Session, Tally, who_plays
-from aha.rollout.partial import Partial
+from aha.rollout.base import Partial
 from aha.tasks.countdown import make_problem
 
 

@@ -21,10 +21,10 @@ from transformers import (
 
 from aha.doctor.diagnosis import diagnose
 from aha.doctor.preview import describe
+from aha.model.load import positions_of, require_positions
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
-from aha.rollout.positions import positions_of, require_positions
 from aha.train.start import start_run
 from aha.types import Prompt, UserError
 

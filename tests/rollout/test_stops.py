@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
-from aha.rollout.stops import StopStrings
+from aha.rollout.sampler import StopStrings
 from aha.types import Prompt
 
 

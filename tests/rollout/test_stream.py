@@ -11,11 +11,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aha.model.kernels import calls
 from aha.model.llama import blocks_of
-from aha.rollout.base import SamplingSettings
+from aha.rollout.base import Partial, SamplingSettings, in_groups, unfinished_text
 from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.engine import NativeEngine
 from aha.rollout.hf import HFDecoder
-from aha.rollout.partial import Partial, in_groups, unfinished_text
 from aha.types import Prompt
 
 MakeModel = Callable[..., LlamaForCausalLM]

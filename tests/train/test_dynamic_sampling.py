@@ -10,10 +10,10 @@ import pytest
 from aha.observe.record import group_metrics
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.base import rollout_seed
-from aha.rollout.scripted import ScriptedEngine
 from aha.train.loop import collect
 from aha.train.state import TrainingState, prepare
 from aha.types import Prompt
+from scripted import ScriptedEngine
 
 
 def recipe(**grpo: Any) -> Recipe:

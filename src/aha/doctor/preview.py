@@ -19,12 +19,18 @@ from transformers import AutoConfig, Qwen2Config
 from aha.bench.workload import SHAPES
 from aha.doctor import software
 from aha.doctor.hardware import Machine
-from aha.model.load import choose_device, choose_dtype, load_config, load_tokenizer
+from aha.model.load import (
+    choose_device,
+    choose_dtype,
+    load_config,
+    load_tokenizer,
+    positions_of,
+    require_positions,
+)
 from aha.model.lora import base_name, is_adapter
 from aha.model.sizes import Counts, Shape, Widths, adapter_parameters, counts_of, weights_bytes
 from aha.recipe import Recipe, dump_recipe
 from aha.rewards.score import rewards_of, try_rewards
-from aha.rollout.positions import positions_of, require_positions
 from aha.sections import ModelSection
 from aha.tasks import TASKS, load_problems
 from aha.tasks.prompts import ask

@@ -17,8 +17,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from aha.grpo.batches import MicroBatch
-from aha.model.adapters import adapters_off
 from aha.model.llama import LlamaBlocks
+from aha.model.lora import adapters_off
 from aha.model.ops import add_product, casting, causal_attention, linear_float32
 
 # Bytes of logits at a time. Up to three tensors of that size exist. A GPU needs more tokens in a

@@ -269,3 +269,39 @@ def _load(factory: Any, section: ModelSection, source: str, **options: Any) -> A
                 f"{section.name!r} does not have; --set model.attn_implementation=eager."
             ) from None
         raise UserError(f"model.name: {section.name!r} could not be loaded: {first}") from None
+
+
+def positions_of(config: Any) -> int | None:
+    """The most tokens that prompt and completion may have together; none without a limit.
+
+    Beyond it GPT-2 fails, and other models write worse text without an error. State-space models
+    and ALiBi have no limit. `max_position_embeddings` may be the length of the first training or
+    the length that the rotary embedding is scaled to, so the larger of it and the scaled length
+    counts.
+    """
+    text = config.get_text_config()
+    stated = getattr(text, "max_position_embeddings", None)
+    if stated is None or getattr(text, "alibi", False):
+        return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    # Some models have one rotary embedding for each type of layer.
+    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict)]
+    scaled = [
+        int((kind.get("factor") or 1) * (kind.get("original_max_position_embeddings") or stated))
+        for kind in kinds
+    ]
+    return max([stated, *scaled])
+
+
+def require_positions(config: Any, prompt_tokens: int, completion_tokens: int) -> None:
+    """Errors: UserError where the longest prompt and completion are too long for the model."""
+    limit = positions_of(config)
+    if limit is None or prompt_tokens + completion_tokens <= limit:
+        return
+    allowed = limit - prompt_tokens
+    way = f"allowed is at most {allowed}" if allowed > 0 else "the prompts must become shorter"
+    raise UserError(
+        f"generation.max_completion_length is {completion_tokens} and the longest prompt has "
+        f"{prompt_tokens} tokens, but the model ({config.model_type}) takes {limit} tokens "
+        f"together; {way}."
+    )

@@ -1,4 +1,4 @@
-"""LoRA for the policy: adapters put on a frozen base, read from a folder, written by checkpoints.
+"""LoRA (arXiv:2106.09685): put adapters on a frozen base, load, save, switch off and fold in.
 
 The work is peft's. Left out: dropout in adapters (the sampler would draw from another
 distribution than the trainer scores) and adapters on the embedding or the head.
@@ -6,8 +6,10 @@ distribution than the trainer scores) and adapters on the embedding or the head.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from aha.model.adapters import has_adapters
 from aha.sections import LoraSection
 from aha.types import RunFailure, UserError
 from aha.visible import did_you_mean
@@ -32,7 +34,7 @@ _FILE_PREFIX = "base_model.model."
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model of its own."""
+    """True if a folder holds an adapter and no model of its own."""
     return (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file()
 
 
@@ -136,7 +138,7 @@ def save_adapters(model: PreTrainedModel, state: Mapping[str, torch.Tensor], fol
 
 
 def trained_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds: all weights, or the adapters alone."""
+    """The tensors of a checkpoint: all weights, or only the adapters."""
     state: dict[str, torch.Tensor] = model.state_dict()
     if not has_adapters(model):
         return state
@@ -168,3 +170,68 @@ def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
                 f"are all-linear or {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
             )
     return list(lora.target_modules)
+
+
+def has_adapters(model: PreTrainedModel) -> bool:
+    """True if the model has adapters beside its weights."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def can_fold_in(model: PreTrainedModel) -> bool:
+    """True if folding in only rounds: every adapted layer is a float32 linear layer."""
+    layers = [layer.get_base_layer() for _, layer in _adapted(model)]
+    return all(type(x) is nn.Linear and x.weight.dtype == torch.float32 for x in layers)
+
+
+def folded_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with W + (alpha / r) B A in place of W; the model stays as it is."""
+    return fold_in(copy.deepcopy(model))
+
+
+def fold_in(model: PreTrainedModel) -> PreTrainedModel:
+    """Add the adapters to the weights of the model itself, and remove them."""
+    with torch.no_grad():
+        for name, layer in _adapted(model):
+            layer.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
+    del model.peft_config
+    return model
+
+
+@contextmanager
+def adapters_off(model: PreTrainedModel) -> Iterator[None]:
+    """Switch the adapters off inside the context: the model as it was before training."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+def _adapted(model: PreTrainedModel) -> list[tuple[str, Any]]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [(name, x) for name, x in model.named_modules() if isinstance(x, BaseTunerLayer)]
+
+
+def cast_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its linear layers in another type, for products under autocast.
+
+    All else is shared with the model and keeps its type, as training has it: a norm or an embedding
+    in bfloat16 would move log-probabilities.
+    """
+    shared: dict[int, Any] = {id(p): p for p in model.parameters()}
+    embedding = model.get_input_embeddings().weight
+    for layer in model.modules():
+        for p in layer.parameters(recurse=False):
+            # Autocast would cast what is left, such as experts' weights, for every token.
+            product = type(layer) in (nn.Linear, Conv1D) or p.ndim == 3
+            if product and p is not embedding:
+                shared[id(p)] = nn.Parameter(p.detach().to(dtype), requires_grad=False)
+    copied = copy.deepcopy(model, shared)
+    head: Any = copied.get_output_embeddings()
+    if head is not None and head.weight is embedding:  # tied: two types, so two tensors
+        head.weight = nn.Parameter(embedding.detach().to(dtype), requires_grad=False)
+    return copied

@@ -21,7 +21,7 @@ from typing import Literal
 from aha.answers.equations import WrittenStep, written_steps
 from aha.answers.expression import ExpressionError, parse_equation
 from aha.reasoning.behaviours import find_behaviours
-from aha.rollout.partial import Partial
+from aha.rollout.base import Partial
 from aha.tasks import TASKS, Verdict, task_of
 from aha.types import Problem
 

@@ -16,8 +16,7 @@ from functools import cached_property
 
 from aha.play.scene import Lane, Row, Scene
 from aha.recipe import Recipe
-from aha.rollout.base import SamplingSettings
-from aha.rollout.partial import Partial, unfinished_text
+from aha.rollout.base import Partial, SamplingSettings, unfinished_text
 from aha.runs import find_runs
 from aha.tasks import TASKS, Task, check_completion, load_problems
 from aha.tasks.prompts import ask

@@ -1,22 +1,29 @@
-"""What the training loop and evaluation ask of a rollout engine."""
+"""What a rollout is asked, what it answers, and what it needs of a decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeVar
 
+from torch import Tensor
+
+from aha.model.kernels.decode import Drawn
 from aha.types import Completion, Prompt
+
+INCOMPLETE = "\ufffd"  # a tokenizer decodes bytes that are not a whole character to this
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How completions are drawn; `temperature` 0 is greedy, `top_k` 0 is off.
+    """Settings of the draw. `temperature` 0 is greedy, `top_k` 0 is off.
 
-    The reported log-probabilities are those of the full softmax at `temperature` (1 when
-    greedy), which is what the trainer scores; top_p, top_k and min_p only narrow the draw.
-    A completion ends with the token that completes one of the `stop` strings; with `ignore_end`
-    it goes on to the limit whatever it says, for benchmarks.
+    Reported log-probabilities are those of the full softmax at `temperature` (1 when greedy), as
+    the trainer computes them; top_p, top_k and min_p only narrow the draw. A completion ends with
+    the token that completes one of the `stop` strings. With `ignore_end` it always goes on to the
+    limit, for benchmarks.
     """
 
     max_completion_length: int
@@ -30,6 +37,38 @@ class SamplingSettings:
     @property
     def scoring_temperature(self) -> float:
         return self.temperature if self.temperature > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A row while it is written; `finish_reason` is None until it ends.
+
+    `token_ids` and `logprobs` are those of `Completion`. The text of an unfinished row leaves out
+    a last character of which only some bytes are written.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Literal["stop", "length"] | None
+
+    @property
+    def completion(self) -> Completion:
+        """The finished completion. Errors: ValueError while the row is written."""
+        if self.finish_reason is None:
+            raise ValueError("the row is still writing")
+        return Completion(self.text, self.token_ids, self.logprobs, self.finish_reason)
+
+
+def unfinished_text(decoded: str) -> str:
+    """The decoded text without a last character whose bytes are not all written yet."""
+    return decoded.rstrip(INCOMPLETE)
+
+
+def in_groups(rows: Sequence[_Row], num_generations: int) -> list[tuple[_Row, ...]]:
+    """The rows in order, one tuple for each prompt."""
+    starts = range(0, len(rows), num_generations)
+    return [tuple(rows[start : start + num_generations]) for start in starts]
 
 
 class Engine(Protocol):
@@ -47,6 +86,48 @@ class Engine(Protocol):
         A completion depends on the weights, its prompt, its place in the group, `seed` and
         the index of its prompt: not on the batch it shared.
         """
+        ...
+
+
+class Decoder(Protocol):
+    """Feeds a model one token a row and remembers the rest: the KV cache behind a rollout.
+
+    A row is one completion. Rows can be added while others run if `can_join` is true. Every
+    `stride` tokens the engine looks which rows have ended, and drops them once they are
+    `leave_share` of all; until then they write on. `burst_tokens` is 0 without bursts.
+    """
+
+    leave_share: float
+    stride: int
+    burst_tokens: int = 0
+
+    @property
+    def can_join(self) -> bool: ...
+
+    def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
+        """Read each prompt once and append `repeats` rows of it; logits (P * repeats, V)."""
+        ...
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        """Append one token to every row; logits (R, V) for the next."""
+        ...
+
+    def burst(
+        self,
+        tokens_R: Tensor,
+        uniforms_RS: Tensor,
+        limit_R: Tensor,
+        end_ids: Tensor,
+        temperature: float,
+    ) -> Drawn:
+        """Append each row's token and draw up to S more, as many `step`s and draws would.
+
+        A row stops at an end token or after `limit_R` tokens; the last one drawn is not appended.
+        """
+        raise TypeError(f"{type(self).__name__} has no bursts")
+
+    def keep(self, rows_K: Tensor) -> None:
+        """Drop all rows but these, given in ascending order; they are renumbered from 0."""
         ...
 
 

@@ -19,8 +19,9 @@ from aha.model.kernels import calls
 from aha.model.kernels.build import kernels
 from aha.model.kernels.decode import DecodedModel, Drawn
 from aha.model.llama import LlamaBlocks
+from aha.rollout.base import Decoder
 from aha.rollout.cuda import StaticDecoder
-from aha.rollout.hf import Decoder, prompt_mask
+from aha.rollout.hf import prompt_mask
 
 _BURST_TOKENS = 16  # that a small model's rows write before the next look at who has ended
 SLAB_BLOCKS = 64  # blocks are allocated this many at a time

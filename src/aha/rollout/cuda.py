@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from aha.model.llama import LlamaBlocks
 from aha.model.ops import casting
-from aha.rollout.hf import Decoder
+from aha.rollout.base import Decoder
 
 _LEAST_ROWS = 8
 STRIDE = 16

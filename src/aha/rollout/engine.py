@@ -1,8 +1,8 @@
 """The native engine: rollouts inside the training process, on the policy's own weights.
 
-No copy of the weights is kept, so there is nothing to synchronise and the sampler's
-log-probabilities are the trainer's (`logprob_gap` measures by how much they are not).
-At most `max_rows` completions are in the cache: a finished one leaves, a waiting prompt enters.
+No copy of the weights is kept, so nothing must be synchronised, and the sampler computes the
+trainer's log-probabilities up to rounding (`logprob_gap` logs the largest difference).
+At most `max_rows` completions are in the cache. Finished ones leave it, and waiting prompts enter.
 """
 
 from __future__ import annotations
@@ -10,38 +10,37 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.model.adapters import can_fold_in, cast_copy, folded_copy, has_adapters
 from aha.model.free_memory import is_out_of_memory
 from aha.model.llama import LlamaBlocks, blocks_of
-from aha.rollout.base import SamplingSettings
+from aha.model.load import require_positions
+from aha.model.lora import can_fold_in, cast_copy, folded_copy, has_adapters
+from aha.rollout.base import Partial, SamplingSettings, in_groups, unfinished_text
 from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.cuda import StaticDecoder
 from aha.rollout.hf import Decoder, HFDecoder, refuse_unfit
-from aha.rollout.partial import Partial, in_groups, unfinished_text
-from aha.rollout.positions import require_positions
-from aha.rollout.sampler import sample, uniforms
-from aha.rollout.stops import StopStrings
+from aha.rollout.sampler import StopStrings, sample, uniforms
 from aha.types import Completion, Prompt, RunFailure
 
-# Prompts enter once this share of the cache is free, so that they are read several at a time.
+# Waiting prompts are read once this share of the cache is free.
 _ENTER_SHARE = 0.125
+
+_Written = tuple[tuple[int, ...], tuple[float, ...], Literal["stop", "length"] | None]
 
 
 class NativeEngine:
-    """Generates with the policy in place; `blocks` are its fused blocks, none for other models.
+    """Generates with the policy in place. `blocks` are its fused blocks, None for other models.
 
-    `max_rows` bounds the completions in the cache at a time, and is halved when memory runs out.
-    Adapters are folded into a copy of the weights for each call where that only rounds, on a CPU.
-    With `dtype` other than the weights' a copy in that type is made for each call and dropped
-    after it: on a GPU, reading float32 weights for every token would take twice as long.
-    `decoding`: `aha.rollout.cpu.choose`'s, on a CPU; by default the kernels serve where they can.
+    `max_rows` bounds the completions in the cache at a time. It is halved when memory runs out.
+    On a CPU, adapters are folded into a copy of the weights for each call if that only rounds.
+    `dtype` is the type of products, as under autocast in training. If it is not the weights' type,
+    the linear layers are copied for each call: a GPU would take twice as long to read float32.
+    `decoding` is the result of `aha.rollout.cpu.choose`; by default the kernels run if they can.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class NativeEngine:
         """See `aha.rollout.base.Engine`."""
         with self._without_training():
             while True:
-                rollout = None  # what ran out of memory goes before less is tried
+                rollout = None  # frees its cache before the next try
                 try:
                     rollout = self._rollout(prompts, num_generations, settings, seed)
                     rollout.run(max(1, self._max_rows // num_generations))
@@ -95,13 +94,13 @@ class NativeEngine:
         settings: SamplingSettings,
         seed: int,
     ) -> Generator[list[tuple[Partial, ...]], None, None]:
-        """What every row has written after each step, or burst of steps, of `generate`.
+        """Every row's tokens so far, after each step or burst of steps of `generate`.
 
-        The last item holds what `generate` returns. When memory runs out, the rows begin again.
+        The last item is the result of `generate`. If memory runs out, all rows start again.
         """
         with self._without_training():
             while True:
-                rollout = None  # what ran out of memory goes before less is tried
+                rollout = None  # frees its cache before the next try
                 try:
                     rollout = self._rollout(prompts, num_generations, settings, seed)
                     for _ in rollout.steps(max(1, self._max_rows // num_generations)):
@@ -113,7 +112,7 @@ class NativeEngine:
     @contextmanager
     def _without_training(self) -> Iterator[None]:
         was_training = self._model.training
-        # Quantised layers compute otherwise in eval mode, and must write as they are trained.
+        # Quantised layers compute something else in eval mode than in training.
         self._model.train(getattr(self._model, "is_quantized", False))
         try:
             yield
@@ -121,11 +120,19 @@ class NativeEngine:
             self._model.train(was_training)
 
     def _take_fewer_rows(self, error: RuntimeError, rows: int) -> None:
-        """Errors: `error` when it is of something else, or as `_halved`."""
+        """Halve `max_rows` after memory ran out. A row's tokens do not depend on it.
+
+        Errors: any other `error`; RunFailure when one row at a time is too much already.
+        """
         if not is_out_of_memory(error):
             raise error
-        # What a row writes does not depend on how many there are.
-        self._max_rows = _halved(min(self._max_rows, rows))
+        rows = min(self._max_rows, rows)
+        if rows <= 1:
+            raise RunFailure(
+                "out of memory in the rollout with one group of completions at a time; what helps: "
+                "a smaller generation.max_completion_length or num_generations, a smaller model."
+            )
+        self._max_rows = rows // 2
 
     def _rollout(
         self,
@@ -166,34 +173,18 @@ class NativeEngine:
 
     def _partials(self, rollout: _Rollout) -> list[Partial]:
         rows = rollout.written()
-        texts = self._tokenizer.batch_decode(
-            [row.token_ids for row in rows], skip_special_tokens=True
-        )
+        texts = self._tokenizer.batch_decode([ids for ids, _, _ in rows], skip_special_tokens=True)
         return [
-            Partial(
-                text if row.finish_reason else unfinished_text(text),
-                row.token_ids,
-                row.logprobs,
-                row.finish_reason,
-            )
-            for text, row in zip(texts, rows, strict=True)
+            Partial(text if reason else unfinished_text(text), ids, logprobs, reason)
+            for text, (ids, logprobs, reason) in zip(texts, rows, strict=True)
         ]
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What one row wrote; `finish_reason` as in `Partial`."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: Literal["stop", "length"] | None
 
 
 class _Rollout:
     """One call of `generate`: B = prompts * G rows, R of them live, in the decoder's order.
 
-    Row b belongs to prompt b // G and draws from its own random stream, so what it writes does
-    not depend on when it entered or on who was there.
+    Row b belongs to prompt b // G and draws from a random stream of its own, so its tokens do not
+    depend on the time it entered or on the other rows.
     """
 
     def __init__(
@@ -214,7 +205,7 @@ class _Rollout:
         self._uniforms_BT = uniforms_BT.to(device)
         self._end_ids = end_ids
         self._stops = stops
-        # Bursts draw from the whole distribution, and only an end token ends them.
+        # A burst draws from the whole distribution, and only an end token ends a row in it.
         s = settings
         plain = s.top_p == 1 and s.top_k == 0 and s.min_p == 0 and stops is None
         self._burst_tokens = decoder.burst_tokens if plain else 0
@@ -223,56 +214,31 @@ class _Rollout:
         self._position_R = torch.empty(0, dtype=torch.long, device=device)
         self._lengths_B = torch.full((len(uniforms_BT),), 0, device=device)
         self._stopped_B = torch.zeros(len(uniforms_BT), dtype=torch.bool, device=device)
-        # Per step: the rows that wrote, their tokens, and the log-probabilities of these.
+        # For each step: the rows, their tokens and the tokens' log-probabilities.
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def run(self, max_prompts: int) -> None:
-        """Write until every row has ended, `max_prompts` groups of rows at a time at most."""
+        """Write until every row has ended, at most `max_prompts` groups of rows at a time."""
         for _ in self.steps(max_prompts):
             pass
 
     def steps(self, max_prompts: int) -> Iterator[None]:
-        """As `run`, with a pause after every step or burst for those who look on."""
-        if self._burst_tokens:
-            yield from self._in_bursts(max_prompts)
-            return
-        logits_RV = self._enter(max_prompts)
-        for count in itertools.count(1):
-            tokens_R = self._write(logits_RV)
+        """As `run`, but stop after every step or burst, so that a caller can look."""
+        tokens_R = torch.empty(0, dtype=torch.long, device=self._row_R.device)
+        for count in itertools.count():
+            # `tokens_R`: the newest token of every live row, which is not in the cache yet.
+            if len(tokens_R) and self._burst_tokens:
+                tokens_R = self._burst(tokens_R)
+            elif len(tokens_R):
+                tokens_R = self._write(self._decoder.step(tokens_R))
+            if count % self._decoder.stride == 0:
+                tokens_R = self._admit(self._leave(tokens_R), max_prompts)
             yield
-            if count % self._decoder.stride:
-                logits_RV = self._decoder.step(tokens_R)
-                continue
-            tokens_R = self._leave(tokens_R)
-            parts = [self._decoder.step(tokens_R)] if len(tokens_R) else []
-            free = max_prompts - -(-len(self._row_R) // self._num_generations)
-            if self._entered < len(self._prompts) and (
-                not parts or (self._decoder.can_join and free >= _ENTER_SHARE * max_prompts)
-            ):
-                parts.append(self._enter(free))
-            if not parts:
+            if not len(tokens_R) and self._entered == len(self._prompts):
                 return
-            logits_RV = parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _in_bursts(self, max_prompts: int) -> Iterator[None]:
-        """As `steps`, several tokens of every row at a time."""
-        tokens_R = self._leave(self._write(self._enter(max_prompts)))
-        yield
-        while len(self._row_R) or self._entered < len(self._prompts):
-            if len(tokens_R):
-                tokens_R = self._leave(self._burst(tokens_R))
-            free = max_prompts - -(-len(self._row_R) // self._num_generations)
-            if self._entered < len(self._prompts) and free >= _ENTER_SHARE * max_prompts:
-                live = self._row_R, self._position_R
-                self._row_R, self._position_R = live[0][:0], live[1][:0]
-                new_R = self._write(self._enter(free))
-                self._row_R = torch.cat((live[0], self._row_R))
-                self._position_R = torch.cat((live[1], self._position_R))
-                tokens_R = self._leave(torch.cat((tokens_R, new_R)))
-            yield
 
     def _burst(self, tokens_R: Tensor) -> Tensor:
-        """Draw and record the tokens of one burst for every live row; the last of each."""
+        """Draw and record one burst of tokens for every live row; the last token of each."""
         row_R, limit = self._row_R, self._settings.max_completion_length
         steps = min(self._burst_tokens, limit - int(self._position_R.min()))
         column_RS = self._position_R[:, None] + torch.arange(steps)
@@ -296,7 +262,7 @@ class _Rollout:
         return drawn.tokens_RS.gather(1, drawn.written_R[:, None] - 1).squeeze(1)
 
     def written(self) -> list[_Written]:
-        """Every row's tokens up to its end, or so far, in order."""
+        """Each row's tokens so far, their log-probabilities, and the reason of its end if any."""
         row_N = torch.cat([row for row, _, _ in self._steps])
         # Stable: a row's tokens stay in the order in which they were written.
         order_N = row_N.argsort(stable=True)
@@ -306,28 +272,37 @@ class _Rollout:
         lengths, stopped = self._lengths_B.tolist(), self._stopped_B.tolist()
         rows, start = [], 0
         for b, count in enumerate(counts):
-            # A row that has ended writes on until it leaves; that is cut off here.
+            # An ended row writes on until it leaves. Those tokens are cut off here.
             end = start + (lengths[b] or count)
             ended: Literal["stop", "length"] = "stop" if stopped[b] else "length"
             reason = ended if lengths[b] else None
-            rows.append(_Written(tuple(tokens[start:end]), tuple(logprobs[start:end]), reason))
+            rows.append((tuple(tokens[start:end]), tuple(logprobs[start:end]), reason))
             start += count
         return rows
 
-    def _enter(self, prompts: int) -> Tensor:
-        """Let up to `prompts` waiting prompts in; logits of their rows."""
-        first, last = self._entered, min(self._entered + prompts, len(self._prompts))
+    def _admit(self, tokens_R: Tensor, max_prompts: int) -> Tensor:
+        """Read waiting prompts where there is room and draw their first tokens, after the others'.
+
+        Several prompts at a time are read faster, so live rows wait until a share of the cache is
+        free.
+        """
+        free = max_prompts - -(-len(self._row_R) // self._num_generations)
+        first, last = self._entered, min(self._entered + free, len(self._prompts))
+        fits = self._decoder.can_join and free >= _ENTER_SHARE * max_prompts
+        if first == last or (len(tokens_R) and not fits):
+            return tokens_R
         logits_RV = self._decoder.add(self._prompts[first:last], self._num_generations)
-        rows = torch.arange(first * self._num_generations, last * self._num_generations)
-        self._row_R = torch.cat((self._row_R, rows.to(self._row_R.device)))
-        self._position_R = torch.cat(
-            (self._position_R, torch.zeros_like(self._row_R[-len(rows) :]))
-        )
         self._entered = last
-        return logits_RV
+        live_R, position_R, size = self._row_R, self._position_R, self._num_generations
+        self._row_R = torch.arange(first * size, last * size, device=live_R.device)
+        self._position_R = torch.zeros_like(self._row_R)
+        new_R = self._write(logits_RV)
+        self._row_R = torch.cat((live_R, self._row_R))
+        self._position_R = torch.cat((position_R, self._position_R))
+        return self._leave(torch.cat((tokens_R, new_R)))
 
     def _write(self, logits_RV: Tensor) -> Tensor:
-        """Draw and record a token for every live row, and note which rows it ends.
+        """Draw and record a token for every row of `logits_RV`, and note the rows that end.
 
         Nothing here waits for a GPU, unless there are stop strings.
         """
@@ -346,10 +321,10 @@ class _Rollout:
         return tokens_R
 
     def _leave(self, tokens_R: Tensor) -> Tensor:
-        """Drop ended rows where that pays; the tokens of those that stay."""
+        """Drop ended rows if enough of them ended; the tokens of the rows that stay."""
         going_R = self._lengths_B[self._row_R] == 0
         live, ended = len(going_R), len(going_R) - int(going_R.sum())
-        # A row that has ended must not outgrow its place in the cache.
+        # An ended row must not outgrow its place in the cache.
         full = ended and int(self._position_R.max()) >= self._settings.max_completion_length
         at_once = full or self._burst_tokens > 0
         if not ended or not (at_once or ended >= self._decoder.leave_share * live):
@@ -358,16 +333,6 @@ class _Rollout:
         self._decoder.keep(kept_K)
         self._row_R, self._position_R = self._row_R[kept_K], self._position_R[kept_K]
         return tokens_R[kept_K]
-
-
-def _halved(rows: int) -> int:
-    """Errors: RunFailure when one row at a time is too much already."""
-    if rows <= 1:
-        raise RunFailure(
-            "out of memory in the rollout with one group of completions at a time; what helps: "
-            "a smaller generation.max_completion_length or num_generations, a smaller model."
-        )
-    return rows // 2
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

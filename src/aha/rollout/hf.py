@@ -1,6 +1,5 @@
-"""A decoder feeds a model one token a row and remembers the rest: the KV cache behind a rollout.
+"""A decoder for every Hugging Face causal language model, through the model's own forward.
 
-`HFDecoder` works for every Hugging Face causal LM through the model's own forward.
 Llama-like models have faster ones: `aha.rollout.cpu`, and `aha.rollout.cuda` for GPUs.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,52 +16,9 @@ from torch.nn import functional
 from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 from aha.model.free_memory import is_out_of_memory
-from aha.model.kernels.decode import Drawn
 from aha.model.ops import casting
+from aha.rollout.base import Decoder
 from aha.types import UserError
-
-
-class Decoder(Protocol):
-    """The rows in the making; a row is one completion, and new ones may join the others.
-
-    Ended rows are dropped once they are `leave_share` of all, which is looked at every `stride`
-    tokens; until then they write on.
-    """
-
-    leave_share: float
-    stride: int
-    burst_tokens: int = 0  # tokens of a burst; 0 where the decoder has none
-
-    @property
-    def can_join(self) -> bool:
-        """Whether `add` may be called while rows are live."""
-        ...
-
-    def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
-        """Read each prompt once and append `repeats` rows of it; logits (P * repeats, V)."""
-        ...
-
-    def step(self, tokens_R: Tensor) -> Tensor:
-        """Append one token to every row; logits (R, V) for the next."""
-        ...
-
-    def burst(
-        self,
-        tokens_R: Tensor,
-        uniforms_RS: Tensor,
-        limit_R: Tensor,
-        end_ids: Tensor,
-        temperature: float,
-    ) -> Drawn:
-        """Append each row's token and draw up to S more, as many `step`s and draws would.
-
-        A row stops at an end token or after `limit_R` tokens; the last one drawn is not appended.
-        """
-        raise TypeError(f"{type(self).__name__} has no bursts")
-
-    def keep(self, rows_K: Tensor) -> None:
-        """Drop all rows but these, given in ascending order; they are renumbered from 0."""
-        ...
 
 
 class HFDecoder(Decoder):

@@ -1,4 +1,6 @@
-"""Drawing tokens: inverse of the cumulative distribution, one uniform number per token.
+"""Draw tokens, and watch for the stop strings that end a completion.
+
+A draw inverts the cumulative distribution, with one uniform number per token.
 
 One uniform per token (instead of one per vocabulary entry, as multinomial and Gumbel need)
 lets every row have a random stream of its own, drawn before the rollout starts, so that a
@@ -13,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
-from aha.rollout.base import SamplingSettings
+from aha.rollout.base import INCOMPLETE, SamplingSettings
 
 _BLOCK = 128
 
@@ -92,3 +95,40 @@ def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:
         threshold_B1 = settings.min_p * probs_BV.max(dim=-1, keepdim=True).values
         probs_BV = probs_BV.where(probs_BV >= threshold_B1, 0.0)
     return probs_BV
+
+
+class StopStrings:
+    """Watches rows for stop strings, however their characters fall into tokens.
+
+    Only a row whose newest token holds the last character of a stop string, or bytes that may end
+    it, is read back, so a step costs one look-up.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        # A token holds at least one byte, so this many tokens reach over any stop string.
+        self._window = max(len(stop.encode()) for stop in stops) + 1
+        self._tails: dict[int, list[int]] = {}
+        # Some decoders drop the space of a first token, so another one stands before each.
+        before = tokenizer.encode("a", add_special_tokens=False)
+        pieces = tokenizer.batch_decode([[*before, i] for i in range(len(tokenizer))])
+        last, start = {stop[-1] for stop in stops}, len(tokenizer.decode(before))
+        if any(not character.isascii() for character in last):
+            last.add(INCOMPLETE)  # a token may hold only the last bytes of such a character
+        self._may_end_V = torch.tensor([any(c in last for c in piece[start:]) for piece in pieces])
+
+    def reached(self, row_R: Tensor, tokens_R: Tensor) -> Tensor:
+        """True (R,) for each row whose newest token completes a stop string."""
+        rows, tokens = row_R.tolist(), tokens_R.tolist()
+        reached = [self._reached(row, token) for row, token in zip(rows, tokens, strict=True)]
+        return torch.tensor(reached, device=tokens_R.device)
+
+    def _reached(self, row: int, token: int) -> bool:
+        tail = self._tails.setdefault(row, [])
+        tail.append(token)
+        del tail[: -self._window]
+        if token >= len(self._may_end_V) or not self._may_end_V[token]:
+            return False
+        text = self._tokenizer.decode(tail)
+        return any(stop in text for stop in self._stops)

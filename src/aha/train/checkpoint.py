@@ -25,8 +25,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aha.model.adapters import has_adapters
-from aha.model.lora import save_adapters, trained_state
+from aha.model.lora import has_adapters, save_adapters, trained_state
 from aha.runs import RunDirectory
 from aha.types import RunFailure
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aha.grpo.logprobs import LogprobModel, Reference, WithoutAdapters
 from aha.grpo.losses import LossSettings
 from aha.grpo.update import UpdateSettings
-from aha.model.adapters import can_fold_in, folded_copy, has_adapters
 from aha.model.llama import LlamaBlocks, blocks_of
 from aha.model.load import (
     choose_autocast,
@@ -23,13 +22,14 @@ from aha.model.load import (
     load_policy,
     load_tokenizer,
     require_fast_bfloat16,
+    require_positions,
 )
+from aha.model.lora import can_fold_in, folded_copy, has_adapters
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import choose
 from aha.rollout.engine import NativeEngine
-from aha.rollout.positions import require_positions
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import Progress, restore

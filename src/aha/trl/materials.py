@@ -27,12 +27,12 @@ from aha.model.load import (
     load_tokenizer,
     product_dtype,
     require_fast_bfloat16,
+    require_positions,
 )
 from aha.model.lora import is_adapter, lora_config
 from aha.model.sizes import Pass, Widths, kept_per_token, logits_per_token
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
-from aha.rollout.positions import require_positions
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.memory import token_budget

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from aha.evaluate.evaluation import Evaluation, evaluate_held_out
-from aha.model.adapters import can_fold_in, folded_copy
 from aha.model.llama import blocks_of
 from aha.model.load import load_model
+from aha.model.lora import can_fold_in, folded_copy
 from aha.train.state import build_engine
 from aha.trl.materials import Materials, loading_whole
 from aha.trl.ranks import Ranks

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from aha.rollout.stops import StopStrings
+from aha.rollout.sampler import StopStrings
 from aha.types import Completion, Group, Problem, Prompt, RunFailure
 
 
