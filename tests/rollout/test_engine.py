@@ -223,13 +223,16 @@ def test_waiting_prompts_enter_as_rows_leave(
     prompts[1] = Prompt("", "", tuple(range(20, 84)))
     whole = engine_of(on_path, model, tokenizer).generate(prompts, 3, settings, seed=4)
     live: list[int] = []
-    enter = _Rollout._enter
+    admit = _Rollout._admit
 
-    def spy(self: _Rollout, prompts: int) -> torch.Tensor:
-        live.append(int((self._lengths_B[: 3 * self._entered] == 0).sum()))
-        return enter(self, prompts)
+    def spy(self: _Rollout, tokens_R: torch.Tensor, max_prompts: int) -> torch.Tensor:
+        before, rows = self._entered, int((self._lengths_B[: 3 * self._entered] == 0).sum())
+        tokens_R = admit(self, tokens_R, max_prompts)
+        if self._entered > before:
+            live.append(rows)
+        return tokens_R
 
-    monkeypatch.setattr(_Rollout, "_enter", spy)
+    monkeypatch.setattr(_Rollout, "_admit", spy)
     few = engine_of(on_path, model, tokenizer, max_rows=9)
     assert ids(few.generate(prompts, 3, settings, seed=4)) == ids(whole)
     # Some prompts entered beside live rows.

@@ -1,8 +1,8 @@
-"""The decoder for Llama-like models on a CPU: C kernels, a cache in blocks of 64 positions.
+"""The decoder for Llama-like models on a CPU: C kernels, and a cache in blocks of 64 positions.
 
-A row holds the blocks it has filled and no more, so memory and time are proportional to the
-tokens that are live; rows leave and join without anything being copied, and the rows of a group
-share their prompt's full blocks (as vLLM's PagedAttention does, arXiv:2309.06180).
+A row owns only the blocks that it has filled, so memory and time are proportional to the live
+tokens. Rows leave and join without a copy, and the rows of a group share the full blocks of their
+prompt (as in vLLM's PagedAttention, arXiv:2309.06180).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from aha.rollout.base import Decoder
 from aha.rollout.cuda import StaticDecoder
 from aha.rollout.hf import prompt_mask
 
-_BURST_TOKENS = 16  # that a small model's rows write before the next look at who has ended
+_BURST_TOKENS = 16  # tokens that a small model's rows write before ended ones are dropped
 SLAB_BLOCKS = 64  # blocks are allocated this many at a time
 PREFILL_TOKENS = 4096  # prompts are read this many tokens at a time: enough for full speed
 
-# The trial that `choose` makes: 4 prompts of 8 tokens, 32 rows, best of 3 steps.
+# The trial of `choose`: 4 prompts of 8 tokens, 32 rows, the best of 3 steps.
 _TRIAL_PROMPTS, _TRIAL_ROWS, _TRIAL_TOKENS, _TRIAL_STEPS = 4, 32, 8, 3
-_MOST_APART = 1e-3  # between log-probabilities that were summed in another order
-_TOLERATED = 1.1  # a tie, as exactly as a few steps can be timed
+_MOST_APART = 1e-3  # between log-probabilities that are summed in another order
+_TOLERATED = 1.1  # a few steps cannot be timed more exactly
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How a model is decoded on a CPU: by kernels on `path`, or by PyTorch on path `off`."""
+    """The kernels that decode a model on a CPU, `off` for PyTorch alone, and the reason."""
 
     path: str
     why: str
@@ -44,10 +44,9 @@ class Choice:
 def choose(blocks: LlamaBlocks, before: str = "") -> Choice:
     """Decode a few tokens with the kernels and with PyTorch, and choose for this model.
 
-    The kernels serve if they compute the same log-probabilities and are not slower. A path that
-    AHA_KERNELS forces is only checked for its numbers. Takes about eight decoding steps.
-    `before`: the path of a run that goes on, kept where it can be, so that its numbers stay the
-    same to the bit.
+    The kernels run if they compute the same log-probabilities and are not slower. If AHA_KERNELS
+    forces a path, only its numbers are checked. Takes about eight decoding steps. `before` is the
+    path of a resumed run. It is kept if possible, so that its numbers stay the same to the bit.
     """
     found = kernels()
     if before and before in (found.path, "off"):
@@ -82,12 +81,12 @@ def choose(blocks: LlamaBlocks, before: str = "") -> Choice:
 
 
 class CPUDecoder(Decoder):
-    """Rows with tables of blocks, decoded in C; `longest` bounds prompt plus completion.
+    """Rows with tables of blocks, decoded in C. `longest` bounds prompt plus completion.
 
-    `CPUDecoder.of(blocks, longest)` is none where the kernels cannot run the model.
+    Create one with `CPUDecoder.of(blocks, longest)`.
     """
 
-    leave_share = 0.03  # leaving copies nothing, but takes a little time
+    leave_share = 0.03  # dropping rows copies nothing, but takes a little time
     stride = 1
     can_join = True
 
@@ -105,7 +104,7 @@ class CPUDecoder(Decoder):
 
     @classmethod
     def of(cls, blocks: LlamaBlocks, longest: int) -> CPUDecoder | None:
-        """The decoder for a model, none where the kernels cannot run it."""
+        """The decoder for a model; None if the kernels cannot run it."""
         angles = blocks.angles(longest)
         model = blocks.decoded(*angles)
         return None if model is None else cls(blocks, longest, model, angles)
@@ -143,7 +142,7 @@ class CPUDecoder(Decoder):
         self._tables_RN, self._length_R = self._tables_RN[rows_K], self._length_R[rows_K]
 
     def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
-        """Run prompts and append their rows; the last hidden states (P, C)."""
+        """Run the prompts and append their rows; the last hidden states (P, C)."""
         blocks, width = self._blocks, max(len(prompt) for prompt in prompts)
         length_P = torch.tensor([len(prompt) for prompt in prompts])
         padding_P = width - length_P
@@ -174,7 +173,7 @@ class CPUDecoder(Decoder):
         return hidden_NC.unflatten(0, (-1, width))[:, -1]
 
     def _new_rows(self, lengths: Sequence[int], repeats: int) -> Tensor:
-        """Append `repeats` rows a prompt: full blocks shared, the last one each row's own."""
+        """Append `repeats` rows for each prompt. They share its full blocks, but not the last."""
         for length in lengths:
             shared = [self._pool.take() for _ in range(length // calls.BLOCK)]
             for row in range(repeats):
@@ -192,7 +191,7 @@ class CPUDecoder(Decoder):
         return tables_RN[::repeats].contiguous()
 
     def _copy_ends(self, first: int, lengths: Sequence[int], repeats: int) -> None:
-        """A prompt's last, partly filled block from its first row to the others."""
+        """Copy a prompt's last, partly filled block from its first row to the others."""
         for index, length in enumerate(lengths):
             if length % calls.BLOCK:
                 row = first + index * repeats
@@ -200,7 +199,7 @@ class CPUDecoder(Decoder):
                     self._pool.copy(self._owned[row][-1], self._owned[other][-1])
 
     def _make_room(self, positions: int) -> None:
-        """Blocks for that many more positions of every row, as far as its table goes."""
+        """Give every row blocks for that many more positions, at most its whole table."""
         most = self._tables_RN.shape[1]
         needed_R = ((self._length_R + positions - 1) // calls.BLOCK + 1).clamp(max=most).tolist()
         for row, needed in enumerate(needed_R):
@@ -212,7 +211,7 @@ class CPUDecoder(Decoder):
 
 
 class _BlockPool:
-    """Blocks of floats by address; a block is free again when all its owners released it."""
+    """Blocks of floats by address. A block is free again when all its owners released it."""
 
     def __init__(self, floats_per_position: int) -> None:
         self._floats = floats_per_position * calls.BLOCK
@@ -247,7 +246,7 @@ class _BlockPool:
 
 
 def _chunks(lengths: Sequence[int]) -> list[int]:
-    """Ends of runs of prompts that hold at most `PREFILL_TOKENS` padded tokens, or one prompt."""
+    """The ends of groups of prompts with at most `PREFILL_TOKENS` padded tokens, or one prompt."""
     ends, start, widest = [], 0, 0
     for index, length in enumerate(lengths):
         widest = max(widest, length)

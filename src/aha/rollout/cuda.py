@@ -1,9 +1,9 @@
 """A decoder for Llama-like blocks in PyTorch alone: for GPUs, and where a CPU has no kernels.
 
-On a GPU a step of a small model is hundreds of kernels of a few microseconds; launched one by one
-from Python they take ten times as long as they run. So rows and cached positions are rounded up to
-a few sizes, and each pair of sizes is captured once as a CUDA graph and replayed. Elsewhere the
-same function runs as it is.
+On a GPU a step of a small model is hundreds of kernels of a few microseconds. Launching them one
+by one from Python takes ten times as long as running them. So rows and cached positions are rounded
+up to a few sizes, and each pair of sizes is captured once as a CUDA graph and replayed. On other
+devices the same function runs directly.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PREFILL_TOKENS = 32_768
 
 
 class StaticDecoder(Decoder):
-    """`slots` rows in one preallocated cache (layers, slots, KV heads, capacity, D), twice.
+    """Keys and values of `slots` rows in two tensors (layers, slots, KV heads, capacity, D).
 
-    Row r is slot r: live rows are always the first, and leaving moves the others down.
+    Row r is slot r. Live rows are always the first slots: when rows leave, the others move down.
     """
 
     can_join = True
@@ -43,21 +43,21 @@ class StaticDecoder(Decoder):
         autocast: torch.dtype | None = None,
         graphs: bool = True,
     ) -> None:
-        """`fixed_shapes`: as a GPU needs them; by default only there.
+        """`fixed_shapes` rounds sizes up, by default only on a GPU.
 
-        `autocast`: the type of products and of the cache, as in training; by default the weights'.
-        `graphs`: false for layers that wait for the GPU, which no graph may hold.
+        `autocast` is the type of products and of the cache, as in training, by default
+        the weights'. `graphs` must be false if a layer waits for the GPU: a capture forbids that.
         """
         self._blocks = blocks
         weight = blocks.embedding
         self._fixed_shapes = weight.device.type != "cpu" if fixed_shapes is None else fixed_shapes
-        # Tokens between two looks at which rows have ended: a look waits for a GPU.
+        # To find the ended rows the engine must wait for the GPU.
         self.stride = STRIDE if self._fixed_shapes else 1
-        # Leaving copies the cache; a captured shape stays useful for long.
+        # Dropping rows copies the cache, and the next number of rows may need a new graph.
         self.leave_share = 0.5 if self._fixed_shapes else 0.125
         capacity = self._rounded(longest + self.stride)
         shape = (len(blocks.layers), slots, blocks.kv_heads, capacity, blocks.head_dim)
-        # Zeros, because masked positions are multiplied by weight 0 and must not be NaN.
+        # Zeros: masked positions are multiplied by weight 0, and must not be NaN.
         self._autocast, dtype = autocast, autocast or weight.dtype
         self._keys, self._values = weight.new_zeros((2, *shape), dtype=dtype)
         self._cos, self._sin = (angle.to(dtype) for angle in blocks.angles(capacity))
@@ -97,7 +97,7 @@ class StaticDecoder(Decoder):
             for layer in cache:
                 layer[:kept] = layer[rows_K]
         self._length_S[:kept] = self._length_S[rows_K]
-        # Slots that are free read one position: little work, and nothing undefined.
+        # Free slots attend to one position: little work, and every value is defined.
         self._length_S[kept:] = 0
         self._ages = self._kept_ages(rows_K.tolist())
         self._rows = kept
@@ -123,20 +123,20 @@ class StaticDecoder(Decoder):
         return min(bucket, len(self._length_S))
 
     def _capture(self, rows: int, positions: int) -> tuple[Any, Tensor]:
-        """A CUDA graph of the forward pass; its warm-up must leave no trace in the state."""
+        """A CUDA graph of the forward pass and its logits. Lengths are restored afterwards."""
         if self._pool is None:
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         lengths, graph = self._length_S.clone(), torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
-        # Not `torch.cuda.graph`: it empties PyTorch's cache first, at every capture, and training
-        # would have to ask the driver for all of it again.
+        # `torch.cuda.graph` would empty PyTorch's cache before every capture, and training would
+        # have to allocate all of it again.
         with torch.cuda.stream(self._stream):
             self._forward(rows, positions)
             graph.capture_begin(self._pool)
             try:
                 logits_RV = self._forward(rows, positions)
             except BaseException:
-                # The capture's own complaint would hide that memory ran out.
+                # An error of `capture_end` would hide that memory ran out.
                 with suppress(RuntimeError):
                     graph.capture_end()
                 raise
@@ -146,7 +146,7 @@ class StaticDecoder(Decoder):
         return graph, logits_RV
 
     def _forward(self, rows: int, positions: int) -> Tensor:
-        """One token of the first `rows` slots, attending to `positions` cached ones at most."""
+        """Logits of the first `rows` slots, which attend to at most `positions` cached ones."""
         blocks, length_R = self._blocks, self._length_S[:rows]
         index_R = torch.arange(rows, device=length_R.device)
         position_T = torch.arange(positions, device=length_R.device)
@@ -158,7 +158,7 @@ class StaticDecoder(Decoder):
             keys, values = self._keys[layer], self._values[layer]
             keys[index_R, :, length_R] = key
             values[index_R, :, length_R] = value
-            # The queries that share keys and values stand as a sequence of several positions.
+            # Queries that share keys and values are passed as positions of one sequence.
             attended = functional.scaled_dot_product_attention(
                 query.reshape(rows, blocks.kv_heads, -1, blocks.head_dim),
                 keys[:rows, :, :positions],
@@ -172,12 +172,12 @@ class StaticDecoder(Decoder):
         with casting(hidden_RC.device, self._autocast):
             hidden_RC = blocks.run(hidden_RC, cos, sin, attend)
         logits_RV = blocks.logits(hidden_RC)
-        # Slots without a row count on as well; they must not leave the cache.
+        # Free slots are counted too. They must not leave the cache.
         length_R.add_(1).clamp_(max=self._keys.shape[3] - 1)
         return logits_RV
 
     def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
-        """Run prompts and give their rows the next free slots; logits (P * repeats, V)."""
+        """Run the prompts and put their rows into the next free slots; logits (P * repeats, V)."""
         blocks, device = self._blocks, self._token_S.device
         width, first = max(len(prompt) for prompt in prompts), self._rows
         added = len(prompts) * repeats
@@ -190,7 +190,7 @@ class StaticDecoder(Decoder):
             query, key, value = (
                 x.unflatten(0, (-1, width)).transpose(1, 2) for x in (query, key, value)
             )
-            # Padding stands on the right, and is written over as the row grows.
+            # Padding is on the right. New tokens overwrite it.
             slots = slice(first, first + added)
             self._keys[layer, slots, :, :width] = key.repeat_interleave(repeats, dim=0)
             self._values[layer, slots, :, :width] = value.repeat_interleave(repeats, dim=0)

@@ -22,18 +22,18 @@ from aha.types import UserError
 
 
 class HFDecoder(Decoder):
-    """Any causal LM: its forward, its cache class, left-padded prompts.
+    """Any causal language model: its own forward and cache, prompts padded on the left.
 
-    Rows join live ones where every layer's cache is plain keys and values or a recurrent state;
-    models with sliding windows finish one batch of rows before they begin the next. Padding would
-    enter a recurrent state, so models with one read only equally long prompts together.
+    Rows can join live ones if every layer caches plain keys and values or a recurrent state. Models
+    with sliding windows finish one batch of rows before they start the next. Padding would enter a
+    recurrent state, so models with one read only prompts of equal length together.
     """
 
-    leave_share = 0.125  # leaving copies the cache
+    leave_share = 0.125  # dropping rows copies the cache
     stride = 1
 
     def __init__(self, model: PreTrainedModel, autocast: torch.dtype | None = None) -> None:
-        """`autocast`: the type of products where it is not the weights', as in training."""
+        """`autocast` is the type of products, as in training; by default the weights' type."""
         self._model = model
         self._autocast = autocast
         self._cache: Any = None
@@ -42,7 +42,7 @@ class HFDecoder(Decoder):
         self._keyword = _cache_keyword(model) or ""
         layers = DynamicCache(config=model.config).layers
         self._recurrent = any(_is_recurrent(layer) for layer in layers)
-        # Nothing is padded where there is no attention; some such models read a mask wrongly.
+        # Without attention nothing is padded, and some such models use a mask wrongly.
         self._masked = not self._recurrent or any(hasattr(layer, "keys") for layer in layers)
 
     @property
@@ -70,7 +70,7 @@ class HFDecoder(Decoder):
         cache = DynamicCache(config=self._model.config)
         logits_PTV = self._forward(ids_PT.to(device), mask_PT, position_PT, cache)
         row_R = torch.arange(len(prompts), device=device).repeat_interleave(repeats)
-        # Unlike `batch_repeat_interleave`, every kind of layer has this.
+        # Every kind of cache layer has this method, but not `batch_repeat_interleave`.
         cache.reorder_cache(row_R)
         self._join(cache, mask_PT[row_R], position_PT[row_R, -1] + 1)
         return logits_PTV[row_R, -1]
@@ -93,7 +93,7 @@ class HFDecoder(Decoder):
         self._next_position_R = self._next_position_R[rows_K]
 
     def _forward(self, ids_RT: Tensor, mask_RT: Tensor, position_RT: Tensor, cache: Any) -> Tensor:
-        """Logits (R, 1, V) after the last of the tokens, which `cache` then holds."""
+        """Logits (R, 1, V) after the last token. The tokens are added to `cache`."""
         with casting(ids_RT.device, self._autocast):
             output = self._model(
                 input_ids=ids_RT,
@@ -107,7 +107,7 @@ class HFDecoder(Decoder):
         return logits
 
     def _join(self, cache: Any, mask_RT: Tensor, next_position_R: Tensor) -> None:
-        """Append rows, both sides padded on the left to one length."""
+        """Append rows. Both sides are padded on the left to one length."""
         if self._cache is None:
             self._cache, self._mask_RT = cache, mask_RT
             self._next_position_R = next_position_R
@@ -135,9 +135,9 @@ class HFDecoder(Decoder):
 
 
 def refuse_unfit(model: PreTrainedModel) -> None:
-    """Errors: UserError for a recurrent model that `HFDecoder` does not decode as it is trained.
+    """Check that `HFDecoder` decodes a recurrent model as it is trained, on a few tokens.
 
-    A few tokens are written both ways; plain attention needs no such trial.
+    Plain attention needs no such trial. Errors: UserError.
     """
     layers = DynamicCache(config=model.config).layers
     if not model._is_stateful and not any(_is_recurrent(layer) for layer in layers):
@@ -158,10 +158,10 @@ def refuse_unfit(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _difference(model: PreTrainedModel) -> str:
-    """How decoding differs from a plain forward by more than rounding; empty if it does not."""
+    """The difference between decoding and a plain forward, in words; empty if it is rounding."""
     decoder, ids = HFDecoder(model), list(range(16))
     try:
-        # Rows of two lengths join, the first one leaves, and the other one is compared.
+        # Rows of two lengths join, the first one leaves, and the second one is compared.
         written = [decoder.add([ids[:3], ids[:5]], 1)[1]]
         decoder.keep(torch.tensor([1], device=model.device))
         for token in ids[5:]:
@@ -177,7 +177,7 @@ def _difference(model: PreTrainedModel) -> str:
 
 
 def _cache_keyword(model: PreTrainedModel) -> str | None:
-    """The name of the cache in the model's forward: newer transformers call it `cache`."""
+    """The name of the cache argument in the model's forward. Transformers has used three."""
     taken = inspect.signature(model.forward).parameters
     names = ("cache", "past_key_values", "cache_params")
     return next((name for name in names if name in taken), None)
@@ -188,16 +188,16 @@ def _is_recurrent(layer: Any) -> bool:
 
 
 def _cat_states(mine: Any, theirs: Any) -> Any:
-    """Recurrent states of the rows of both: a tensor, a dictionary of them, or none."""
+    """The recurrent states of both sides' rows: a tensor, a dictionary of tensors, or None."""
     if isinstance(mine, dict):
         return {key: _cat_states(state, theirs[key]) for key, state in mine.items()}
     return None if mine is None else torch.cat((mine, theirs))
 
 
 def prompt_mask(padding_P: Tensor, width: int) -> Tensor:
-    """Which columns a prompt's positions see, (P, 1, T, T): itself and earlier tokens.
+    """True (P, 1, T, T) where a position attends to another: to itself and to earlier tokens.
 
-    Prompts are padded on the left; padding sees itself, so that no softmax is empty.
+    Prompts are padded on the left. Padding attends to itself, so that no softmax is empty.
     """
     position_T = torch.arange(width, device=padding_P.device)
     causal_TT = position_T[None] <= position_T[:, None]

@@ -2,9 +2,9 @@
 
 A draw inverts the cumulative distribution, with one uniform number per token.
 
-One uniform per token (instead of one per vocabulary entry, as multinomial and Gumbel need)
-lets every row have a random stream of its own, drawn before the rollout starts, so that a
-completion does not depend on which rows share its batch.
+Multinomial and Gumbel draws need a number for every vocabulary entry. With one per token, every row
+has a random stream of its own, drawn before the rollout starts. So a completion does not depend on
+the rows that share its batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK = 128
 def uniforms(seed: int, rows: Sequence[int], length: int) -> Tensor:
     """Random numbers in [0, 1), one row per stream, float64 of shape (B, length).
 
-    Row i is a function of (seed, rows[i]) alone.
+    Row i depends only on (seed, rows[i]).
     """
     streams = [
         np.random.Generator(np.random.Philox(key=[seed, row])).random(length) for row in rows
@@ -52,35 +52,35 @@ def _draw(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """Indices (B,) where the running sum of the weights passes u times their total."""
     if weights_BV.shape[1] <= _BLOCK * _BLOCK:
         return _search(weights_BV, uniforms_B)[0]
-    # Large vocabularies: first the block, then the place in it, instead of 150,000 running sums.
+    # For a large vocabulary: first the block, then the place in it, not 150,000 running sums.
     blocks_BKN = functional.pad(weights_BV, (0, -weights_BV.shape[1] % _BLOCK))
     blocks_BKN = blocks_BKN.unflatten(1, (-1, _BLOCK))
     totals_BK = blocks_BKN.sum(dim=2, dtype=torch.float64)
     block_B, points_B, cumulative_BK = _search(totals_BK, uniforms_B)
     total_B = totals_BK.gather(1, block_B[:, None]).squeeze(1)
     before_B = cumulative_BK.gather(1, block_B[:, None]).squeeze(1) - total_B
-    # How far into its block the point is; below 1 in spite of rounding.
+    # The point's place in its block, from 0 to 1; below 1 in spite of rounding.
     inside_B = ((points_B - before_B) / total_B).clamp(0.0, 1.0 - 1e-12)
     chosen_BN = blocks_BKN.gather(1, block_B[:, None, None].expand(-1, 1, _BLOCK)).squeeze(1)
     return block_B * _BLOCK + _search(chosen_BN, inside_B)[0]
 
 
 def _search(weights_BN: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where u times the total falls: index and point (B,), and the running sums (B, N)."""
+    """Index and point (B,) at which u times the total falls, and the running sums (B, N)."""
     # In float64: a float32 running sum would lose rare tokens.
     cumulative_BN = weights_BN.cumsum(dim=-1, dtype=torch.float64)
     points_B = uniforms_B * cumulative_BN[:, -1]
-    # right=True steps over entries of weight 0; u < 1 keeps the index in range, unless a sick
-    # model's weights are NaN: those rows take the last entry, and the update skips them.
+    # right=True skips entries of weight 0. u < 1 keeps the index in range, unless the model's
+    # weights are NaN: those rows take the last entry, and the update skips them.
     index_B1 = torch.searchsorted(cumulative_BN, points_B[:, None], right=True)
     index_B1 = index_B1.clamp(max=weights_BN.shape[1] - 1)
     return index_B1.squeeze(1), points_B, cumulative_BN
 
 
 def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:
-    """Probabilities with the entries that top_k, top_p and min_p exclude set to 0.
+    """Probabilities, 0 for the entries that top_k, top_p and min_p exclude.
 
-    In this order, as in transformers; each sees what the one before has left.
+    In this order, as in transformers; each one sees what the one before it has left.
     """
     if settings.top_k > 0 and settings.top_k < probs_BV.shape[1]:
         threshold_B1 = probs_BV.topk(settings.top_k, dim=-1).values[:, -1:]
@@ -98,19 +98,19 @@ def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:
 
 
 class StopStrings:
-    """Watches rows for stop strings, however their characters fall into tokens.
+    """Finds the rows that complete a stop string, even one that starts inside a token.
 
-    Only a row whose newest token holds the last character of a stop string, or bytes that may end
-    it, is read back, so a step costs one look-up.
+    A row is decoded only if its newest token holds the last character of a stop string, or bytes
+    that may end it. So most steps cost one look-up.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
-        # A token holds at least one byte, so this many tokens reach over any stop string.
+        # A token holds at least one byte, so this many tokens cover any stop string.
         self._window = max(len(stop.encode()) for stop in stops) + 1
         self._tails: dict[int, list[int]] = {}
-        # Some decoders drop the space of a first token, so another one stands before each.
+        # Some tokenizers drop the space of a first token, so another token goes before each.
         before = tokenizer.encode("a", add_special_tokens=False)
         pieces = tokenizer.batch_decode([[*before, i] for i in range(len(tokenizer))])
         last, start = {stop[-1] for stop in stops}, len(tokenizer.decode(before))
