@@ -121,6 +121,8 @@ def build(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    if device == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # as `load_model` does
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model, tokenizer

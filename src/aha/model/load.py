@@ -203,6 +203,9 @@ def load_model(
     An adapter comes with its base. `frozen` says that its weights will not be trained.
     """
     device, place = choose_device(section), source or find_model(section.name)
+    if device.type == "cuda":
+        # It would build a plan for every new length of a batch; `cudnn_attention` says more.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     adapter = Path(place) if is_adapter(Path(place)) else None
     options: dict[str, Any] = {} if section.quantization == "none" else _quantised(section, device)
     model: PreTrainedModel = _load(

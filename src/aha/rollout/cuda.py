@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aha.model.llama import LlamaBlocks
-from aha.model.ops import casting
+from aha.model.ops import casting, cudnn_attention
 from aha.rollout.base import Decoder
 
 _LEAST_ROWS = 8
@@ -130,7 +130,7 @@ class StaticDecoder(Decoder):
         self._stream.wait_stream(torch.cuda.current_stream())
         # `torch.cuda.graph` would empty PyTorch's cache before every capture, and training would
         # have to allocate all of it again.
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), cudnn_attention(True):
             self._forward(rows, positions)
             graph.capture_begin(self._pool)
             try:
