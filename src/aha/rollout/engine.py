@@ -20,10 +20,10 @@ from aha.model.free_memory import is_out_of_memory
 from aha.model.llama import LlamaBlocks, blocks_of
 from aha.model.load import require_positions
 from aha.model.lora import can_fold_in, cast_copy, folded_copy, has_adapters
-from aha.rollout.base import Partial, SamplingSettings, in_groups, unfinished_text
+from aha.rollout.base import Decoder, Partial, SamplingSettings, in_groups, unfinished_text
 from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.cuda import StaticDecoder
-from aha.rollout.hf import Decoder, HFDecoder, refuse_unfit
+from aha.rollout.hf import HFDecoder, refuse_unfit
 from aha.rollout.sampler import StopStrings, sample, uniforms
 from aha.types import Completion, Prompt, RunFailure
 
