@@ -121,7 +121,7 @@ def test_a_run_that_is_too_long_leaves_nothing_behind(gpt2: str, tmp_path: Path)
 
 def test_trl_refuses_it_too(gpt2: str, tmp_path: Path) -> None:
     pytest.importorskip("trl")
-    from aha.trl.run import start_run as start_on_trl
+    from aha.trl.backend import start_run as start_on_trl
 
     with pytest.raises(UserError, match="max_completion_length is 240"):
         start_on_trl(recipe_of(gpt2, "engine=trl"), tmp_path / "run")

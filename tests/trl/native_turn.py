@@ -9,7 +9,7 @@ from aha.model.llama import blocks_of
 from aha.rollout.base import rollout_seed
 from aha.tasks.prompts import ask
 from aha.train.state import build_engine, sampling_settings
-from aha.trl.measure import own_forward
+from aha.trl.backend import own_forward
 from aha.trl.trainer import RecipeTrainer
 
 

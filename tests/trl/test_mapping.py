@@ -12,9 +12,17 @@ import pytest
 from pydantic import BaseModel
 
 from aha.recipe import Recipe, load_recipe, shipped_recipes
-from aha.trl.config import check, config_arguments, require_trl, trl_section
-from aha.trl.mapping import KEYS, Mapped, Refused, refuse
-from aha.trl.plan import BatchPlan
+from aha.trl.config import (
+    KEYS,
+    BatchPlan,
+    Mapped,
+    Refused,
+    check,
+    config_arguments,
+    refuse,
+    require_trl,
+    trl_section,
+)
 from aha.types import UserError
 
 

@@ -7,20 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 
 import aha.trl.materials as materials
+from aha.model.load import product_dtype
 from aha.model.sizes import Widths
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
 from aha.train.schedule import ProblemStream
-from aha.trl.materials import (
-    load_materials,
-    load_policy,
-    rows_that_fit,
-    uses_bfloat16,
-)
-from aha.trl.stream import StepSampler
+from aha.trl.materials import StepSampler, load_materials, load_policy, rows_that_fit
 from aha.types import UserError
 
 Make = Callable[..., Recipe]
@@ -110,7 +106,7 @@ def test_without_a_budget_memory_decides(small: Make, monkeypatch: pytest.Monkey
 )
 def test_precision_on_a_cpu(overrides: list[str], expected: bool) -> None:
     recipe = load_recipe("countdown-tiny", ["engine=trl", "model.device=cpu", *overrides])
-    assert uses_bfloat16(recipe) is expected
+    assert (product_dtype(recipe) == torch.bfloat16) is expected
 
 
 def test_an_adapter_is_no_reference(tmp_path: Path) -> None:

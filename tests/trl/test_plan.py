@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aha.trl.plan import BatchPlan, batch_plan
+from aha.trl.config import BatchPlan, batch_plan
 from aha.types import UserError
 
 

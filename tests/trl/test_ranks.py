@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from aha.trl import ranks as module
-from aha.trl.ranks import Ranks
-from aha.trl.shared import require_shared
+from aha.trl.ranks import Ranks, require_shared
 from aha.types import RunFailure, UserError
 
 

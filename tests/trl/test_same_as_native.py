@@ -20,7 +20,7 @@ from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.tiny import weights_path
 from aha.train.start import start_run
-from aha.trl.run import start_run as start_on_trl
+from aha.trl.backend import start_run as start_on_trl
 
 NAME = "model.safetensors"
 Make = Callable[..., Recipe]

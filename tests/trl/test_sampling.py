@@ -17,9 +17,8 @@ from aha.recipe import Recipe, load_recipe
 from aha.sections import TrlSection
 from aha.tiny import weights_path
 from aha.trained import find_subject
-from aha.trl.config import require_vllm_server
-from aha.trl.rows import Endings, Row, groups_of
-from aha.trl.run import resume_run, start_run
+from aha.trl.backend import require_vllm_server, resume_run, start_run
+from aha.trl.materials import Endings, Row, groups_of
 from aha.types import Completion, Problem, Prompt, RunFailure, UserError
 
 Make = Callable[..., Recipe]

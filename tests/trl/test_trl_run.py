@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GraniteConfig, PreTrainedTokenizerFast
 
-import aha.trl.conductor as conductor
+import aha.trl.backend as backend
 import aha.trl.materials as materials
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.runs import RunDirectory
@@ -25,7 +25,7 @@ from aha.train.checkpoint import damage, latest_checkpoint
 from aha.train.schedule import learning_rate_at
 from aha.train.start import start_run as start_natively
 from aha.train.stop import EXIT_TIME_IS_UP
-from aha.trl.run import resume_run, start_run
+from aha.trl.backend import resume_run, start_run
 from aha.trl.trainer import RecipeTrainer
 from aha.types import Problem, RunFailure, Stopped, UserError
 
@@ -77,7 +77,7 @@ def test_a_start_that_is_refused_late_leaves_nothing(
     def refuses(*_: Any) -> None:
         raise UserError("not logged in")
 
-    monkeypatch.setattr("aha.trl.run.observers_of", refuses)
+    monkeypatch.setattr("aha.trl.backend.observers_of", refuses)
     with pytest.raises(UserError, match="not logged in"):
         start_run(small("trl"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -201,7 +201,7 @@ def test_another_sharding_is_refused_before_anything_is_touched(
         start_run(small("trl", "train.max_hours=1e-9", "evaluation.n=0"), tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
     run.append_metrics({"step": 2})
-    monkeypatch.setattr("aha.trl.checkpoint.asked_for_fsdp", lambda: True)
+    monkeypatch.setattr("aha.trl.ranks.asked_for_fsdp", lambda: True)
     with pytest.raises(UserError, match="written with sharding 'none', and it is 'fsdp' now"):
         resume_run(run.path)
     assert [record["step"] for record in run.metrics()] == [1, 2]
@@ -405,7 +405,7 @@ def test_a_mistake_leaves_no_folder(small: Make, tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
 
 
-def test_the_conductor_takes_the_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_stop_for_the_first_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ranks:
         def gather(self, value: Any) -> list[Any]:
             return [value, ("stopped by SIGTERM after saving", 143), ("other", 3)]
@@ -415,6 +415,6 @@ def test_the_conductor_takes_the_first_reason(monkeypatch: pytest.MonkeyPatch) -
             assert seconds == 2.5
 
     trainer: Any = type("Trainer", (), {"ranks": Ranks()})()
-    end: Any = conductor.Conductor(trainer, None, None, Stop())  # type: ignore[arg-type]
+    end: Any = backend.BetweenSteps(trainer, None, None, Stop())  # type: ignore[arg-type]
     stopped = end._agree(2.5)
     assert (str(stopped), stopped.code) == ("stopped by SIGTERM after saving", 143)

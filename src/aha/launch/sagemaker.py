@@ -184,7 +184,7 @@ def make_source(request: SageMakerRequest) -> Source:
     recipe = load_recipe(request.recipe, request.overrides)
     require_known(recipe)
     if recipe.engine == "trl":
-        from aha.trl.mapping import refuse
+        from aha.trl.config import refuse
 
         refuse(recipe)
     elif request.strategy != "ddp":

@@ -213,8 +213,7 @@ def _check_processes(request: SlurmRequest, recipe: Recipe) -> None:
     if request.vllm_node and not request.gpus_per_node:
         raise UserError("--vllm-node with --gpus-per-node 0: a vLLM server needs a GPU.")
     if recipe.engine == "trl":
-        from aha.trl.mapping import refuse
-        from aha.trl.plan import batch_plan
+        from aha.trl.config import batch_plan, refuse
 
         refuse(recipe)
         batch_plan(

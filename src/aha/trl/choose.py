@@ -1,4 +1,4 @@
-"""Which engine runs a recipe: the native one in this process, or TRL's trainer in one or many."""
+"""The choice of engine: native, in this one process, or TRL's trainer, in one or many."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from pathlib import Path
 
 from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
-from aha.trl.config import check, processes, require_trl
-from aha.trl.plan import BatchPlan
+from aha.trl.config import BatchPlan, check, processes, require_trl
 from aha.types import UserError
 
 
 def start(recipe: Recipe, output: Path | None) -> None:
     """A new run on the recipe's engine. Errors: as the engine's `start_run`."""
+    _check(recipe)
+    # An engine's imports take seconds, so only the chosen one is imported.
     if recipe.engine == "trl":
-        _check_trl(recipe)
-        from aha.trl.run import start_run as start_on_trl
-
-        start_on_trl(recipe, output)
-        return
-    _require_one_process()
-    from aha.train.start import start_run
-
+        from aha.trl.backend import start_run
+    else:
+        from aha.train.start import start_run
     start_run(recipe, output)
 
 
@@ -38,38 +34,32 @@ def resume(path: Path, overrides: Sequence[str], allow_change: bool) -> None:
             f"--resume: {str(path)!r} is a run of engine {before!r}, and so are its checkpoints; "
             "allowed is that engine."
         )
+    _check(recipe)
     if before == "trl":
-        _check_trl(recipe)
-        from aha.trl.run import resume_run as resume_on_trl
-
-        resume_on_trl(path, overrides, allow_change)
-        return
-    _require_one_process()
-    from aha.train.start import resume_run
-
+        from aha.trl.backend import resume_run
+    else:
+        from aha.train.start import resume_run
     resume_run(path, overrides, allow_change)
 
 
 def describe(recipe: Recipe) -> str:
-    """What a run would do, without doing it. Errors: UserError as `start` would raise at once."""
+    """Describe a run without starting it. Errors: UserError as `start` would raise at once."""
     from aha.doctor.preview import describe as describe_run
 
     if recipe.engine != "trl":
         return describe_run(recipe)
-    plan = _check_trl(recipe)
+    plan = _check(recipe)
     return f"{describe_run(recipe)}\nOn TRL, where memory allows: {plan}."
 
 
-def _check_trl(recipe: Recipe) -> BatchPlan:
-    """What can be said before TRL is imported, which takes its time."""
-    require_trl()
-    return check(recipe, processes())
-
-
-def _require_one_process() -> None:
-    count = processes()
-    if count > 1:
+def _check(recipe: Recipe) -> BatchPlan | None:
+    """Check the engine before it is imported; TRL's plan. Errors: UserError."""
+    if recipe.engine == "trl":
+        require_trl()
+        return check(recipe, processes())
+    if (count := processes()) > 1:
         raise UserError(
             f"engine is 'native', which is one process, and WORLD_SIZE is {count}; add --engine "
             "trl, or start one process."
         )
+    return None

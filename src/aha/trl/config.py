@@ -1,14 +1,18 @@
-"""A recipe as arguments of TRL's GRPOConfig, and what must hold before anything loads. No torch.
+"""A recipe as arguments of TRL's GRPOConfig, and the checks before anything loads. No torch.
 
-Left out: TRL's objectives and regularisers that a recipe has no key for; they stay off.
+`KEYS` has an entry for every key of a recipe. A mapped key becomes an argument of GRPOConfig or of
+something beside it. A key that aha does itself is honoured by the same code as natively. A refused
+key is one that neither can honour: any value but the named ones is an error, so that no key is
+ever dropped in silence. Left out: TRL's objectives and regularisers that a recipe has no key for;
+they stay off.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,19 +20,210 @@ from typing import Any
 
 from aha.recipe import Recipe, require_trainable
 from aha.sections import TrlSection
-from aha.trl.mapping import refuse
-from aha.trl.plan import BatchPlan, batch_plan
 from aha.types import UserError
 
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
 _TRL = "1.16"
-_PACKAGES = {
-    "colocate": ("vllm", "trl.vllm is 'colocate'"),
-    "server": ("vllm", "trl.vllm is 'server'"),
-    "kernels": ("kernels", "trl.use_kernels is true"),
-    "deepspeed": ("deepspeed", "trl.deepspeed is set"),
+# Arguments for a vLLM server, and for vLLM beside the policy in the same process.
+_VLLM = {
+    "server": ("vllm_server_host", "vllm_server_port"),
+    "colocate": (
+        "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """An argument of TRL, `to`, takes the key's value; as it is, if `copied`."""
+
+    to: str
+    copied: bool = False
+
+
+@dataclass(frozen=True)
+class ByAha:
+    """aha honours the key itself; `how` says where."""
+
+    how: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Only `allowed` values may stand there, for this `reason`."""
+
+    allowed: tuple[Any, ...]
+    reason: str
+
+
+Entry = Mapped | ByAha | Refused
+
+
+def _copied(section: str, names: str) -> dict[str, Entry]:
+    """Keys that have TRL's own name and value."""
+    return {f"{section}.{name}": Mapped(name, copied=True) for name in names.split()}
+
+
+def _by_aha(section: str, names: str, how: str) -> dict[str, Entry]:
+    return {f"{section}.{name}": ByAha(how) for name in names.split()}
+
+
+KEYS: dict[str, Entry] = {
+    "name": ByAha("names the run directory"),
+    "description": ByAha("describes the run"),
+    "engine": ByAha("selects TRL"),
+    **_by_aha(
+        "model",
+        "name dtype attn_implementation trust_remote_code quantization",
+        "loads the policy with aha's own loader, which TRL is then given",
+    ),
+    "model.autocast": Mapped("bf16"),
+    "model.device": Mapped("use_cpu"),
+    **{
+        f"lora.{name}": Mapped("peft.LoraConfig")
+        for name in ("r", "alpha", "use_rslora", "target_modules")
+    },
+    **_by_aha(
+        "task",
+        "name source test_source columns num_train data_seed sizes number_min number_max "
+        "target_min target_max max_value",
+        "draws the same problems in the same order: the sampler of TRL's data loader",
+    ),
+    **_by_aha(
+        "prompt",
+        "style format prefill system examples.problem examples.completion",
+        "writes and tokenizes the prompts; TRL's tokenizing is replaced",
+    ),
+    **_by_aha(
+        "rewards",
+        "name options on_error timeout_s",
+        "scores the whole step at once, as natively, on the main process",
+    ),
+    "rewards.weight": Mapped("reward_weights"),
+    **_copied("generation", "num_generations max_completion_length temperature top_p top_k"),
+    "generation.min_p": Mapped("min_p"),
+    "generation.stop": ByAha("the native engine's rule; vLLM is told them, to end there too"),
+    "generation.max_rows": ByAha("calls the sampler with as many rows; vLLM sizes its own cache"),
+    "grpo.prompts_per_step": Mapped("per_device_train_batch_size, gradient_accumulation_steps"),
+    **_copied(
+        "grpo",
+        "num_iterations beta use_bias_correction_kl epsilon epsilon_high scale_rewards "
+        "mask_truncated_completions",
+    ),
+    "grpo.loss_type": Mapped("loss_type"),
+    "grpo.dynamic_sampling": Refused(
+        (False,), "TRL draws a step's prompts once, and cannot draw more for groups without signal"
+    ),
+    "grpo.max_sampling_rounds": ByAha("has no meaning without grpo.dynamic_sampling"),
+    **_copied(
+        "optimizer", "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm"
+    ),
+    **_by_aha(
+        "optimizer",
+        "lr_scheduler_type warmup_ratio min_lr_ratio",
+        "LambdaLR of the native engine's schedule, in place of TRL's",
+    ),
+    "train.max_steps": Mapped("max_steps"),
+    **_copied("train", "seed gradient_checkpointing"),
+    "train.save_steps": ByAha("asks TRL to save after these steps"),
+    "train.save_total_limit": ByAha("removes older checkpoints once a new one is whole"),
+    "train.save_in_background": Refused(
+        (False,), "TRL's state is written by all processes together, between two steps"
+    ),
+    "train.max_hours": ByAha("stops all processes after the same step"),
+    "train.max_skipped_steps": ByAha("drops a gradient that is not finite, and counts"),
+    "train.tokens_per_microbatch": Mapped("per_device_train_batch_size"),
+    **_by_aha("evaluation", "n every temperature", "the native engine, on the main process"),
+    **_by_aha(
+        "logging",
+        "logging_steps console report_to project samples_steps samples_groups "
+        "samples_successful_only samples_limit samples_print alerts_window",
+        "aha's own record, observers and samples; TRL's are off",
+    ),
+    "trl.vllm": Mapped("use_vllm, vllm_mode"),
+    **{f"trl.{name}": Mapped(name) for names in _VLLM.values() for name in names},
+    "trl.use_kernels": ByAha("asks transformers for them once the policy is loaded"),
+    "trl.use_liger_kernel": Refused(
+        (False,), "TRL deprecates it; trl.use_kernels takes the hub's kernels, Liger's among them"
+    ),
+    "trl.deepspeed": Mapped("deepspeed"),
 }
+
+
+def refuse(recipe: Recipe) -> None:
+    """Errors: UserError naming the first key that cannot be honoured, and why."""
+    for key, entry in KEYS.items():
+        if isinstance(entry, Refused):
+            for value in _values(recipe, key.split(".")):
+                if value not in entry.allowed:
+                    allowed = ", ".join(repr(choice) for choice in entry.allowed)
+                    raise UserError(
+                        f"{key} is {value!r}; with engine trl allowed is {allowed}: {entry.reason}."
+                    )
+
+
+def _values(node: Any, path: list[str]) -> Iterator[Any]:
+    """The value at a path, if its section is there."""
+    for name in path:
+        node = getattr(node, name, None)
+        if node is None:
+            return
+    yield node
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """A step's rows by process and microbatch, under TRL's names.
+
+    TRL gives every process as many rows, in order, and gathers rewards. So a group may lie across
+    two processes, and only the rows, prompts_per_step * num_generations, must divide:
+    processes * per_device_train_batch_size * gradient_accumulation_steps.
+    """
+
+    processes: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+
+    @property
+    def rows(self) -> int:
+        return self.processes * self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} completions a step on {self.processes} "
+            f"process{'es' if self.processes > 1 else ''}: {self.gradient_accumulation_steps} "
+            f"micro-batch{'es' if self.gradient_accumulation_steps > 1 else ''} of "
+            f"{self.per_device_train_batch_size} each"
+        )
+
+
+def batch_plan(
+    prompts_per_step: int,
+    num_generations: int,
+    processes: int,
+    rows_per_microbatch: int | None = None,
+) -> BatchPlan:
+    """The plan with the largest microbatches of at most `rows_per_microbatch` rows; None: any.
+
+    Errors: UserError naming the counts of processes that would do when the rows cannot be shared.
+    """
+    rows = prompts_per_step * num_generations
+    if rows % processes:
+        *others, last = map(str, _divisors(rows))
+        raise UserError(
+            f"grpo.prompts_per_step ({prompts_per_step}) times generation.num_generations "
+            f"({num_generations}) is {rows} completions a step, which {processes} processes "
+            f"cannot share evenly; counts that would do: {', '.join(others)} or {last}."
+        )
+    share = rows // processes
+    most = share if rows_per_microbatch is None else max(1, rows_per_microbatch)
+    micro = max(size for size in _divisors(share) if size <= most)
+    return BatchPlan(processes, micro, share // micro)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def trl_section(recipe: Recipe) -> TrlSection:
@@ -37,7 +232,7 @@ def trl_section(recipe: Recipe) -> TrlSection:
 
 
 def processes() -> int:
-    """How many processes a launcher started for this run: WORLD_SIZE, 1 without one.
+    """The count of processes that a launcher started: WORLD_SIZE, or 1.
 
     Errors: UserError when that is no number.
     """
@@ -48,62 +243,52 @@ def processes() -> int:
 
 
 def asked_for_fsdp() -> bool:
-    """Whether the launcher told accelerate to shard by FSDP."""
+    """True if the launcher told accelerate to shard by FSDP."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def check(recipe: Recipe, count: int) -> BatchPlan:
-    """What can be said before anything loads; the plan on `count` processes, micro-batches aside.
+    """Check a recipe before anything loads; the plan on `count` processes, microbatches aside.
 
     Errors: UserError naming the key that TRL cannot honour, a package that is missing, a count of
     processes that does not divide, or settings that do not go together.
     """
     refuse(recipe)
-    _refuse_together(recipe)
-    section = trl_section(recipe)
+    section, model = trl_section(recipe), recipe.model
+    # TRL would take these pairs of settings and not honour them.
+    if recipe.generation.stop and recipe.grpo.mask_truncated_completions:
+        raise UserError(
+            "grpo.mask_truncated_completions is true and generation.stop is set; with engine trl "
+            "allowed is one of them: TRL takes a completion that a stop string ended for cut off."
+        )
+    require_trainable(recipe)
+    if model.quantization == "int8" and section.vllm == "colocate":
+        raise UserError(
+            "model.quantization is 'int8'; with trl.vllm colocate allowed are 'none' and 'nf4': "
+            "vLLM does not take int8 weights from the policy."
+        )
     if count % section.vllm_tensor_parallel_size:
         raise UserError(
             f"trl.vllm_tensor_parallel_size is {section.vllm_tensor_parallel_size}; it must divide "
             f"the number of processes, {count}."
         )
     plan = batch_plan(recipe.grpo.prompts_per_step, recipe.generation.num_generations, count)
-    _require_packages(section)
+    for wanted, package, why in (
+        (section.vllm != "off", "vllm", f"trl.vllm is {section.vllm!r}"),
+        (section.use_kernels, "kernels", "trl.use_kernels is true"),
+        (section.deepspeed is not None, "deepspeed", "trl.deepspeed is set"),
+    ):
+        if wanted and find_spec(package) is None:
+            raise UserError(f"{why}, which needs the package {package}.")
     if section.deepspeed is not None:
         check_deepspeed(read_deepspeed(section.deepspeed), "trl.deepspeed")
     return plan
 
 
-def _refuse_together(recipe: Recipe) -> None:
-    """Pairs of settings that TRL would take and not honour."""
-    generation, grpo, model = recipe.generation, recipe.grpo, recipe.model
-    if generation.stop and grpo.mask_truncated_completions:
-        raise UserError(
-            "grpo.mask_truncated_completions is true and generation.stop is set; with engine trl "
-            "allowed is one of them: TRL takes a completion that a stop string ended for cut off."
-        )
-    require_trainable(recipe)
-    if model.quantization == "int8" and trl_section(recipe).vllm == "colocate":
-        raise UserError(
-            "model.quantization is 'int8'; with trl.vllm colocate allowed are 'none' and 'nf4': "
-            "vLLM does not take int8 weights from the policy."
-        )
-
-
-def _require_packages(section: TrlSection) -> None:
-    wanted: list[str] = [section.vllm] if section.vllm != "off" else []
-    wanted += ["kernels"] if section.use_kernels else []
-    wanted += ["deepspeed"] if section.deepspeed is not None else []
-    for name in wanted:
-        package, why = _PACKAGES[name]
-        if find_spec(package) is None:
-            raise UserError(f"{why}, which needs the package {package.replace('_', '-')}.")
-
-
 def vllm_server_dtype(recipe: Recipe) -> str:
-    """`--dtype` of a vLLM server for this recipe, on whatever GPU it will stand.
+    """`--dtype` of a vLLM server for this recipe, whatever its GPU.
 
-    What the recipe says of its own type; else `auto`, which is half precision there, as the
-    policy's products are.
+    The recipe's own type; else `auto`, half precision there, as the policy's products are.
     """
     model = recipe.model
     if "bfloat16" in (model.dtype, model.autocast):
@@ -113,28 +298,8 @@ def vllm_server_dtype(recipe: Recipe) -> str:
     return "float32" if says else "auto"
 
 
-def require_vllm_server(section: TrlSection, seconds: float = 240.0) -> None:
-    """Wait for the vLLM server to listen. Errors: UserError when it does not in that time."""
-    if section.vllm != "server":
-        return
-    address = (section.vllm_server_host, section.vllm_server_port)
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(address, timeout=5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"trl.vllm is 'server', and at {address[0]}:{address[1]} nothing listened for "
-                    f"{seconds:.0f} s ({error}); start it, or set trl.vllm_server_host and "
-                    "trl.vllm_server_port."
-                ) from None
-        time.sleep(1)
-
-
 def require_trl() -> None:
-    """Errors: UserError when TRL is not installed, or is one whose insides are not known."""
+    """Errors: UserError when TRL is missing, or a version whose insides are not known."""
     if find_spec("trl") is None or find_spec("accelerate") is None:
         raise UserError(
             "engine is 'trl', which is not installed: pip install 'aha-zero[trl]' with Python 3.11 "
@@ -176,113 +341,59 @@ def check_deepspeed(found: dict[str, Any], where: str) -> None:
 def config_arguments(
     recipe: Recipe, plan: BatchPlan, folder: Path, bf16: bool, on_cpu: bool, longest_prompt: int
 ) -> dict[str, Any]:
-    """Arguments of GRPOConfig; `longest_prompt` in tokens, `folder` for what TRL writes.
+    """Arguments of GRPOConfig; `longest_prompt` in tokens, `folder` for the files that TRL writes.
 
     An optimizer step of TRL is one of the recipe's `num_iterations` updates, so TRL counts
     `max_steps * num_iterations` of them.
     """
-    return {
+    generation, grpo, section = recipe.generation, recipe.grpo, trl_section(recipe)
+    arguments = {
+        entry.to: value
+        for key, entry in KEYS.items()
+        if isinstance(entry, Mapped) and entry.copied
+        for value in [getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1])]
+    }
+    arguments |= {
         "output_dir": str(folder),
         "use_cpu": on_cpu,
         "bf16": bf16,
-        **_batch(recipe, plan),
-        **_objective(recipe),
-        **_optimizer(recipe),
-        **_sampling(recipe, longest_prompt),
-        **_SILENT,
-    }
-
-
-# What aha does itself, or has no key for.
-_SILENT: dict[str, Any] = {
-    "shuffle_dataset": False,
-    "remove_unused_columns": False,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "eval_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "log_level": "error",
-    "log_level_replica": "error",
-    # A sampler with dropout would draw from another distribution than the trainer scores.
-    "disable_dropout": True,
-    # The objective is the recipe's alone, also for mixtures of experts.
-    "router_aux_loss_coef": 0.0,
-    "use_cache": True,
-    "ddp_timeout": COLLECTIVE_TIMEOUT_S,
-}
-
-
-def _batch(recipe: Recipe, plan: BatchPlan) -> dict[str, Any]:
-    return {
         "per_device_train_batch_size": plan.per_device_train_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "steps_per_generation": plan.gradient_accumulation_steps,
-        "num_generations": recipe.generation.num_generations,
-        "num_iterations": recipe.grpo.num_iterations,
-        "max_steps": recipe.train.max_steps * recipe.grpo.num_iterations,
-        "seed": recipe.train.seed,
-        "gradient_checkpointing": recipe.train.gradient_checkpointing,
-    }
-
-
-def _objective(recipe: Recipe) -> dict[str, Any]:
-    grpo = recipe.grpo
-    return {
-        "beta": grpo.beta,
-        "use_bias_correction_kl": grpo.use_bias_correction_kl,
-        "epsilon": grpo.epsilon,
-        "epsilon_high": grpo.epsilon_high,
-        # A mean over the step's tokens: TRL's bnpo would take it over each micro-batch.
+        "max_steps": recipe.train.max_steps * grpo.num_iterations,
+        # A mean over the step's tokens: TRL's bnpo would take it over each microbatch.
         "loss_type": "dapo" if grpo.loss_type == "bnpo" else grpo.loss_type,
-        "scale_rewards": grpo.scale_rewards,
-        "mask_truncated_completions": grpo.mask_truncated_completions,
         "reward_weights": [reward.weight for reward in recipe.rewards],
-    }
-
-
-def _optimizer(recipe: Recipe) -> dict[str, Any]:
-    settings, section = recipe.optimizer, trl_section(recipe)
-    deepspeed = section.deepspeed
-    return {
-        "optim": "adamw_torch_fused",
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "constant",
-        "weight_decay": settings.weight_decay,
-        "adam_beta1": settings.adam_beta1,
-        "adam_beta2": settings.adam_beta2,
-        "adam_epsilon": settings.adam_epsilon,
-        "max_grad_norm": settings.max_grad_norm,
-        **({} if deepspeed is None else {"deepspeed": str(Path(os.path.expanduser(deepspeed)))}),
-    }
-
-
-def _sampling(recipe: Recipe, longest_prompt: int) -> dict[str, Any]:
-    generation, section = recipe.generation, trl_section(recipe)
-    arguments: dict[str, Any] = {
-        "max_completion_length": generation.max_completion_length,
-        "temperature": generation.temperature,
-        "top_p": generation.top_p,
-        "top_k": generation.top_k,
         "min_p": generation.min_p or None,
+        "optim": "adamw_torch_fused",
+        "lr_scheduler_type": "constant",
         "generation_kwargs": None,
         "use_vllm": section.vllm != "off",
+        # aha does the following itself, or has no key for it.
+        "shuffle_dataset": False,
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+        "log_level_replica": "error",
+        # With dropout the sampler would draw from another distribution than the trainer computes.
+        "disable_dropout": True,
+        # The objective is the recipe's alone, also for mixtures of experts.
+        "router_aux_loss_coef": 0.0,
+        "use_cache": True,
+        "ddp_timeout": COLLECTIVE_TIMEOUT_S,
     }
-    if section.vllm == "off":
-        return arguments
-    arguments |= {
-        "vllm_mode": section.vllm,
-        "vllm_importance_sampling_correction": True,
-        "vllm_max_model_length": longest_prompt + generation.max_completion_length,
-        "generation_kwargs": {"stop": list(generation.stop)} if generation.stop else None,
-    }
-    if section.vllm == "server":
-        return arguments | {
-            "vllm_server_host": section.vllm_server_host,
-            "vllm_server_port": section.vllm_server_port,
+    if section.deepspeed is not None:
+        arguments["deepspeed"] = str(Path(os.path.expanduser(section.deepspeed)))
+    if section.vllm != "off":
+        arguments |= {name: getattr(section, name) for name in _VLLM[section.vllm]}
+        arguments |= {
+            "vllm_mode": section.vllm,
+            "vllm_importance_sampling_correction": True,
+            "vllm_max_model_length": longest_prompt + generation.max_completion_length,
+            "generation_kwargs": {"stop": list(generation.stop)} if generation.stop else None,
         }
-    return arguments | {
-        "vllm_gpu_memory_utilization": section.vllm_gpu_memory_utilization,
-        "vllm_tensor_parallel_size": section.vllm_tensor_parallel_size,
-        "vllm_enable_sleep_mode": section.vllm_enable_sleep_mode,
-    }
+    return arguments

@@ -1,21 +1,31 @@
-"""What a run is made of before TRL has a part in it: problems, rewards, tokenizer, policy."""
+"""The objects that TRL's trainer is given: problems in order, rewards, prompts, ends, policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
     set_hf_deepspeed_config,
     unset_hf_deepspeed_config,
 )
+from trl.generation import vllm_generation
 
 from aha.model.free_memory import free_memory
 from aha.model.load import (
@@ -33,17 +43,18 @@ from aha.model.lora import is_adapter, lora_config
 from aha.model.sizes import Pass, Widths, kept_per_token, logits_per_token
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
+from aha.rollout.sampler import StopStrings
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.memory import token_budget
 from aha.train.schedule import ProblemStream
 from aha.trl.config import asked_for_fsdp, trl_section
-from aha.types import Problem, UserError
+from aha.types import Completion, Group, Problem, Prompt, RunFailure, UserError
 
 
 @dataclass(frozen=True)
 class Materials:
-    """Everything of a run that its recipe alone decides; `longest_prompt` is in tokens."""
+    """The parts of a run that its recipe alone decides; `longest_prompt` is in tokens."""
 
     recipe: Recipe
     rewards: tuple[WeightedReward, ...]
@@ -55,31 +66,28 @@ class Materials:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Policy:
-    """The model for TRL, loaded or by its place, and the adapters that TRL is to put on it."""
-
-    model: PreTrainedModel | str
-    adapters: LoraConfig | None
-
-    @property
-    def has_experts(self) -> bool:
-        config = getattr(self.model, "config", None)
-        return config is not None and hasattr(config.get_text_config(), "output_router_logits")
-
-
 def load_materials(recipe: Recipe) -> Materials:
-    """Rewards, problems and tokenizer. Errors: UserError for what cannot be had."""
+    """Rewards, problems and tokenizer. Errors: UserError for data or settings that do not work."""
     require_fast_bfloat16(recipe.model)
     rewards = rewards_of(recipe)
     found = load_problems(recipe.task, "train", recipe.task.num_train)
     held_out: tuple[Problem, ...] = ()
     if recipe.evaluation.n:
         held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
-    _require_reference(recipe)
+    if recipe.grpo.beta and recipe.lora is None and is_adapter(Path(find_model(recipe.model.name))):
+        # TRL would load the reference by the model's name, without the adapter.
+        raise UserError(
+            f"grpo.beta is {recipe.grpo.beta:g} and model.name {recipe.model.name!r} is an "
+            "adapter; with engine trl export it first (`aha export`), or train adapters: --set "
+            "lora={}."
+        )
     tokenizer: Any = load_tokenizer(recipe.model)
     stream = ProblemStream(found.problems, recipe.grpo.prompts_per_step, recipe.train.seed)
-    drawn = _drawn(recipe, found.problems, stream)
+    # TRL must know the longest prompt. So the prompts of all problems that the run draws are made.
+    drawn: Sequence[Problem] = found.problems
+    if recipe.train.max_steps * recipe.grpo.prompts_per_step < len(drawn):
+        steps = range(1, recipe.train.max_steps + 1)
+        drawn = [problem for step in steps for problem in stream.at(step)]
     prompts = ask(drawn, recipe, tokenizer)
     longest = max(len(prompt.token_ids) for prompt in prompts)
     require_positions(load_config(recipe.model), longest, recipe.generation.max_completion_length)
@@ -96,86 +104,198 @@ def load_materials(recipe: Recipe) -> Materials:
     )
 
 
-def _drawn(recipe: Recipe, problems: Sequence[Problem], stream: ProblemStream) -> Sequence[Problem]:
-    """The problems that the run will draw, each once."""
-    if recipe.train.max_steps * recipe.grpo.prompts_per_step >= len(problems):
-        return problems
-    steps = range(1, recipe.train.max_steps + 1)
-    return [problem for step in steps for problem in stream.at(step)]
+class StepSampler(Sampler[int]):
+    """The native engine's problems in its order, as places in TRL's data set.
+
+    A step's places stand `num_generations` times each, and all of them `repeats` times: TRL reads
+    its loader once for every microbatch of every update, and uses the first reading. The whole run
+    is one epoch to TRL, so on resumption it skips the steps that are done.
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        stream: ProblemStream,
+        max_steps: int,
+        num_generations: int,
+        repeats: int,
+    ) -> None:
+        self._place = {problem.key: place for place, problem in enumerate(problems)}
+        self._stream = stream
+        self._max_steps = max_steps
+        self._num_generations = num_generations
+        self._repeats = repeats
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(1, self._max_steps + 1):
+            places = [self._place[problem.key] for problem in self._stream.at(step)]
+            for _ in range(self._repeats):
+                for place in places:
+                    yield from (place for _ in range(self._num_generations))
+
+    def __len__(self) -> int:
+        rows = len(self._stream.at(1)) * self._num_generations
+        return self._max_steps * rows * self._repeats
 
 
-def _require_reference(recipe: Recipe) -> None:
-    """TRL loads the reference from the model's name, which says nothing of an adapter on it."""
-    place = Path(find_model(recipe.model.name))
-    if recipe.grpo.beta and recipe.lora is None and is_adapter(place):
-        raise UserError(
-            f"grpo.beta is {recipe.grpo.beta:g} and model.name {recipe.model.name!r} is an "
-            "adapter; with engine trl export it first (`aha export`), or train adapters: --set "
-            "lora={}."
-        )
+@dataclass(frozen=True)
+class Row:
+    """One completion as its process wrote it; `key` is its problem's."""
+
+    key: str
+    completion: Completion
+
+
+class _Watch(StopStrings):
+    """Stop strings for one batch of rows after another."""
+
+    def forget(self) -> None:
+        self._tails.clear()
+
+
+class _UntilStop(StoppingCriteria):  # type: ignore[misc]
+    """Ends a row of transformers' `generate` by the native engine's rule.
+
+    transformers' own stop strings fail on some tokenizers, such as the embedded model's.
+    """
+
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        return self._watch.reached(torch.arange(len(input_ids)), input_ids[:, -1])
+
+
+class Endings:
+    """Finds the end of a completion as the native engine does: an end token or a stop string."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        end_ids: Collection[int],
+        stops: Sequence[str],
+    ) -> None:
+        self._end_ids = frozenset(end_ids)
+        self._watch = _Watch(tokenizer, stops) if stops else None
+
+    def ending(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap transformers' `generate`, so that its rows also end with a stop string."""
+        watch = self._watch
+        if watch is None:
+            return generate
+
+        def until_stop(*arguments: Any, **options: Any) -> Any:
+            watch.forget()
+            criteria = StoppingCriteriaList([_UntilStop(watch)])
+            return generate(*arguments, **options, stopping_criteria=criteria)
+
+        return until_stop
+
+    def cut(self, rows: Sequence[list[int]]) -> list[list[int]]:
+        """The rows up to the token that completes a stop string, without padding after it."""
+        if self._watch is None:
+            return list(rows)
+        return [row[: end or len(row)] for row, end in zip(rows, self._ends(rows), strict=True)]
+
+    def stopped(self, rows: Sequence[Sequence[int]]) -> list[bool]:
+        """True for each row that ended by itself, and not at the limit."""
+        ended = [row[-1] in self._end_ids for row in rows]
+        if self._watch is None:
+            return ended
+        return [
+            by_token or end == len(row)
+            for by_token, row, end in zip(ended, rows, self._ends(rows), strict=True)
+        ]
+
+    def _ends(self, rows: Sequence[Sequence[int]]) -> list[int]:
+        """The count of tokens of each row until a stop string is complete; 0: none is."""
+        watch, ends = self._watch, [0] * len(rows)
+        assert watch is not None
+        watch.forget()
+        for place in range(max(map(len, rows))):
+            live = [r for r, row in enumerate(rows) if not ends[r] and place < len(row)]
+            tokens = torch.tensor([rows[r][place] for r in live])
+            reached = watch.reached(torch.tensor(live), tokens).tolist() if live else []
+            for r, complete in zip(live, reached, strict=True):
+                ends[r] = place + 1 if complete else 0
+        return ends
+
+
+def groups_of(
+    rows: Sequence[Row],
+    num_generations: int,
+    problems: Mapping[str, Problem],
+    prompt_of: Callable[[Problem], Prompt],
+) -> list[Group]:
+    """The step's rows as groups, not scored yet. Errors: RunFailure when TRL mixed them up."""
+    groups = []
+    for first in range(0, len(rows), num_generations):
+        members = rows[first : first + num_generations]
+        if len({row.key for row in members}) > 1:
+            raise RunFailure(f"rows {first} to {first + num_generations} are not of one problem.")
+        problem = problems[members[0].key]
+        group = Group(problem, prompt_of(problem), tuple(row.completion for row in members))
+        groups.append(group)
+    return groups
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model for TRL, loaded or by its place, and the adapters that TRL is to put on it."""
+
+    model: PreTrainedModel | str
+    adapters: LoraConfig | None
+
+    @property
+    def has_experts(self) -> bool:
+        config = getattr(self.model, "config", None)
+        return config is not None and hasattr(config.get_text_config(), "output_router_logits")
 
 
 def load_policy(recipe: Recipe, arguments: Any) -> Policy:
     """The policy as natively, but where TRL places it: on the CPU, unless it is quantised.
 
-    Where it is to be sharded while it loads, its place, and how TRL must load it goes into
-    `arguments`. Errors: UserError as the native engine's, or for what cannot be sharded.
+    If it is sharded while it loads, the policy is its path, and the options for loading go into
+    `arguments`. Errors: UserError as the native engine's, or for a model that cannot be sharded.
     """
-    model = _load(recipe, arguments)
-    if recipe.lora is None:
-        return Policy(model, None)
-    if isinstance(model, str):
-        with loading_whole(arguments):
-            return Policy(model, lora_config(_empty_model(recipe), recipe.lora))
-    return Policy(model, lora_config(model, recipe.lora))
-
-
-def _load(recipe: Recipe, arguments: Any) -> PreTrainedModel | str:
     section, frozen = recipe.model, recipe.lora is not None
     dtype = "bfloat16" if choose_dtype(section, frozen) == torch.bfloat16 else "float32"
+    use_kernels = trl_section(recipe).use_kernels
     if asked_for_fsdp() or is_deepspeed_zero3_enabled():
+        place = find_model(section.name)
+        if section.quantization != "none":
+            raise UserError(
+                f"model.quantization is {section.quantization!r}; with FSDP or DeepSpeed stage 3 "
+                "allowed is 'none'."
+            )
+        if is_adapter(Path(place)):
+            raise UserError(
+                f"model.name {section.name!r} is an adapter; with FSDP or DeepSpeed stage 3 "
+                "export it first (`aha export`)."
+            )
         arguments.model_init_kwargs = {
             "dtype": dtype,
             "attn_implementation": section.attn_implementation,
             "trust_remote_code": section.trust_remote_code,
-            "use_kernels": trl_section(recipe).use_kernels,
+            "use_kernels": use_kernels,
             "device_map": None,
         }
-        return _sharded_place(recipe)
-    changes = {"dtype": dtype}
-    if section.quantization == "none":
-        changes["device"] = "cpu"
+        if recipe.lora is None:
+            return Policy(place, None)
+        with loading_whole(arguments):
+            return Policy(place, lora_config(_empty_model(recipe), recipe.lora))
+    changes = {"dtype": dtype} | ({"device": "cpu"} if section.quantization == "none" else {})
     model: Any = load_model(section.model_copy(update=changes), frozen=frozen)
-    if trl_section(recipe).use_kernels:
+    if use_kernels:
         model.set_use_kernels(True)
     if section.quantization != "none" and model.device.type == "cuda":
         # accelerate compares devices by their numbers.
         model.hf_device_map = {"": torch.cuda.current_device()}
-    return model
-
-
-def _sharded_place(recipe: Recipe) -> str:
-    place = find_model(recipe.model.name)
-    if recipe.model.quantization != "none":
-        raise UserError(
-            f"model.quantization is {recipe.model.quantization!r}; with FSDP or DeepSpeed stage 3 "
-            "allowed is 'none'."
-        )
-    if is_adapter(Path(place)):
-        raise UserError(
-            f"model.name {recipe.model.name!r} is an adapter; with FSDP or DeepSpeed stage 3 "
-            "export it first (`aha export`)."
-        )
-    return place
-
-
-def uses_bfloat16(recipe: Recipe) -> bool:
-    """Whether TRL's mixed precision is on: for products in bfloat16, or weights that are."""
-    return product_dtype(recipe) == torch.bfloat16
+    return Policy(model, None if recipe.lora is None else lora_config(model, recipe.lora))
 
 
 def rows_that_fit(recipe: Recipe, longest_prompt: int, neighbours: int) -> int:
-    """Rows of a micro-batch: what train.tokens_per_microbatch holds, else from the free memory.
+    """Rows of a microbatch: as many as train.tokens_per_microbatch holds, else the free memory.
 
     TRL pads a row to the step's longest, so every row counts as long as it can be. `neighbours`
     processes share a CPU's memory; a GPU is each process's own.
@@ -197,23 +317,17 @@ def _tokens_that_fit(recipe: Recipe, neighbours: int) -> int:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     loaded = weights * (2 if recipe.grpo.beta and not frozen else 1)
     trained = 0 if frozen else weights
-    per_token = _bytes_per_token(recipe, model)
-    return token_budget(Widths.of(model.config), per_token, free - loaded, trained, device.type)
-
-
-def _bytes_per_token(recipe: Recipe, model: PreTrainedModel) -> int:
-    """What TRL's forward pass keeps of a token."""
-    item = next(model.parameters()).element_size()
-    widths = Widths.of(model.config)
+    item, widths = next(model.parameters()).element_size(), Widths.of(model.config)
     how = Pass(
         fused=False,
         recompute=recipe.train.gradient_checkpointing,
         item=item,
-        product_item=2 if uses_bfloat16(recipe) else item,
-        adapter_casts=recipe.lora is not None and item == 2,
+        product_item=2 if product_dtype(recipe) == torch.bfloat16 else item,
+        adapter_casts=frozen and item == 2,
     )
-    # Its head makes the logits of a few hundred tokens at a time.
-    return kept_per_token(widths, how) - logits_per_token(widths, how)
+    # TRL's head makes the logits of a few hundred tokens at a time.
+    per_token = kept_per_token(widths, how) - logits_per_token(widths, how)
+    return token_budget(widths, per_token, free - loaded, trained, device.type)
 
 
 def _empty_model(recipe: Recipe) -> PreTrainedModel:
@@ -226,7 +340,7 @@ def _empty_model(recipe: Recipe) -> PreTrainedModel:
 
 @contextmanager
 def loading_whole(arguments: Any) -> Iterator[None]:
-    """Models are loaded whole while inside; DeepSpeed's stage 3 would have all processes load."""
+    """Load models whole in one process; under DeepSpeed's stage 3 all processes would have to."""
     if not is_deepspeed_zero3_enabled():
         yield
         return
@@ -236,3 +350,22 @@ def loading_whole(arguments: Any) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(held)
+
+
+@contextmanager
+def vllm_in(dtype: torch.dtype) -> Iterator[None]:
+    """Give the vLLM that TRL starts in this process weights of this type.
+
+    TRL leaves the type to vLLM, which takes half precision for weights that are stored in float32.
+    A policy that is trained in float32 would then be drawn from another distribution. TRL has no
+    setting for it where vLLM shares the trainer's GPUs; a server of its own has one.
+    """
+    started = getattr(vllm_generation, "LLM", None)
+    if started is None:  # vLLM is not installed
+        yield
+        return
+    vllm_generation.LLM = partial(started, dtype=str(dtype).removeprefix("torch."))
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = started

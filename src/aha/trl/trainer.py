@@ -1,10 +1,10 @@
-"""TRL's GRPOTrainer on aha's problems, prompts and rewards, with its groups laid open.
+"""TRL's GRPOTrainer on aha's problems, prompts and rewards.
 
-What is overridden is named as in TRL 1.16 and transformers 5.23: who is asked
+Overridden methods have their names in TRL 1.16 and transformers 5.23: the sampler of prompts
 (`_get_train_sampler`, `_tokenize_prompts`), how many rows are sampled at a time and where they end
-(`_generate_single_turn`), who scores (`_calculate_rewards`), the schedule, and what happens to a
-gradient that is not finite. Everything between (distribution, sampling, reference, advantages,
-loss, optimizer) is TRL's. Left out: TRL's usage statistics, which it would send to the hub.
+(`_generate_single_turn`), the rewards (`_calculate_rewards`), the schedule, and the handling of a
+gradient that is not finite. Distribution, sampling, reference, advantages, loss and optimizer are
+TRL's. Left out: TRL's usage statistics, which it would send to the hub.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,28 @@ from aha.observe.record import FinishedStep
 from aha.tasks.prompts import ask
 from aha.train.loop import score_groups
 from aha.train.schedule import learning_rate_at
-from aha.trl.checkpoint import Keeper
-from aha.trl.materials import Materials, Policy
-from aha.trl.ranks import Ranks
-from aha.trl.rows import Endings, Row, groups_of, with_advantages
-from aha.trl.stream import StepSampler
-from aha.trl.tally import MicroBatch, Tally, mean_loss, summed
-from aha.trl.vllm_type import vllm_in
+from aha.trl.materials import Endings, Materials, Policy, Row, StepSampler, groups_of, vllm_in
+from aha.trl.ranks import Keeper, Ranks
 from aha.types import Completion, Group, Problem, Prompt, RunFailure
 from trl import GRPOTrainer
 
 
+@dataclass(frozen=True)
+class MicrobatchSums:
+    """One process's part of a microbatch. Rows are trained on for an advantage or a KL term."""
+
+    tokens: int
+    trained_rows: int
+    trained_tokens: int
+    entropy: float  # the sum over trained tokens
+
+
 @dataclass
-class Turn:
-    """A step's rollout; `groups` are the whole step's, on the main process only."""
+class StepSums:
+    """One process's figures of the step in hand; `groups` are the whole step's, on the main one.
+
+    `loss` is the sum over the update in hand, `last_loss` the objective of the last update.
+    """
 
     started: float = field(default_factory=time.perf_counter)
     rollout_s: float = 0.0
@@ -50,6 +58,13 @@ class Turn:
     has_signal_B: Tensor | None = None
     groups: list[Group] = field(default_factory=list)
     tokens_per_microbatch: int = 0
+    loss: float = 0.0
+    last_loss: float = math.nan
+    grad_norm: float = math.nan
+    learning_rate: float = math.nan
+    skipped: bool = False
+    microbatches: list[MicrobatchSums] = field(default_factory=list)
+    nonfinite_rows: set[int] = field(default_factory=set)
 
 
 class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -64,8 +79,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         self.recipe, self.ranks, self._materials = recipe, ranks, materials
         self._keeper = keeper
         self._problems = {problem.key: problem for problem in materials.problems}
-        self._turn, self._tally = Turn(), Tally()
-        self._scored_BT = (torch.empty(0), torch.empty(0))
+        self._sums = StepSums()
+        self._computed_BT = (torch.empty(0), torch.empty(0))
         with vllm_in(product_dtype(recipe)):
             super().__init__(
                 model=policy.model,
@@ -81,41 +96,34 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         self._endings = Endings(materials.tokenizer, self.eos_token_ids, recipe.generation.stop)
         if recipe.generation.stop:
             self.policy.generate = self._endings.ending(self.policy.generate)
-        self._settle_sharding()
-        self._settle_adapters()
+        if self.is_fsdp_enabled:
+            # Checkpoints are for transformers; shards could only be read by this run.
+            plugin = self.accelerator.state.fsdp_plugin
+            # The launcher's file may name shards; that would stay beside the new type.
+            plugin.state_dict_config = plugin.optim_state_dict_config = None
+            plugin.set_state_dict_type("FULL_STATE_DICT")
+        if recipe.lora is not None:
+            self.model.peft_config["default"].base_model_name_or_path = recipe.model.name
+            for parameter in () if self._dist.is_zero3 else self.model.parameters():
+                if parameter.requires_grad:
+                    # bfloat16 would round away most updates.
+                    parameter.data = parameter.data.float()
 
     @property
     def is_sharded(self) -> bool:
-        """Whether no process holds the whole policy."""
+        """True if no process holds the whole policy."""
         return bool(self.is_fsdp_enabled or self._dist.is_zero3)
 
     @property
     def policy(self) -> Any:
-        """The transformers model inside whatever wraps it; adapters, if any, are in its layers."""
+        """The transformers model inside its wrappers; adapters, if any, are in its layers."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if self.recipe.lora is not None else model
-
-    def _settle_sharding(self) -> None:
-        if self.is_fsdp_enabled:
-            # Checkpoints are for transformers; shards would be for this run alone.
-            plugin = self.accelerator.state.fsdp_plugin
-            # Otherwise what the launcher's file said of shards would stay beside the new type.
-            plugin.state_dict_config = plugin.optim_state_dict_config = None
-            plugin.set_state_dict_type("FULL_STATE_DICT")
-
-    def _settle_adapters(self) -> None:
-        if self.recipe.lora is None:
-            return
-        self.model.peft_config["default"].base_model_name_or_path = self.recipe.model.name
-        for parameter in () if self._dist.is_zero3 else self.model.parameters():
-            if parameter.requires_grad:
-                # bfloat16 would round away most updates.
-                parameter.data = parameter.data.float()
 
     def _send_telemetry(self) -> None:
         """Nothing is sent."""
 
-    # Who is asked.
+    # Prompts.
 
     def _get_train_sampler(self, dataset: Any = None) -> StepSampler:
         recipe = self.recipe
@@ -134,29 +142,32 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     def _prompt_of(self, problem: Problem) -> Prompt:
         return ask([problem], self.recipe, self._materials.tokenizer)[0]
 
-    # What is written.
+    # Completions.
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._turn, self._tally = Turn(), Tally()
+        self._sums = StepSums()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        turn, advantages_B = self._turn, output["advantages"]
+        step, advantages_B = self._sums, output["advantages"]
         first = self.ranks.index * len(advantages_B)
         place_B = torch.arange(first, first + len(advantages_B), device=advantages_B.device)
-        assert turn.has_signal_B is not None
+        assert step.has_signal_B is not None
         # Rewards that differ by rounding are equal, as natively.
-        output["advantages"] = advantages_B.masked_fill(~turn.has_signal_B[place_B], 0.0)
+        output["advantages"] = advantages_B.masked_fill(~step.has_signal_B[place_B], 0.0)
         output["row"] = place_B
-        everyone = self.accelerator.gather(output["advantages"]).tolist()
-        turn.groups = with_advantages(turn.groups, everyone)
+        everyone = iter(self.accelerator.gather(output["advantages"]).tolist())
+        step.groups = [
+            replace(group, advantages=tuple(next(everyone) for _ in group.completions))
+            for group in step.groups
+        ]
         width = output["prompt_ids"].size(1) + output["completion_ids"].size(1)
-        turn.tokens_per_microbatch = self.args.per_device_train_batch_size * width
+        step.tokens_per_microbatch = self.args.per_device_train_batch_size * width
         return output
 
     def _generate(self, prompts: list[str]) -> Any:
         started = time.perf_counter()
         result = super()._generate(prompts)
-        self._turn.logprobs = result[4]
-        self._turn.rollout_s = time.perf_counter() - started
+        self._sums.logprobs = result[4]
+        self._sums.rollout_s = time.perf_counter() - started
         return result
 
     def _generate_single_turn(
@@ -174,7 +185,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
             return rows, None
         return rows, [known[: len(row)] for known, row in zip(logprobs, rows, strict=True)]
 
-    # What it is worth.
+    # Rewards.
 
     def _calculate_rewards(
         self, inputs: Any, prompts: list[str], completions: list[str], ids: list[list[int]]
@@ -185,12 +196,12 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         raw, has_signal = self.ranks.on_main(lambda: self._score(rows))
         device = self.accelerator.device
         signal_P = torch.tensor(has_signal, device=device)
-        self._turn.has_signal_B = signal_P.repeat_interleave(self.num_generations)
-        self._turn.reward_s = time.perf_counter() - started
+        self._sums.has_signal_B = signal_P.repeat_interleave(self.num_generations)
+        self._sums.reward_s = time.perf_counter() - started
         return torch.tensor(raw, dtype=torch.float32, device=device)
 
     def _rows(self, keys: list[str], texts: list[str], ids: list[list[int]]) -> list[Row]:
-        known = self._turn.logprobs or [()] * len(ids)
+        known = self._sums.logprobs or [()] * len(ids)
         stopped = self._endings.stopped(ids)
         return [
             Row(
@@ -211,16 +222,16 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         """Every row's rewards, NaN where one does not apply; every group's signal. Keeps groups."""
         size = self.num_generations
         groups = groups_of(rows, size, self._problems, self._prompt_of)
-        self._turn.groups = score_groups(self._materials.rewards, groups)
+        self._sums.groups = score_groups(self._materials.rewards, groups)
         names = [item.reward.name for item in self._materials.rewards]
         raw = [
             [math.nan if (value := score.raw[name]) is None else value for name in names]
-            for group in self._turn.groups
+            for group in self._sums.groups
             for score in group.scores
         ]
-        return raw, [group.has_signal for group in self._turn.groups]
+        return raw, [group.has_signal for group in self._sums.groups]
 
-    # What is learned from it.
+    # The update.
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -241,25 +252,25 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **options)
-        self._tally.loss += loss.item()
+        self._sums.loss += loss.item()
         return loss
 
     def _get_per_token_logps_and_entropies(self, *arguments: Any, **options: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*arguments, **options)
         if torch.is_grad_enabled():
-            self._scored_BT = (result[0].detach(), result[1].detach())
+            self._computed_BT = (result[0].detach(), result[1].detach())
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
         mask_BT = inputs["completion_mask"].bool()
-        logprobs_BT, entropy_BT = self._scored_BT
+        logprobs_BT, entropy_BT = self._computed_BT
         nonfinite_B = ~(logprobs_BT.isfinite() | ~mask_BT).all(dim=1)
         trained_B = mask_BT.any(dim=1) & ((inputs["advantages"] != 0) | (self.beta != 0))
         trained_BT = mask_BT & trained_B[:, None]
-        self._tally.nonfinite_rows.update(inputs["row"][nonfinite_B].tolist())
-        self._tally.parts.append(
-            MicroBatch(
+        self._sums.nonfinite_rows.update(inputs["row"][nonfinite_B].tolist())
+        self._sums.microbatches.append(
+            MicrobatchSums(
                 tokens=int(mask_BT.sum()),
                 trained_rows=int(trained_B.sum()),
                 trained_tokens=int(trained_BT.sum()),
@@ -273,57 +284,80 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
 
         That is where nothing is trained on, or where loss or gradient is not finite.
         """
-        norm, tally = super()._clip_grad_norm(model), self._tally
+        norm, step = super()._clip_grad_norm(model), self._sums
         whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        tally.grad_norm = 0.0 if whole is None else float(whole)
-        tally.learning_rate = self.optimizer.param_groups[0]["lr"]
-        trained = sum(part.trained_tokens for part in tally.parts)
-        losses, counts = zip(*self.ranks.gather((tally.loss, trained)), strict=True)
-        tally.last_loss, tally.loss = mean_loss(losses), 0.0
-        if not (math.isfinite(tally.grad_norm) and math.isfinite(tally.last_loss)):
+        step.grad_norm = 0.0 if whole is None else float(whole)
+        step.learning_rate = self.optimizer.param_groups[0]["lr"]
+        trained = sum(part.trained_tokens for part in step.microbatches)
+        losses, counts = zip(*self.ranks.gather((step.loss, trained)), strict=True)
+        # Like the gradient, the objective is the mean over processes.
+        step.last_loss, step.loss = sum(losses) / len(losses), 0.0
+        if not (math.isfinite(step.grad_norm) and math.isfinite(step.last_loss)):
             if self.is_deepspeed_enabled:
                 raise RunFailure(
                     "loss or gradient is not finite, and DeepSpeed has taken the step already; go "
                     "on from the last checkpoint with a lower optimizer.learning_rate."
                 )
-            tally.skipped = True
-        if tally.skipped or not sum(counts):
+            step.skipped = True
+        if step.skipped or not sum(counts):
             for parameter in model.parameters():
                 parameter.grad = None
         return norm
 
-    # What a step was.
+    # The step's figures.
 
     def finish_step(self, number: int) -> FinishedStep:
-        """The step that has just ended, from all processes' figures; groups on the main one."""
-        turn, tally = self._turn, self._tally
-        step_s = time.perf_counter() - turn.started
-        told = self.ranks.gather((tally.parts, sorted(tally.nonfinite_rows)))
-        metrics = self._metrics["train"]
-        sums = summed(metrics, [parts for parts, _ in told], self.args.gradient_accumulation_steps)
-        metrics.clear()
+        """The step that has just ended, from all processes' figures; groups on the main one.
+
+        TRL logs means over microbatches, whose sizes depend on memory. Here every token counts the
+        same, and only tokens of completions that are trained on count, as natively. After several
+        updates, the last one's figures are returned.
+        """
+        step, last = self._sums, self.args.gradient_accumulation_steps
+        step_s = time.perf_counter() - step.started
+        told = self.ranks.gather((step.microbatches, sorted(step.nonfinite_rows)))
+        together = list(zip(*(sums for sums, _ in told), strict=True))[-last:]
+        everything = [sums for of_processes in together for sums in of_processes]
+        trained = sum(sums.trained_tokens for sums in everything)
+        logged = dict(self._metrics["train"])
+        self._metrics["train"].clear()
+
+        def mean(name: str) -> float:
+            """Over trained tokens, from TRL's means over each microbatch's tokens."""
+            values = logged.get(name, ())[-last:]
+            if not trained:
+                return math.nan
+            if not values:
+                return 0.0
+            tokens = [sum(sums.tokens for sums in of_processes) for of_processes in together]
+            # The mean of a microbatch without tokens is not a number.
+            pairs = [(value, n) for value, n in zip(values, tokens, strict=True) if n]
+            return sum(value * n for value, n in pairs) / trained
+
+        entropy = sum(sums.entropy for sums in everything)
+        gaps = logged.get("sampling/sampling_logp_difference/max", ())
         stats = UpdateStats(
-            loss=tally.last_loss,
-            grad_norm=tally.grad_norm,
-            kl=sums.kl,
-            entropy=sums.entropy,
-            clip_ratio=sums.clip_ratio,
-            logprob_gap=sums.logprob_gap,
-            trained_rows=sums.trained_rows,
-            tokens_per_microbatch=turn.tokens_per_microbatch,
-            skipped=tally.skipped,
+            loss=step.last_loss,
+            grad_norm=step.grad_norm,
+            kl=mean("kl"),
+            entropy=entropy / trained if trained else math.nan,
+            clip_ratio=mean("clip_ratio/region_mean"),
+            logprob_gap=gaps[-1] if gaps else math.nan,
+            trained_rows=sum(sums.trained_rows for sums in everything),
+            tokens_per_microbatch=step.tokens_per_microbatch,
+            skipped=step.skipped,
             nonfinite_rows=tuple(row for _, rows in told for row in rows),
         )
         times = {
-            "time/rollout_s": turn.rollout_s,
-            "time/reward_s": turn.reward_s,
-            "time/train_s": step_s - turn.rollout_s - turn.reward_s,
+            "time/rollout_s": step.rollout_s,
+            "time/reward_s": step.reward_s,
+            "time/train_s": step_s - step.rollout_s - step.reward_s,
             "time/step_s": step_s,
         }
         epoch = self._materials.stream.epoch(number)
-        return FinishedStep(number, epoch, tally.learning_rate, turn.groups, stats, times)
+        return FinishedStep(number, epoch, step.learning_rate, step.groups, stats, times)
 
-    # What is kept.
+    # Checkpoints.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As transformers does, into a folder that is aha's checkpoint once it is whole."""

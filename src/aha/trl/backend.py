@@ -1,0 +1,358 @@
+"""Starting and resuming a run on TRL: every process that a launcher starts runs this."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from transformers import TrainerCallback
+
+from aha.evaluate.evaluation import Evaluation, RunEvaluator, evaluate_held_out
+from aha.model.llama import blocks_of
+from aha.model.load import choose_device, load_model, product_dtype
+from aha.model.lora import can_fold_in, folded_copy
+from aha.observe.reporter import StepReporter, observers_of
+from aha.observe.services import require_services
+from aha.recipe import Recipe, load_recipe
+from aha.runs import RunDirectory
+from aha.sections import TrlSection
+from aha.train.checkpoint import newest_valid
+from aha.train.start import finish, watched, where_from
+from aha.train.state import build_engine
+from aha.train.stop import StopRequest
+from aha.trl.config import (
+    BatchPlan,
+    asked_for_fsdp,
+    batch_plan,
+    check,
+    check_deepspeed,
+    config_arguments,
+    processes,
+    trl_section,
+)
+from aha.trl.materials import (
+    Materials,
+    Policy,
+    load_materials,
+    load_policy,
+    loading_whole,
+    rows_that_fit,
+)
+from aha.trl.ranks import Keeper, Ranks, read_resumed, require_same_sharding, require_shared
+from aha.trl.trainer import RecipeTrainer
+from aha.types import Stopped, UserError
+from trl import GRPOConfig
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Built:
+    """The parts of a run, before it has a folder."""
+
+    ranks: Ranks
+    materials: Materials
+    plan: BatchPlan
+    arguments: Any
+    policy: Policy
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide warnings of transformers and TRL about their own future: users cannot act on them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|torch")
+        yield
+
+
+@_quiet()
+def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
+    """A new run, from the first step to its report, in every process that a launcher started.
+
+    Errors: UserError, RunFailure and Stopped as the native engine's, in all processes together.
+    """
+    check(recipe, processes())
+    stop = StopRequest(recipe.train.max_hours)
+    ranks = _join(recipe)
+    if output is not None:
+        ranks.on_main(lambda: RunDirectory.require_new(output))
+    # Model, rewards and data are loaded before a folder is made: most mistakes show there.
+    built = _build(recipe, ranks)
+    with ranks.parting(), _held(ranks, lambda: RunDirectory.begun(recipe, output)) as run:
+        return _run(built, run, stop)
+
+
+@_quiet()
+def resume_run(
+    path: Path, overrides: Sequence[str] = (), allow_change: bool = False
+) -> RunDirectory:
+    """Go on with a run from its newest whole checkpoint, or from the start when it has none.
+
+    The same number of processes draws the same completions again; another number goes on with the
+    same problems, weights and schedule. Errors: as natively, and UserError for a checkpoint that
+    this launch could not read.
+    """
+    run = RunDirectory.open(path)
+    recipe = load_recipe(str(path / "recipe.yaml"), overrides)
+    check(recipe, processes())
+    stop = StopRequest(recipe.train.max_hours)
+    ranks = _join(recipe)
+    # Files that a recipe names may be elsewhere on other nodes: the main process decides.
+    _, changed = ranks.on_main(lambda: run.resumed_recipe(overrides, allow_change))
+    with ranks.parting(), _held(ranks, run.locked):
+        found = ranks.on_main(lambda: newest_valid(run))
+        resumed = None if found.path is None else read_resumed(found.path)
+        built = _build(recipe, ranks)
+        if resumed is not None:
+            require_same_sharding(resumed, built.arguments)
+        done = resumed.progress.step if resumed else 0
+        lengths = resumed.progress.record_bytes if resumed else {}
+        lost = ranks.on_main(
+            lambda: run.rewind(done, lengths or dict.fromkeys(run.record_bytes(), 0))
+        )
+        if changed:
+            ranks.on_main(lambda: run.change_recipe(recipe, done))
+        notes = [*found.faults, *(f"changed {change}" for change in changed)]
+        return _run(built, run, stop, found.path, done, where_from(done, lost), notes)
+
+
+@contextmanager
+def _held(ranks: Ranks, enter: Callable[[], AbstractContextManager[_T]]) -> Iterator[_T]:
+    """Hold the run for this launch; the main process has its lock."""
+    with ExitStack() as stack:
+        yield ranks.on_main(lambda: stack.enter_context(enter()))
+
+
+def _join(recipe: Recipe) -> Ranks:
+    on_cpu = choose_device(recipe.model).type == "cpu"
+    ranks = Ranks.join(on_cpu)
+    ranks.on_main(lambda: require_services(recipe.logging))
+    ranks.on_main(lambda: require_vllm_server(trl_section(recipe)))
+    return ranks
+
+
+def require_vllm_server(section: TrlSection, seconds: float = 240.0) -> None:
+    """Wait for the vLLM server to listen. Errors: UserError when it does not in that time."""
+    if section.vllm != "server":
+        return
+    address = (section.vllm_server_host, section.vllm_server_port)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"trl.vllm is 'server', and at {address[0]}:{address[1]} nothing listened for "
+                    f"{seconds:.0f} s ({error}); start it, or set trl.vllm_server_host and "
+                    "trl.vllm_server_port."
+                ) from None
+        time.sleep(1)
+
+
+def _build(recipe: Recipe, ranks: Ranks) -> _Built:
+    materials = ranks.together(lambda: load_materials(recipe))
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count))
+    # Free memory differs from process to process; the plan may not.
+    rows = ranks.on_main(lambda: rows_that_fit(recipe, materials.longest_prompt, neighbours))
+    plan = batch_plan(
+        recipe.grpo.prompts_per_step, recipe.generation.num_generations, ranks.count, rows
+    )
+    arguments = GRPOConfig(
+        **config_arguments(
+            recipe,
+            plan,
+            folder=Path(),  # known when there is a run directory
+            # TRL's mixed precision: for products in bfloat16, or weights that are.
+            bf16=product_dtype(recipe) == torch.bfloat16,
+            on_cpu=choose_device(recipe.model).type == "cpu",
+            longest_prompt=materials.longest_prompt,
+        )
+    )
+    # One process uses one device, as natively, however many it sees.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    if asked_for_fsdp():
+        ranks.introduce_fsdp()
+    if arguments.deepspeed_plugin is not None:
+        check_deepspeed(arguments.deepspeed_plugin.deepspeed_config, "the DeepSpeed configuration")
+        ranks.introduce_deepspeed()
+    policy = ranks.together(lambda: load_policy(recipe, arguments))
+    # In a mixture of experts, some may have no token in a step.
+    arguments.ddp_find_unused_parameters = policy.has_experts
+    return _Built(ranks, materials, plan, arguments, policy)
+
+
+def _run(
+    built: _Built,
+    run: RunDirectory,
+    stop: StopRequest,
+    checkpoint: Path | None = None,
+    done: int = 0,
+    how: str = "",
+    notes: Sequence[str] = (),
+) -> RunDirectory:
+    """Train from a checkpoint, or from the start; write the report."""
+    recipe, ranks = built.materials.recipe, built.ranks
+    # Only the main process has observers.
+    reporter = ranks.together(
+        lambda: StepReporter(
+            recipe, run, observers_of(recipe, run, Console(), done) if ranks.is_main else ()
+        )
+    )
+    for note in (f"run directory: {run.path}{how}", *notes, f"TRL: {built.plan}"):
+        reporter.note(note)
+    started = time.monotonic()
+    with watched(run, reporter, stop), ranks.apart():
+        _train(built, run, checkpoint, reporter, stop)
+    minutes = (time.monotonic() - started) / 60
+    ranks.on_main(lambda: finish(run, reporter, minutes))
+    return run
+
+
+def _train(
+    built: _Built,
+    run: RunDirectory,
+    checkpoint: Path | None,
+    reporter: StepReporter,
+    stop: StopRequest,
+) -> None:
+    materials, ranks = built.materials, built.ranks
+    recipe = materials.recipe
+    if built.arguments.deepspeed_plugin is not None and ranks.count > 1:
+        require_shared(run.path, ranks)
+    keeper = Keeper(run, recipe.train.save_total_limit, recipe.grpo.num_iterations)
+    ranks.on_main(keeper.clear)
+    built.arguments.output_dir = str(keeper.staging)
+    trainer = RecipeTrainer(materials, built.arguments, built.policy, ranks, keeper)
+    for note in materials.notes:
+        reporter.note(note)
+    measured = partial(_measure, materials, trainer, keeper.staging / "weights")
+    evaluator = RunEvaluator(recipe, run, reporter.note, measured)
+    between = BetweenSteps(trainer, evaluator, reporter, stop)
+    trainer.add_callback(between)
+    if ranks.on_main(lambda: "before" not in run.evaluation()):
+        evaluator.at_end("before")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if between.stopped is None:
+        evaluator.at_end("after")
+    if ranks.is_main:
+        keeper.clear()
+    if between.stopped is not None:
+        raise between.stopped
+
+
+class BetweenSteps(TrainerCallback):  # type: ignore[misc]
+    """Ends each step as the native loop does: record, evaluate, save, stop. All processes agree.
+
+    `stopped` says why the run ended before its last step, if it did.
+    """
+
+    def __init__(
+        self,
+        trainer: RecipeTrainer,
+        evaluator: RunEvaluator,
+        reporter: StepReporter,
+        stop: StopRequest,
+    ) -> None:
+        self._trainer = trainer
+        self._evaluator = evaluator
+        self._reporter = reporter
+        self._stop = stop
+        self._slowest_s = 0.0
+        self.stopped: Stopped | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        recipe = self._trainer.recipe
+        number, rest = divmod(state.global_step, recipe.grpo.num_iterations)
+        if rest:
+            return control
+        step = self._trainer.finish_step(number)
+        evaluated = self._evaluator.after_step(number)
+        self._trainer.ranks.on_main(lambda: self._reporter.report(step, evaluated))
+        self._slowest_s = max(self._slowest_s, step.times["time/step_s"])
+        last = number == recipe.train.max_steps
+        # Twice the slowest step: the checkpoint must still be written.
+        self.stopped = self._agree(0.0 if last else 2 * self._slowest_s)
+        control.should_save = (
+            last or self.stopped is not None or number % recipe.train.save_steps == 0
+        )
+        control.should_training_stop |= self.stopped is not None
+        return control
+
+    def _agree(self, next_step_s: float) -> Stopped | None:
+        """The reason to stop, when any process has one."""
+        mine = None
+        try:
+            self._stop.check(next_step_s)
+        except Stopped as stopped:
+            mine = (str(stopped), stopped.code)
+        reasons = [reason for reason in self._trainer.ranks.gather(mine) if reason is not None]
+        return Stopped(*reasons[0]) if reasons else None
+
+
+def _measure(
+    materials: Materials,
+    trainer: RecipeTrainer,
+    folder: Path,
+    keep: Callable[[Evaluation], None],
+    untrained: bool,
+) -> None:
+    """Call `keep` with the policy's evaluation on the main process; the others wait.
+
+    No process holds the whole of a sharded policy: all write it to `folder`, and the main one
+    reads it. An untrained one is loaded as the recipe names it.
+    """
+    recipe, ranks = materials.recipe, trainer.ranks
+
+    def answers(model: Any) -> Evaluation:
+        engine = build_engine(recipe, model, materials.tokenizer, blocks_of(model))
+        return evaluate_held_out(recipe, engine, materials.tokenizer, materials.held_out)
+
+    def keep_here() -> None:
+        model = trainer.policy
+        with own_forward(model):
+            if recipe.lora is not None and model.device.type == "cpu" and can_fold_in(model):
+                model = folded_copy(model)
+            keep(answers(model))
+
+    def keep_written() -> None:
+        with loading_whole(trainer.args):
+            model = load_model(recipe.model, None if untrained else str(folder))
+        evaluation = answers(model)
+        if torch.cuda.is_available():
+            del model
+            torch.cuda.empty_cache()
+        keep(evaluation)
+
+    if not trainer.is_sharded:
+        ranks.on_main(keep_here)
+        return
+    if not untrained:
+        ranks.together(lambda: trainer.save_model(str(folder)))
+    ranks.on_main(keep_written)
+    if ranks.is_main:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def own_forward(model: Any) -> Iterator[None]:
+    """While inside, the model has its class's methods: TRL and accelerate wrap the instance's."""
+    theirs = {
+        name: vars(model).pop(name) for name in ("forward", "generate") if name in vars(model)
+    }
+    try:
+        yield
+    finally:
+        vars(model).update(theirs)
