@@ -17,7 +17,7 @@ def native_turn(self: Any, prompt_ids: Any, images: Any, fields: Any, count: int
     """Every process writes the whole step, and keeps its own rows."""
     recipe, model = self.recipe, self.policy
     step = self.state.global_step // recipe.grpo.num_iterations + 1
-    prompts = ask(self._materials.stream.at(step), recipe, self._tokenizer)
+    prompts = ask(self._data.stream.at(step), recipe, self._tokenizer)
     with own_forward(model):
         engine = build_engine(recipe, model, self._tokenizer, blocks_of(model))
         groups = engine.generate(

@@ -16,7 +16,7 @@ from aha.model.sizes import Widths
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
 from aha.train.schedule import ProblemStream
-from aha.trl.materials import StepSampler, load_materials, load_policy, rows_that_fit
+from aha.trl.materials import StepSampler, load_data, load_policy, rows_that_fit
 from aha.types import UserError
 
 Make = Callable[..., Recipe]
@@ -41,7 +41,7 @@ def test_a_reward_at_fault_ends_the_start(small: Make, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def short(completions):\n    return []\n")
     with pytest.raises(UserError, match="reward 'short' returned 0 values for 1"):
-        load_materials(small("trl", f"rewards=[{{name: '{path}:short'}}]"))
+        load_data(small("trl", f"rewards=[{{name: '{path}:short'}}]"))
 
 
 @pytest.mark.parametrize("repeats", [1, 6])
@@ -50,7 +50,7 @@ def test_problems_come_in_the_native_order(repeats: int, small: Make) -> None:
     recipe = small("trl", "train.max_steps=16")
     problems = load_problems(recipe.task, "train", recipe.task.num_train).problems
     native = ProblemStream(problems, 3, recipe.train.seed)
-    materials = load_materials(recipe)
+    materials = load_data(recipe)
     sampler = StepSampler(materials.problems, materials.stream, 16, 4, repeats)
     drawn = list(sampler)
     assert len(drawn) == len(sampler) == 16 * repeats * 3 * 4
@@ -62,8 +62,8 @@ def test_problems_come_in_the_native_order(repeats: int, small: Make) -> None:
 
 
 def test_the_longest_prompt_is_of_what_the_run_draws(small: Make) -> None:
-    few = load_materials(small("trl", "train.max_steps=1"))
-    every = load_materials(small("trl", "train.max_steps=50"))
+    few = load_data(small("trl", "train.max_steps=1"))
+    every = load_data(small("trl", "train.max_steps=50"))
     # "Make T from A B C . <think>": one token per number and word.
     assert few.longest_prompt == every.longest_prompt == 8
 
@@ -115,4 +115,4 @@ def test_an_adapter_is_no_reference(tmp_path: Path) -> None:
         "countdown-tiny", ["engine=trl", "grpo.beta=0.1", f"model.name={tmp_path}"]
     )
     with pytest.raises(UserError, match=r"grpo\.beta is 0\.1 and model\.name .* is an adapter"):
-        load_materials(recipe)
+        load_data(recipe)

@@ -69,27 +69,68 @@ class TrainingState:
         return self.progress.step + 1
 
 
-def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> TrainingState:
-    """Load the problems, the policy, and the reference if there is a KL term.
+@dataclass(frozen=True)
+class TrainingData:
+    """The parts of a run that need no weights; `longest_prompt` is in tokens."""
 
-    `resume_from` is a checkpoint. `decoded` is the kernel path of the run to resume; it is kept if
-    this machine has it. Errors: UserError for settings or data that cannot be trained on.
+    recipe: Recipe
+    rewards: tuple[WeightedReward, ...]
+    problems: tuple[Problem, ...]
+    held_out: tuple[Problem, ...]
+    stream: ProblemStream
+    tokenizer: PreTrainedTokenizerBase
+    longest_prompt: int
+    notes: tuple[str, ...]
+
+
+def load_training_data(
+    recipe: Recipe, resume_from: Path | None = None, every_prompt: bool = False
+) -> TrainingData:
+    """Load rewards, problems and tokenizer, and try the rewards once.
+
+    Prompts are made step by step. Those of the first step and of the evaluation are also made here,
+    so that a prompt that does not fit is refused before the model is loaded; with `every_prompt`,
+    those of all training problems that the run draws. Errors: UserError.
     """
     require_fast_bfloat16(recipe.model)
     rewards = rewards_of(recipe)
-    problems = load_problems(recipe.task, "train", recipe.task.num_train)
+    found = load_problems(recipe.task, "train", recipe.task.num_train)
     held_out: tuple[Problem, ...] = ()
     if recipe.evaluation.n:
         held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
     tokenizer: Any = load_tokenizer(recipe.model, str(resume_from) if resume_from else None)
     grpo = recipe.grpo
     rounds = grpo.max_sampling_rounds if grpo.dynamic_sampling else 1
-    stream = ProblemStream(problems.problems, grpo.prompts_per_step, recipe.train.seed, rounds)
-    # Prompts are made step by step. Those of the first step and of the evaluation are also made
-    # here, so that a prompt that does not fit is refused before the model is loaded.
-    early = [problems.problems[0], *stream.at(1), *held_out]
-    prompts = ask(early, recipe, tokenizer)
-    try_rewards(rewards, early[0], prompts[0], tokenizer.encode)
+    stream = ProblemStream(found.problems, grpo.prompts_per_step, recipe.train.seed, rounds)
+    asked = [found.problems[0], *stream.at(1), *held_out]
+    if every_prompt:
+        steps = range(1, recipe.train.max_steps + 1)
+        draws = len(steps) * rounds * grpo.prompts_per_step
+        asked = list(found.problems)
+        if draws < len(asked):
+            asked = [p for step in steps for r in range(rounds) for p in stream.at(step, r)]
+    prompts = ask(asked, recipe, tokenizer)
+    try_rewards(rewards, asked[0], prompts[0], tokenizer.encode)
+    return TrainingData(
+        recipe=recipe,
+        rewards=rewards,
+        problems=found.problems,
+        held_out=held_out,
+        stream=stream,
+        tokenizer=tokenizer,
+        longest_prompt=max(len(prompt.token_ids) for prompt in prompts),
+        notes=tuple(filter(None, [found.losses()])),
+    )
+
+
+def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> TrainingState:
+    """Load the problems, the policy, and the reference if there is a KL term.
+
+    `resume_from` is a checkpoint. `decoded` is the kernel path of the run to resume; it is kept if
+    this machine has it. Errors: UserError for settings or data that cannot be trained on.
+    """
+    data = load_training_data(recipe, resume_from)
+    grpo, tokenizer = recipe.grpo, data.tokenizer
     # The global streams are only for rewards of the user's own. They are set after the trial of
     # the rewards, so that a run's draws do not depend on it.
     torch.manual_seed(recipe.train.seed)
@@ -97,8 +138,7 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
     np.random.seed(recipe.train.seed)
 
     model = load_policy(recipe, resume_from)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    require_positions(model.config, longest, recipe.generation.max_completion_length)
+    require_positions(model.config, data.longest_prompt, recipe.generation.max_completion_length)
     start: PreTrainedModel | None = None
     if grpo.beta != 0.0 and recipe.lora is None:
         start = load_model(recipe.model) if resume_from else copy.deepcopy(model)
@@ -119,7 +159,7 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
         model, blocks is not None, checkpointing
     )
     decoding = engine.decoding
-    notes = [problems.losses()]
+    notes = list(data.notes)
     if decoding is not None and decoding.path == "off":
         notes.append(f"compiled kernels: off ({decoding.why}); rollouts are slower without them.")
     return TrainingState(
@@ -130,12 +170,12 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
         tokenizer=tokenizer,
         engine=engine,
         optimizer=optimizer,
-        rewards=rewards,
-        stream=stream,
-        held_out=held_out,
+        rewards=data.rewards,
+        stream=data.stream,
+        held_out=data.held_out,
         budget=TokenBudget(fits),
         progress=restore(resume_from, optimizer) if resume_from else Progress(0, {}),
-        notes=tuple(filter(None, notes)),
+        notes=tuple(notes),
     )
 
 

@@ -29,7 +29,7 @@ from aha.runs import RunDirectory
 from aha.sections import TrlSection
 from aha.train.checkpoint import newest_valid
 from aha.train.start import finish, watched, where_from
-from aha.train.state import build_engine
+from aha.train.state import TrainingData, build_engine
 from aha.train.stop import StopRequest
 from aha.trl.config import (
     BatchPlan,
@@ -41,14 +41,7 @@ from aha.trl.config import (
     processes,
     trl_section,
 )
-from aha.trl.materials import (
-    Materials,
-    Policy,
-    load_materials,
-    load_policy,
-    loading_whole,
-    rows_that_fit,
-)
+from aha.trl.materials import Policy, load_data, load_policy, loading_whole, rows_that_fit
 from aha.trl.ranks import Keeper, Ranks, read_resumed, require_same_sharding, require_shared
 from aha.trl.trainer import RecipeTrainer
 from aha.types import Stopped, UserError
@@ -62,7 +55,7 @@ class _Built:
     """The parts of a run, before it has a folder."""
 
     ranks: Ranks
-    materials: Materials
+    data: TrainingData
     plan: BatchPlan
     arguments: Any
     policy: Policy
@@ -163,10 +156,10 @@ def require_vllm_server(section: TrlSection, seconds: float = 240.0) -> None:
 
 
 def _build(recipe: Recipe, ranks: Ranks) -> _Built:
-    materials = ranks.together(lambda: load_materials(recipe))
+    data = ranks.together(lambda: load_data(recipe))
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count))
     # Free memory differs from process to process; the plan may not.
-    rows = ranks.on_main(lambda: rows_that_fit(recipe, materials.longest_prompt, neighbours))
+    rows = ranks.on_main(lambda: rows_that_fit(recipe, data.longest_prompt, neighbours))
     plan = batch_plan(
         recipe.grpo.prompts_per_step, recipe.generation.num_generations, ranks.count, rows
     )
@@ -178,7 +171,7 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
             # TRL's mixed precision: for products in bfloat16, or weights that are.
             bf16=product_dtype(recipe) == torch.bfloat16,
             on_cpu=choose_device(recipe.model).type == "cpu",
-            longest_prompt=materials.longest_prompt,
+            longest_prompt=data.longest_prompt,
         )
     )
     # One process uses one device, as natively, however many it sees.
@@ -191,7 +184,7 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
     policy = ranks.together(lambda: load_policy(recipe, arguments))
     # In a mixture of experts, some may have no token in a step.
     arguments.ddp_find_unused_parameters = policy.has_experts
-    return _Built(ranks, materials, plan, arguments, policy)
+    return _Built(ranks, data, plan, arguments, policy)
 
 
 def _run(
@@ -204,7 +197,7 @@ def _run(
     notes: Sequence[str] = (),
 ) -> RunDirectory:
     """Train from a checkpoint, or from the start; write the report."""
-    recipe, ranks = built.materials.recipe, built.ranks
+    recipe, ranks = built.data.recipe, built.ranks
     # Only the main process has observers.
     reporter = ranks.together(
         lambda: StepReporter(
@@ -228,17 +221,17 @@ def _train(
     reporter: StepReporter,
     stop: StopRequest,
 ) -> None:
-    materials, ranks = built.materials, built.ranks
-    recipe = materials.recipe
+    data, ranks = built.data, built.ranks
+    recipe = data.recipe
     if built.arguments.deepspeed_plugin is not None and ranks.count > 1:
         require_shared(run.path, ranks)
     keeper = Keeper(run, recipe.train.save_total_limit, recipe.grpo.num_iterations)
     ranks.on_main(keeper.clear)
     built.arguments.output_dir = str(keeper.staging)
-    trainer = RecipeTrainer(materials, built.arguments, built.policy, ranks, keeper)
-    for note in materials.notes:
+    trainer = RecipeTrainer(data, built.arguments, built.policy, ranks, keeper)
+    for note in data.notes:
         reporter.note(note)
-    measured = partial(_measure, materials, trainer, keeper.staging / "weights")
+    measured = partial(_measure, data, trainer, keeper.staging / "weights")
     evaluator = RunEvaluator(recipe, run, reporter.note, measured)
     between = BetweenSteps(trainer, evaluator, reporter, stop)
     trainer.add_callback(between)
@@ -303,7 +296,7 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
 
 
 def _measure(
-    materials: Materials,
+    data: TrainingData,
     trainer: RecipeTrainer,
     folder: Path,
     keep: Callable[[Evaluation], None],
@@ -314,11 +307,11 @@ def _measure(
     No process holds the whole of a sharded policy: all write it to `folder`, and the main one
     reads it. An untrained one is loaded as the recipe names it.
     """
-    recipe, ranks = materials.recipe, trainer.ranks
+    recipe, ranks = data.recipe, trainer.ranks
 
     def answers(model: Any) -> Evaluation:
-        engine = build_engine(recipe, model, materials.tokenizer, blocks_of(model))
-        return evaluate_held_out(recipe, engine, materials.tokenizer, materials.held_out)
+        engine = build_engine(recipe, model, data.tokenizer, blocks_of(model))
+        return evaluate_held_out(recipe, engine, data.tokenizer, data.held_out)
 
     def keep_here() -> None:
         model = trainer.policy

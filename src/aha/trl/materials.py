@@ -34,74 +34,35 @@ from aha.model.load import (
     find_model,
     load_config,
     load_model,
-    load_tokenizer,
     product_dtype,
-    require_fast_bfloat16,
     require_positions,
 )
 from aha.model.lora import is_adapter, lora_config
 from aha.model.sizes import Pass, Widths, kept_per_token, logits_per_token
 from aha.recipe import Recipe
-from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.sampler import StopStrings
-from aha.tasks import load_problems
-from aha.tasks.prompts import ask
 from aha.train.memory import token_budget
 from aha.train.schedule import ProblemStream
+from aha.train.state import TrainingData, load_training_data
 from aha.trl.config import asked_for_fsdp, trl_section
 from aha.types import Completion, Group, Problem, Prompt, RunFailure, UserError
 
 
-@dataclass(frozen=True)
-class Materials:
-    """The parts of a run that its recipe alone decides; `longest_prompt` is in tokens."""
-
-    recipe: Recipe
-    rewards: tuple[WeightedReward, ...]
-    problems: tuple[Problem, ...]
-    held_out: tuple[Problem, ...]
-    stream: ProblemStream
-    tokenizer: PreTrainedTokenizerBase
-    longest_prompt: int
-    notes: tuple[str, ...]
-
-
-def load_materials(recipe: Recipe) -> Materials:
-    """Rewards, problems and tokenizer. Errors: UserError for data or settings that do not work."""
-    require_fast_bfloat16(recipe.model)
-    rewards = rewards_of(recipe)
-    found = load_problems(recipe.task, "train", recipe.task.num_train)
-    held_out: tuple[Problem, ...] = ()
-    if recipe.evaluation.n:
-        held_out = load_problems(recipe.task, "test", recipe.evaluation.n).problems
-    if recipe.grpo.beta and recipe.lora is None and is_adapter(Path(find_model(recipe.model.name))):
+def load_data(recipe: Recipe) -> TrainingData:
+    """The native engine's data. Errors: UserError also for settings that TRL cannot work with."""
+    adapter = is_adapter(Path(find_model(recipe.model.name)))
+    if recipe.grpo.beta and recipe.lora is None and adapter:
         # TRL would load the reference by the model's name, without the adapter.
         raise UserError(
             f"grpo.beta is {recipe.grpo.beta:g} and model.name {recipe.model.name!r} is an "
             "adapter; with engine trl export it first (`aha export`), or train adapters: --set "
             "lora={}."
         )
-    tokenizer: Any = load_tokenizer(recipe.model)
-    stream = ProblemStream(found.problems, recipe.grpo.prompts_per_step, recipe.train.seed)
-    # TRL must know the longest prompt. So the prompts of all problems that the run draws are made.
-    drawn: Sequence[Problem] = found.problems
-    if recipe.train.max_steps * recipe.grpo.prompts_per_step < len(drawn):
-        steps = range(1, recipe.train.max_steps + 1)
-        drawn = [problem for step in steps for problem in stream.at(step)]
-    prompts = ask(drawn, recipe, tokenizer)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    require_positions(load_config(recipe.model), longest, recipe.generation.max_completion_length)
-    try_rewards(rewards, drawn[0], prompts[0], tokenizer.encode)
-    return Materials(
-        recipe=recipe,
-        rewards=rewards,
-        problems=found.problems,
-        held_out=held_out,
-        stream=stream,
-        tokenizer=tokenizer,
-        longest_prompt=longest,
-        notes=tuple(filter(None, [found.losses()])),
-    )
+    # TRL must know the longest prompt before it starts.
+    data = load_training_data(recipe, every_prompt=True)
+    most = recipe.generation.max_completion_length
+    require_positions(load_config(recipe.model), data.longest_prompt, most)
+    return data
 
 
 class StepSampler(Sampler[int]):

@@ -28,7 +28,8 @@ from aha.observe.record import FinishedStep
 from aha.tasks.prompts import ask
 from aha.train.loop import score_groups
 from aha.train.schedule import learning_rate_at
-from aha.trl.materials import Endings, Materials, Policy, Row, StepSampler, groups_of, vllm_in
+from aha.train.state import TrainingData
+from aha.trl.materials import Endings, Policy, Row, StepSampler, groups_of, vllm_in
 from aha.trl.ranks import Keeper, Ranks
 from aha.types import Completion, Group, Problem, Prompt, RunFailure
 from trl import GRPOTrainer
@@ -73,27 +74,27 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     lr_scheduler: Any
 
     def __init__(
-        self, materials: Materials, arguments: Any, policy: Policy, ranks: Ranks, keeper: Keeper
+        self, data: TrainingData, arguments: Any, policy: Policy, ranks: Ranks, keeper: Keeper
     ) -> None:
-        recipe = materials.recipe
-        self.recipe, self.ranks, self._materials = recipe, ranks, materials
+        recipe = data.recipe
+        self.recipe, self.ranks, self._data = recipe, ranks, data
         self._keeper = keeper
-        self._problems = {problem.key: problem for problem in materials.problems}
+        self._problems = {problem.key: problem for problem in data.problems}
         self._sums = StepSums()
         self._computed_BT = (torch.empty(0), torch.empty(0))
         with vllm_in(product_dtype(recipe)):
             super().__init__(
                 model=policy.model,
-                reward_funcs=[item.reward for item in materials.rewards],
+                reward_funcs=[item.reward for item in data.rewards],
                 args=arguments,
                 train_dataset=Dataset.from_dict({"prompt": list(self._problems)}),
-                processing_class=materials.tokenizer,
+                processing_class=data.tokenizer,
                 peft_config=policy.adapters,
             )
         # TRL's `disable_dropout` knows the modules only, and loads a sharded policy itself.
         switch_off_dropout(self.policy)
         self.remove_callback(PrinterCallback)
-        self._endings = Endings(materials.tokenizer, self.eos_token_ids, recipe.generation.stop)
+        self._endings = Endings(data.tokenizer, self.eos_token_ids, recipe.generation.stop)
         if recipe.generation.stop:
             self.policy.generate = self._endings.ending(self.policy.generate)
         if self.is_fsdp_enabled:
@@ -128,8 +129,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, dataset: Any = None) -> StepSampler:
         recipe = self.recipe
         return StepSampler(
-            self._materials.problems,
-            self._materials.stream,
+            self._data.problems,
+            self._data.stream,
             recipe.train.max_steps,
             recipe.generation.num_generations,
             recipe.grpo.num_iterations * self.args.steps_per_generation,
@@ -140,7 +141,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         return [list(asked[key].token_ids) for key in prompts], None, {}
 
     def _prompt_of(self, problem: Problem) -> Prompt:
-        return ask([problem], self.recipe, self._materials.tokenizer)[0]
+        return ask([problem], self.recipe, self._data.tokenizer)[0]
 
     # Completions.
 
@@ -222,8 +223,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         """Every row's rewards, NaN where one does not apply; every group's signal. Keeps groups."""
         size = self.num_generations
         groups = groups_of(rows, size, self._problems, self._prompt_of)
-        self._sums.groups = score_groups(self._materials.rewards, groups)
-        names = [item.reward.name for item in self._materials.rewards]
+        self._sums.groups = score_groups(self._data.rewards, groups)
+        names = [item.reward.name for item in self._data.rewards]
         raw = [
             [math.nan if (value := score.raw[name]) is None else value for name in names]
             for group in self._sums.groups
@@ -354,7 +355,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
             "time/train_s": step_s - step.rollout_s - step.reward_s,
             "time/step_s": step_s,
         }
-        epoch = self._materials.stream.epoch(number)
+        epoch = self._data.stream.epoch(number)
         return FinishedStep(number, epoch, step.learning_rate, step.groups, stats, times)
 
     # Checkpoints.
