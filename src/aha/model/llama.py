@@ -1,9 +1,9 @@
 """Llama-like blocks (Llama, Qwen2, Qwen3, Mistral) run without module calls, masks or caches.
 
-Rollouts and training call the same functions on the same weights, so what the sampler draws from
-is what the trainer scores. Whatever is not computed here (sliding windows, other activations,
-rotary embeddings that depend on the length) is refused by `supports`; those models run through
-their own forward.
+Rollouts and training call the same functions on the same weights, so the sampler draws from the
+distribution that the trainer computes. `supports` is false for models with anything else (sliding
+windows, other activations, rotary embeddings that depend on the length). Those run through their
+own forward.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def supports(model: PreTrainedModel) -> bool:
-    """Whether `LlamaBlocks` computes this model's forward."""
+    """True if `LlamaBlocks` computes this model's forward."""
     config: Any = model.config
     if getattr(config, "model_type", None) not in _MODEL_TYPES:
         return False
@@ -49,7 +49,7 @@ def supports(model: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True)
 class Stack:
-    """Linear layers with one input as one product.
+    """Several linear layers with the same input, computed as one product.
 
     The layers' own parameters are views of `weight` and `bias`, so there is one copy in memory
     and an optimizer step is seen at once. Gradients gather in `weight.grad`; `share_gradients`
@@ -64,7 +64,7 @@ class Stack:
         return functional.linear(x, self.weight, self.bias)
 
     def share_gradients(self) -> None:
-        """Make each layer's gradient a view of the stack's, or none where there is none."""
+        """Make each layer's gradient a view of the stack's gradient, or None if it has none."""
         row = 0
         for layer in self.layers:
             end = row + layer.out_features
@@ -80,7 +80,7 @@ class Stack:
 
 
 def stack(layers: Sequence[Any]) -> Stack | None:
-    """The layers as a stack, their parameters moved into it; none where one is not plain.
+    """The layers as a stack, with their parameters moved into it; None if one is not plain.
 
     Plain: an `nn.Linear` and nothing else (an adapter or a quantised layer is not).
     """
@@ -108,12 +108,12 @@ def stack(layers: Sequence[Any]) -> Stack | None:
 
 
 def blocks_of(model: PreTrainedModel) -> LlamaBlocks | None:
-    """The model's fused blocks, none where they do not compute its forward."""
+    """The model's fused blocks; None if they do not compute its forward."""
     return LlamaBlocks(model) if supports(model) else None
 
 
 class LlamaBlocks:
-    """The model's embedding, blocks and last norm; the head stays with the caller."""
+    """The model's embedding, blocks, last norm and head, as functions of tensors."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         config: Any = model.config
@@ -136,7 +136,7 @@ class LlamaBlocks:
         return [s for s in (*self._qkv, *self._gate_up) if s is not None]
 
     def decoded(self, cos_TD: Tensor, sin_TD: Tensor) -> DecodedModel | None:
-        """The model for the C kernels, with the angles of `angles`; none where they cannot run it.
+        """The model for the C kernels, with the angles of `angles`; None if they cannot run it.
 
         They compute float32 on a CPU, plain linear layers, head widths of a multiple of 16.
         """
@@ -158,7 +158,7 @@ class LlamaBlocks:
         )  # fmt: skip
 
     def _weights(self, index: int) -> Layer | None:
-        """One block's weights, none when a projection is not plain or the unit has biases."""
+        """One block's weights; None if a projection is not plain or the gated unit has biases."""
         layer, qkv, gate_up = self.layers[index], self._qkv[index], self._gate_up[index]
         attention, down = layer.self_attn, layer.mlp.down_proj
         plain = type(attention.o_proj) is nn.Linear and type(down) is nn.Linear
@@ -248,7 +248,7 @@ class LlamaBlocks:
 
 
 def _add_linear(residual_MC: Tensor, x: Tensor, layer: Any) -> Tensor:
-    """residual + layer(x), in one product where the layer is plain and nothing is cast."""
+    """residual + layer(x), as one product if the layer is plain and nothing is cast."""
     if type(layer) is not nn.Linear:
         return residual_MC + layer(x)
     same = residual_MC.dtype == x.dtype == layer.weight.dtype

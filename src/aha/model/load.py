@@ -30,7 +30,7 @@ from aha.visible import did_you_mean
 
 
 def find_model(name: str) -> str:
-    """Where a model is: the shipped one, a folder, or a hub name that exists.
+    """The place of a model: the shipped one's folder, a folder, or a hub name that exists.
 
     Errors: UserError at once for a folder that does not exist or a hub name that cannot be
     had; nothing is retried.
@@ -135,7 +135,7 @@ def require_fast_bfloat16(section: ModelSection) -> None:
 
 
 def bfloat16_slowdown(size: int = 256, tries: int = 5) -> float:
-    """How many times as long as in float32 a product takes in bfloat16, on the CPU."""
+    """Time of a bfloat16 product on the CPU, as a multiple of a float32 product's."""
     best = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
     factors = {dtype: torch.ones(size, size, dtype=dtype) for dtype in best}
     # In turns, so that what else the machine does meets both; the first of each is to warm up.
@@ -240,7 +240,7 @@ def switch_off_dropout(model: torch.nn.Module) -> None:
 
 
 def _quantised(section: ModelSection, device: torch.device) -> dict[str, Any]:
-    """What makes transformers load through bitsandbytes. Errors: UserError when it is absent."""
+    """Options that load a model through bitsandbytes. Errors: UserError if it is missing."""
     if find_spec("bitsandbytes") is None:
         raise UserError(
             f"model.quantization is {section.quantization!r}, which needs bitsandbytes: "

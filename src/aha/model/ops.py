@@ -1,8 +1,8 @@
 """The small operations of a block, each with its gradient written out.
 
-Left to autograd, a root-mean-square norm or a gated unit is five to ten passes over memory in
-each direction; written out it is two or three and saves fewer tensors, and on a CPU with a
-compiler it is one (`aha.model.kernels`). Large products and attention stay with PyTorch.
+With autograd, a root-mean-square norm or a gated unit takes five to ten passes over memory in each
+direction. Written out it takes two or three and keeps fewer tensors, and with compiled kernels on a
+CPU it takes one (`aha.model.kernels`). Large products and attention are PyTorch's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding of x (R, heads, D); cos and sin (R, 1, D), of any type.
 
-    `sin` is signed: its first half negated, so that one swap of halves does for both.
+    The first half of `sin` is negated, so that one swap of halves is enough.
     """
     if torch.is_grad_enabled():
         return _Rotate.apply(x, cos, sin)
@@ -57,7 +57,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, rows: int) -> Te
 
 
 def casting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Products in `dtype`, while the residual stream keeps its type; nothing changes with none."""
+    """Autocast of products to `dtype` on a device; None changes nothing."""
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 

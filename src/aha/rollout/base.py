@@ -1,4 +1,4 @@
-"""What a rollout is asked, what it answers, and what it needs of a decoder."""
+"""The interfaces of a rollout: settings, engine, decoder, and rows that are being written."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class StaticDecoder(Decoder):
         blocks, length_R = self._blocks, self._length_S[:rows]
         index_R = torch.arange(rows, device=length_R.device)
         position_T = torch.arange(positions, device=length_R.device)
-        # As attention adds it; from a boolean mask every layer would make this anew.
+        # A mask to add: every layer would make one from a boolean mask.
         mask_R11T = self._keys.new_zeros(rows, 1, 1, positions)
         mask_R11T.masked_fill_(position_T > length_R[:, None, None, None], float("-inf"))
 

@@ -58,7 +58,7 @@ class NativeEngine:
         self._tokenizer = tokenizer
         self._blocks = blocks
         self._max_rows = max_rows
-        # Where tokens are drawn: in float64, which an Apple GPU does not have.
+        # Tokens are drawn on this device, in float64, which an Apple GPU does not have.
         device = torch.device("cpu") if model.device.type == "mps" else model.device
         self._end_ids = torch.tensor(sorted(_end_ids(model, tokenizer)), device=device)
         if blocks is None:
@@ -223,7 +223,7 @@ class _Rollout:
             pass
 
     def steps(self, max_prompts: int) -> Iterator[None]:
-        """As `run`, but stop after every step or burst, so that a caller can look."""
+        """Like `run`, but stop after every step or burst, so that a caller can look."""
         tokens_R = torch.empty(0, dtype=torch.long, device=self._row_R.device)
         for count in itertools.count():
             # `tokens_R`: the newest token of every live row, which is not in the cache yet.

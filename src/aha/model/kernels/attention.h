@@ -69,7 +69,7 @@ static INLINE float block_softmax(float *weight, int64_t positions, float scale,
 static INLINE void block_values(float *out, float (*weight)[BLOCK], const float *fade,
                                 const float *values, int64_t width, int64_t positions, int count,
                                 int wide) {
-    /* Where there is room, even and odd positions apart: a sum waits for the one before it. */
+    /* If registers are free, separate sums of even and odd positions: a sum waits for the last one. */
     int chains = 2 * count * wide <= SUMS ? 2 : 1;
     for (int64_t d = 0; d < width; d += wide * LANES) {
         lanes sum[2][MOST_QUERIES][4] = {{{{0}}}};
@@ -129,7 +129,7 @@ static void attend(const cache *c, const float *query, float *out, int64_t heads
     for (int64_t head = 0; head < c->kv_heads; head++)
         for (int64_t left = group; left > 0;) {
             int64_t count = left < MOST_QUERIES ? left : MOST_QUERIES;
-            /* A constant in each case, so that each is compiled with its sums in registers. */
+            /* Constants, so that each case is compiled with its sums in registers. */
             switch (count) {
             case 4: ATTEND(4); break;
             case 3: ATTEND(3); break;

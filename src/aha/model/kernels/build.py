@@ -51,7 +51,7 @@ _SUFFIXES = {"linux": ".so", "darwin": ".dylib", "windows": ".dll"}
 
 @dataclass(frozen=True)
 class Kernels:
-    """The loaded library; none on path `off`. `why` says what decided on the path."""
+    """The loaded library, None on path `off`. `why` is the reason for the path."""
 
     path: str
     library: Any
@@ -149,7 +149,7 @@ def _compiler() -> list[str]:
 
 
 def _compile(compiler: list[str], path: str, target: Path) -> None:
-    """The library at `target`, in place only when it is whole."""
+    """Compile the library to `target`. The file appears there only when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         folder = Path(temporary)
@@ -157,7 +157,7 @@ def _compile(compiler: list[str], path: str, target: Path) -> None:
             text = resources.files("aha.model.kernels").joinpath(name).read_bytes()
             (folder / name).write_bytes(text)
         flags = (*_FLAGS, *_PROCESSOR_FLAGS[path])
-        # Linked apart: with -ffast-math there, gcc would switch off denormals in the process.
+        # Linked separately: -ffast-math at linking would switch off denormals in the whole process.
         system = [] if target.suffix == ".dll" else ["-lm", "-lpthread"]
         commands = (
             [*compiler, *flags, "-c", "decode.c", "-o", "decode.o"],

@@ -52,7 +52,7 @@ static void outer(const float *x, int64_t x_row, int64_t x_step, const float *w,
     }
 }
 
-/* (tokens, width) to (width, padded), what is past the tokens 0. */
+/* (tokens, width) to (width, padded), 0 after the last token. */
 static void transpose(const float *x, int64_t stride, int64_t tokens, int64_t width, float *y,
                       int64_t padded) {
     for (int64_t d = 0; d < width; d++) {

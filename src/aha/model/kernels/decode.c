@@ -2,8 +2,8 @@
  *
  * Small models: a thread takes some rows through everything, several tokens a call, without waiting
  * for another thread. Large models: all threads share each product, so that a weight is read
- * once for all rows. The code is the same; only who calls parallel_for differs (threads.h).
- * What a row writes does not depend on who is beside it.
+ * once for all rows. The code is the same; only the caller of parallel_for differs (threads.h).
+ * A row's tokens do not depend on the other rows.
  *
  * The structs are filled by aha/model/kernels/decode.py, field by field in this order. */
 
@@ -14,7 +14,7 @@
 #include "attention.h"
 #include "causal.h"
 
-/* One block's weights. What the model lacks is 0. */
+/* One block's weights; 0 for what the model lacks. */
 typedef struct {
     const float *norm1, *qkv, *qkv_bias, *out, *out_bias, *q_norm, *k_norm, *norm2, *gate_up, *down;
 } layer_weights;
@@ -45,7 +45,7 @@ typedef struct {
 
 enum { MOST_ROWS = 64, DRAW_BLOCKS = 256 };
 
-/* A chunk of rows on its way through the layers. */
+/* A chunk of rows, with its values in the current layer. */
 typedef struct {
     const model *m;
     const burst *b;
@@ -100,7 +100,7 @@ static void project(const chunk *c, const float *x, int64_t inputs, const float 
                        (int)c->m->packed, add}, c->b->threads);
 }
 
-/* From a row's projection to what it attended to. */
+/* Attention: from a row's projection to its attended values. */
 static void row_attention(void *context, int64_t i) {
     const chunk *c = context;
     const model *m = c->m;
@@ -147,8 +147,8 @@ static void forward(chunk *c) {
     project(c, c->normed, m->hidden, m->head, 0, c->logits, m->vocabulary, 0);
 }
 
-/* A token from softmax(logits / temperature) where u in [0, 1) falls, or the likeliest at
- * temperature 0; its log-probability at temperature 1 then. */
+/* The token of softmax(logits / temperature) at u in [0, 1), and its log-probability. At temperature
+ * 0 the likeliest token, with its log-probability at temperature 1. */
 static int64_t draw(float *logits, int64_t vocabulary, float temperature, double u, float *logprob) {
     float scale = temperature > 0.0f ? 1.0f / temperature : 1.0f, peak = -INFINITY;
 #pragma omp simd reduction(max : peak)

@@ -17,13 +17,13 @@ from aha.model.kernels import calls
 
 # Beyond this many parameters a copy costs more memory than packing saves time.
 _MOST_PACKED = 8_000_000
-_PACKED_ROWS = 12  # rows that a thread takes along together at most: two full tiles
-_ROWS_IN_PLACE = 64  # likewise for all threads; MOST_ROWS in decode.c
+_PACKED_ROWS = 12  # most rows that one thread computes together: two full tiles
+_ROWS_IN_PLACE = 64  # most rows that all threads compute together; MOST_ROWS in decode.c
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Weights of one block, in the order of decode.c; what the model lacks is none."""
+    """Weights of one block, in the order of decode.c; None for what the model lacks."""
 
     norm1: Tensor
     qkv: Tensor
@@ -54,7 +54,7 @@ class Sizes:
         """True if the weights are copied into panels."""
         attended = (2 * self.heads + 2 * self.kv_heads) * self.width
         weights = self.layers * self.hidden * (attended + 3 * self.inner)
-        # 64: a residual stream is whole panels on every kind of processor.
+        # 64: then the residual stream is whole panels on every kind of processor.
         return self.hidden % 64 == 0 and weights + self.hidden * self.vocabulary <= _MOST_PACKED
 
 

@@ -17,13 +17,13 @@ typedef struct {
     const float *x, *weight, *bias; /* bias may be 0 */
     float *y;
     int64_t rows, inputs, outputs, y_stride;
-    int packed, add; /* add: to what stands in y */
+    int packed, add; /* add: to the values in y */
 } product;
 
 /* `count` (1 to PANEL_ROWS) rows and one panel. */
 static INLINE void panel_tile(const float *x, int64_t inputs, const float *panel,
                               const float *bias, float *y, int64_t y_stride, int add, int count) {
-    /* Summed from zero: what is added to may be large, and each sum would round to its size. */
+    /* Summed from zero: y may be large, and every partial sum would be rounded to its size. */
     lanes sum[PANEL_ROWS][PANEL_LANES] = {{{0}}};
     for (int64_t k = 0; k < inputs; k++)
         for (int r = 0; r < count; r++)
@@ -87,7 +87,7 @@ static void packed_outputs(const product *p, int64_t first, int64_t end) {
                        p->y + r * p->y_stride + o, p->y_stride, p->add, PANEL_ROWS);
         const float *x = p->x + r * p->inputs;
         float *y = p->y + r * p->y_stride + o;
-        /* A constant in each case, so that each is compiled with its sums in registers. */
+        /* Constants, so that each case is compiled with its sums in registers. */
         switch (p->rows - r) {
         case 5: panel_tile(x, p->inputs, panel, bias, y, p->y_stride, p->add, 5); break;
         case 4: panel_tile(x, p->inputs, panel, bias, y, p->y_stride, p->add, 4); break;

@@ -169,7 +169,7 @@ static void parallel_for(task_function task, void *context, int64_t count, int64
     take_tasks(task, context, count);
     for (int i = 0; i < SPINS && atomic_load(&pool.working); i++) pause_briefly();
     lock(&pool.guard);
-    pool.places = 0; /* whoever has not come by now is not waited for */
+    pool.places = 0; /* do not wait for workers that have not joined by now */
     while (atomic_load(&pool.working)) wait_for(&pool.ended, &pool.guard);
     pool.busy = 0;
     unlock(&pool.guard);
