@@ -44,7 +44,7 @@ constraints: $(VENV)/.installed-dev
 # A wheel with compiled kernels for Linux, macOS and Windows.
 wheel: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --editable '.[kernels]'
-	$(BIN)/python -m aha.model.kernels.build
+	$(BIN)/python -m aha.model.kernels.library
 	$(BIN)/uv build --wheel
 
 check: $(VENV)/.installed-dev

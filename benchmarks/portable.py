@@ -29,7 +29,7 @@ from aha.bench.native_side import GenerateComparison, generate_ratio
 from aha.bench.workload import Spec
 from aha.model import ops
 from aha.model.kernels import calls
-from aha.model.kernels.build import kernels, runnable_paths
+from aha.model.kernels.library import kernels, runnable_paths
 from aha.runs import processor, usable_cores
 
 

@@ -23,8 +23,8 @@ from transformers import (
 from aha.grpo.batches import Row, micro_batches
 from aha.grpo.logprobs import LogprobModel
 from aha.model.kernels import calls
-from aha.model.kernels.build import kernels
 from aha.model.kernels.decode import Sizes
+from aha.model.kernels.library import kernels
 from aha.model.llama import blocks_of, supports
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, CPUDecoder, choose

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from aha.doctor.preview import describe
-from aha.model.kernels.build import kernels
+from aha.model.kernels.library import kernels
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.rollout.cuda import StaticDecoder
 from aha.rollout.engine import NativeEngine

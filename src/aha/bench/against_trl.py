@@ -26,7 +26,7 @@ from aha.bench.workload import (
     decode_bytes,
     training_flops,
 )
-from aha.model.kernels.build import kernels
+from aha.model.kernels.library import kernels
 from aha.model.load import find_model
 from aha.recipe import DEFAULT_RECIPE, load_recipe
 from aha.runs import find_runs, processor

@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from torch.utils import collect_env
 
 from aha.model.free_memory import container_limit, free_memory
-from aha.model.kernels.build import kernels
+from aha.model.kernels.library import kernels
 from aha.runs import processor, usable_cores
 
 # Instructions that compute in bfloat16, as Linux names them.

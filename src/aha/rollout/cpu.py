@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from aha.model.kernels import calls
-from aha.model.kernels.build import kernels
 from aha.model.kernels.decode import DecodedModel, Drawn
+from aha.model.kernels.library import kernels
 from aha.model.llama import LlamaBlocks
 from aha.rollout.base import Decoder
 from aha.rollout.cuda import StaticDecoder

@@ -14,9 +14,9 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from aha.model import ops
-from aha.model.kernels import build, calls
-from aha.model.kernels.build import kernels, runnable_paths
+from aha.model.kernels import calls, library
 from aha.model.kernels.decode import Sizes, pack
+from aha.model.kernels.library import kernels, runnable_paths
 from aha.model.llama import LlamaBlocks
 from aha.rollout.cpu import CPUDecoder
 from aha.types import UserError
@@ -248,7 +248,7 @@ def test_without_a_compiler_the_reason_is_said(
     monkeypatch.delenv("AHA_KERNELS")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
     forget()
     assert kernels().path == "off"
     assert "ziglang" in kernels().why

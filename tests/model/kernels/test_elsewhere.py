@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aha.model.kernels import build
+from aha.model.kernels import library
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +23,8 @@ ZIG = importlib.util.find_spec("ziglang")
 
 
 def compiled(compiler: list[str], path: str, target: Path) -> Path:
-    flags = [*build._FLAGS, *build._PROCESSOR_FLAGS[path]]
-    include = f"-I{Path(build.__file__).parent}"
+    flags = [*library._FLAGS, *library._PROCESSOR_FLAGS[path]]
+    include = f"-I{Path(library.__file__).parent}"
     command = [*compiler, *flags, include, str(SOURCE), "-o", str(target), "-lm", "-lpthread"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return target
@@ -36,14 +36,14 @@ def decoded(command: list[str]) -> list[tuple[int, int, float]]:
     return [(int(row), int(token), float(logprob)) for row, token, logprob in rows]
 
 
-@pytest.mark.skipif(not build.runnable_paths(), reason="no kernels here to compare with")
+@pytest.mark.skipif(not library.runnable_paths(), reason="no kernels here to compare with")
 @pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed")
 @pytest.mark.skipif(not (CROSS or ZIG), reason="neither ziglang nor a cross compiler is installed")
 @pytest.mark.parametrize("packed", ["0", "1"])
 def test_arm_draws_the_same_tokens(packed: str, tmp_path: Path) -> None:
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"]
     arm = compiled([CROSS] if CROSS else zig, "neon", tmp_path / "arm") if QEMU else tmp_path
-    here = compiled(build._compiler(), build.runnable_paths()[0], tmp_path / "here")
+    here = compiled(library._compiler(), library.runnable_paths()[0], tmp_path / "here")
     expected = decoded([str(here), packed])
     ours = decoded(
         [str(QEMU), *(["-L", "/usr/aarch64-linux-gnu"] if CROSS else []), str(arm), packed]
@@ -62,16 +62,16 @@ def test_a_wheel_brings_kernels_for_every_system(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source)
     built = {**os.environ, "PYTHONPATH": os.pathsep.join([str(source / "src"), *sys.path[1:]])}
-    module = [sys.executable, "-m", "aha.model.kernels.build"]
+    module = [sys.executable, "-m", "aha.model.kernels.library"]
     subprocess.run(module, check=True, cwd=tmp_path, env=built)
     command = [sys.executable, "-m", "uv", "build", "--wheel", "--out-dir", str(tmp_path)]
     subprocess.run(command, check=True, cwd=source)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for system, machine in build._ZIG_TARGETS:
+    for system, machine in library._ZIG_TARGETS:
         assert any(f"kernels/ready/{system}-{machine}-" in name for name in names)
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    code = "from aha.model.kernels.build import kernels; print(kernels(), end='')"
+    code = "from aha.model.kernels.library import kernels; print(kernels(), end='')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**bare, "PYTHONPATH": str(tmp_path / "installed")},
@@ -80,5 +80,5 @@ def test_a_wheel_brings_kernels_for_every_system(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert f"path='{build.runnable_paths()[0]}'" in done.stdout
+    assert f"path='{library.runnable_paths()[0]}'" in done.stdout
     assert not list(tmp_path.glob(".cache/**/*.so"))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aha.model.kernels.build import kernels
+from aha.model.kernels.library import kernels
 
 BLOCK = 64  # positions in a block of the cache, as in attention.h
 HEAD_MULTIPLE = 16  # attention's head width is a multiple of this

@@ -2,7 +2,7 @@
 
 A wheel of aha carries ready libraries. A source checkout compiles with `cc` or, where there is
 none, with the compiler in the package `ziglang`; that takes some seconds, and the result stays in
-the user's cache. `python -m aha.model.kernels.build` compiles all ready libraries for a wheel.
+the user's cache. `python -m aha.model.kernels.library` compiles all ready libraries for a wheel.
 """
 
 from __future__ import annotations
