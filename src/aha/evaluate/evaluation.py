@@ -1,4 +1,7 @@
-"""Held-out evaluation with the engine that trains: alone, and before, during and after a run."""
+"""Held-out evaluation with the engine that trains: alone, and before, during and after a run.
+
+`compare` tests the difference of two evaluations of the same problems.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from aha.evaluate.passk import clustered_interval, maj_at_k, pass_at_k, powers_up_to
+from aha.reasoning.compare import rise
 from aha.reasoning.reflection import reflection_count
 from aha.recipe import Recipe
 from aha.rollout.base import Engine, SamplingSettings, rollout_seed
@@ -26,7 +30,6 @@ _SCALARS = (
     "n", "accuracy", "accuracy_lenient", "format_rate", "mean_length", "reflection_rate",
     "truncated_rate",
 )  # fmt: skip
-_PERCENTILES = (10, 50, 90)
 # Training steps begin at 1, so evaluations share no random stream with them.
 _EVALUATION_STEP = 0
 
@@ -186,53 +189,100 @@ def _summary(records: Sequence[Record], settings: SamplingSettings, samples: int
     problems = by_problem(records)
     lengths = sorted(record["tokens"] for record in records)
     # Each percentile is the smallest length that at least so many per cent do not exceed.
-    places = {p: max(0, math.ceil(p / 100 * len(lengths)) - 1) for p in _PERCENTILES}
-    return {
+    places = {p: max(0, math.ceil(p / 100 * len(lengths)) - 1) for p in (10, 50, 90)}
+    summary = {
         "n": len(problems),
         "samples": samples,
         "temperature": settings.temperature,
-        "accuracy": fmean(map(accuracy_of, problems)),
-        "ci95": list(clustered_interval([*map(accuracy_of, problems)], samples)),
+        **_accuracy(problems, samples),
         "accuracy_lenient": fmean(record["correct_lenient"] for record in records),
         "format_rate": fmean(record["well_formed"] for record in records),
         "mean_length": fmean(lengths),
         **{f"length_p{p}": lengths[place] for p, place in places.items()},
         "reflection_rate": fmean(record["reflections"] for record in records),
         "truncated_rate": fmean(record["truncated"] for record in records),
-        **(_of_several(problems, samples) if samples > 1 else {}),
-        "by_difficulty": _by_difficulty(problems, samples),
     }
-
-
-def _of_several(problems: Sequence[Sequence[Record]], samples: int) -> dict[str, float]:
-    """pass@k and maj@k, strict, for k = 1, 2, 4, ... and all."""
-    right = [sum(record["correct"] for record in problem) for problem in problems]
-    figures = {
-        f"pass@{k}": fmean(pass_at_k(samples, count, k) for count in right)
-        for k in powers_up_to(samples)
-    }
-    votes = [[task_of(r["columns"]).vote_key(r["answer"]) for r in problem] for problem in problems]
-    correct = [[r["correct"] for r in problem] for problem in problems]
-    for k in powers_up_to(samples)[1:]:
-        chosen = [maj_at_k(*both, k) for both in zip(votes, correct, strict=True)]
-        figures[f"maj@{k}"] = fmean(chosen)
-    return figures
-
-
-def _by_difficulty(problems: Sequence[Sequence[Record]], samples: int) -> dict[str, dict[str, Any]]:
-    """Accuracy by the task's measure of difficulty, where it has one."""
+    if samples > 1:
+        powers = powers_up_to(samples)
+        right = [[r["correct"] for r in problem] for problem in problems]
+        for k in powers:
+            summary[f"pass@{k}"] = fmean(pass_at_k(samples, sum(flags), k) for flags in right)
+        votes = [
+            [task_of(r["columns"]).vote_key(r["answer"]) for r in problem] for problem in problems
+        ]
+        for k in powers[1:]:
+            chosen = [maj_at_k(*both, k) for both in zip(votes, right, strict=True)]
+            summary[f"maj@{k}"] = fmean(chosen)
     parts: dict[str, list[Sequence[Record]]] = {}
     for problem in problems:
         columns = problem[0]["columns"]
         name = task_of(columns).difficulty(columns)
         if name is not None:
             parts.setdefault(name, []).append(problem)
-    return {
+    summary["by_difficulty"] = {
         name.strip(): {
             "n": len(part),
-            "accuracy": fmean(map(accuracy_of, part)),
-            "ci95": list(clustered_interval([*map(accuracy_of, part)], samples)),
+            **_accuracy(part, samples),
             "mean_length": fmean(record["tokens"] for record in chain.from_iterable(part)),
         }
         for name, part in sorted(parts.items())
     }
+    return summary
+
+
+def _accuracy(problems: Sequence[Sequence[Record]], samples: int) -> dict[str, Any]:
+    """The strict accuracy over problems, with its 95 % interval."""
+    shares = [*map(accuracy_of, problems)]
+    return {"accuracy": fmean(shares), "ci95": list(clustered_interval(shares, samples))}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first model's accuracy less the second's, by problem.
+
+    `difference` with its 95 % interval (Student's t over paired differences); `p` of a paired
+    test, named by `test`; keys of the problems on which the first does better
+    (`gained`) and worse (`lost`).
+    """
+
+    n: int
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    test: str
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+def compare(records: Sequence[Record], others: Sequence[Record]) -> Comparison:
+    """Compare two models' records, problem by problem.
+
+    With one completion a problem the test is McNemar's (1947) in its exact form: a fair coin for
+    every problem that changed. Errors: ValueError unless both are of the same problems in the same
+    order.
+    """
+    from scipy.stats import binomtest, wilcoxon
+
+    ours, theirs = by_problem(records), by_problem(others)
+    keys = [problem[0]["key"] for problem in ours]
+    if keys != [problem[0]["key"] for problem in theirs]:
+        raise ValueError("the two evaluations are of different problems")
+    right, others_right = list(map(accuracy_of, ours)), list(map(accuracy_of, theirs))
+    differences = [a - b for a, b in zip(right, others_right, strict=True)]
+    difference = fmean(differences)
+    gained = tuple(key for key, d in zip(keys, differences, strict=True) if d > 0)
+    lost = tuple(key for key, d in zip(keys, differences, strict=True) if d < 0)
+    p = 1.0
+    if all(len(problem) == 1 for problem in (*ours, *theirs)):
+        test = "McNemar's exact test"
+        if gained or lost:
+            p = float(binomtest(len(gained), len(gained) + len(lost)).pvalue)
+    else:
+        test = "Wilcoxon's signed-rank test"
+        if gained or lost:
+            p = float(wilcoxon(differences).pvalue)
+    interval = (difference, difference)  # one problem has no spread
+    if len(keys) > 1:
+        found = rise(others_right, right)
+        interval = (found.low, found.high)
+    return Comparison(len(keys), difference, interval, p, test, gained, lost)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from aha.recipe import Recipe
 from aha.runs import write_lines
@@ -30,8 +31,6 @@ from aha.tasks.prompts import PromptTokenizer
 from aha.types import Problem, Prompt, RunFailure, UserError
 
 Document = Mapping[str, Any]
-
-_METRICS = ("accuracy", "accuracy_lenient", "format_rate")
 
 
 class HarnessTokenizer(PromptTokenizer, Protocol):
@@ -63,16 +62,36 @@ def write_task(
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
     longest = max(len(prompt.token_ids) for prompt in prompts)
-    command = _command(recipe, name, folder, longest)
+    dtype = "bfloat16" if recipe.model.dtype == "bfloat16" else "float32"
+    # No special tokens: the prompts hold theirs. The length, because the harness cuts prompts at
+    # the left to make room.
+    length = longest + recipe.generation.max_completion_length
+    command = (
+        f"lm_eval --model hf --model_args pretrained=MODEL,dtype={dtype},add_bos_token=False,"
+        f"max_length={length} --include_path {shlex.quote(str(folder))} --tasks {name} "
+        "--log_samples --output_path results"
+    )
+    environment = Environment(
+        loader=PackageLoader("aha.evaluate"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Python and Markdown; the values are the recipe's
+    )
+    values = {
+        "recipe": recipe,
+        "name": name,
+        "command": command,
+        "count": len(rows),
+        "own_rules": TASKS[recipe.task.name].harness_metrics,
+        "stop": repr(list(recipe.generation.stop)),
+    }
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
         write_lines(folder / "problems.jsonl", rows)
-        for file, text in (
-            (f"{name}.yaml", _task(recipe, name)),
-            ("scores.py", _scores(recipe)),
-            ("README.md", _readme(recipe, name, command, len(rows))),
-        ):
+        (folder / f"{name}.yaml").write_text(_task(recipe, name), encoding="utf-8")
+        for file in ("scores.py", "README.md"):
+            text = environment.get_template(f"{file}.j2").render(values)
             (folder / file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the folder {str(folder)!r} cannot be written: {error}.") from None
@@ -98,34 +117,21 @@ def spelled(prompt: Prompt, tokenizer: HarnessTokenizer) -> str:
     )
 
 
-class _Function(str):
-    """A function by its name, which YAML marks as such."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that knows functions."""
-
-
-_Dumper.add_representer(
-    _Function, lambda dumper, value: dumper.represent_scalar("!function", str(value))
-)
-
-
 def _task(recipe: Recipe, name: str) -> str:
+    """The task's YAML file. Its functions are written by hand: only the harness knows their tag."""
     temperature = recipe.evaluation.temperature
     drawing: dict[str, Any] = {"do_sample": False, "temperature": 0.0}
     if temperature > 0:
         drawing = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+    metrics = ("accuracy", "accuracy_lenient", "format_rate")
     task = {
         "task": name,
-        "custom_dataset": _Function("scores.problems"),
         "test_split": "test",
         "output_type": "generate_until",
         "num_fewshot": 0,
         "doc_to_text": "prompt",
         "doc_to_target": "target",
         "target_delimiter": "",
-        "process_results": _Function("scores.score"),
         "generation_kwargs": {
             "until": [],
             "max_gen_toks": recipe.generation.max_completion_length,
@@ -135,79 +141,16 @@ def _task(recipe: Recipe, name: str) -> str:
         },
         "metric_list": [
             {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-            for metric in (*_METRICS, *TASKS[recipe.task.name].harness_metrics)
+            for metric in (*metrics, *TASKS[recipe.task.name].harness_metrics)
         ],
         "metadata": {"version": 1.0},
     }
-    head = "# Written by `aha data harness`; README.md has the command.\n"
-    return head + str(yaml.dump(task, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
-
-
-def _scores(recipe: Recipe) -> str:
-    also = TASKS[recipe.task.name].harness_metrics
-    own = " | lm_harness.score_gsm8k(document, results[0], STOP)" if also else ""
     return (
-        '"""Functions that the harness calls: aha reads the problems and gives the verdicts."""\n'
-        "\n"
-        "from pathlib import Path\n"
-        "\n"
-        "from aha.evaluate import lm_harness\n"
-        "\n"
-        f"STOP = {list(recipe.generation.stop)!r}\n"
-        "\n"
-        "\n"
-        "def problems(**options):\n"
-        '    return lm_harness.load(Path(__file__).with_name("problems.jsonl"))\n'
-        "\n"
-        "\n"
-        "def score(document, results):\n"
-        f"    return lm_harness.score(document, results[0], STOP){own}\n"
+        "# Written by `aha data harness`; README.md has the command.\n"
+        "custom_dataset: !function scores.problems\n"
+        "process_results: !function scores.score\n"
+        + yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
     )
-
-
-def _command(recipe: Recipe, name: str, folder: Path, longest_prompt: int) -> str:
-    dtype = "bfloat16" if recipe.model.dtype == "bfloat16" else "float32"
-    # No special tokens: the prompts hold theirs. The length, because the harness cuts prompts at
-    # the left to make room.
-    length = longest_prompt + recipe.generation.max_completion_length
-    arguments = f"pretrained=MODEL,dtype={dtype},add_bos_token=False,max_length={length}"
-    return (
-        f"lm_eval --model hf --model_args {arguments} "
-        f"--include_path {shlex.quote(str(folder))} --tasks {name} "
-        "--log_samples --output_path results"
-    )
-
-
-def _readme(recipe: Recipe, name: str, command: str, count: int) -> str:
-    drawn = recipe.evaluation.temperature
-    how = "greedily" if drawn == 0 else f"at temperature {drawn:g}, so that texts differ"
-    lines = [
-        f"# {name}",
-        f"{count} problems of the recipe `{recipe.name}` (task `{recipe.task.name}`) for "
-        "[lm-evaluation-harness](https://github.com/EleutherAI/lm-evaluation-harness), with the "
-        f"prompts as aha shows them to the model. The harness answers them {how}; aha gives the "
-        "verdicts.",
-        "",
-        "MODEL is a folder that `aha export` wrote, a checkpoint or a hub name; this folder may "
-        "be anywhere; the verdicts need `pip install 'aha-zero[harness]'` where the harness runs.",
-        "",
-        f"```bash\n{command}\n```",
-        "",
-        f"A completion has at most {recipe.generation.max_completion_length} tokens, unless "
-        "MODEL's generation_config.json names another max_new_tokens, which transformers prefers.",
-        "",
-        "| metric | is |",
-        "|---|---|",
-        "| accuracy | right, and in exactly the asked layout (strict) |",
-        "| accuracy_lenient | the last answer that can be read is right |",
-        "| format_rate | the asked layout, whatever the answer |",
-    ]
-    if TASKS[recipe.task.name].harness_metrics:
-        lines += [
-            "| gsm8k_strict_match | the harness's own rule: what follows `####` is the gold |",
-            "| gsm8k_flexible_extract | the harness's own rule: the last number is the gold |",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def load(file: Path) -> Any:

@@ -9,7 +9,6 @@ right. Left out: a judgement of the check's soundness, and learned weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from importlib import resources
@@ -24,7 +23,6 @@ _WORD = re.compile(r"[a-z']+")
 # Spaces within a class stay as they are, and those in a lookbehind, whose length must be fixed.
 _SPACE = re.compile(r"\[[^\]]*\]|\(\?<[=!](?:\[[^\]]*\]|[^)\[])*\)| \?| ")
 _BLANKS = {" ": r"\s{1,2}", " ?": r"\s{0,2}"}
-_Found = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,11 @@ def rules() -> tuple[Rule, ...]:
     # Both loaders are safe. The one in C is ten times as fast, where PyYAML was built with it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     data = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
-    shorthand = {name: _one_line(written) for name, written in data["shorthand"].items()}
+    shorthand = {name: written.replace("\n", "") for name, written in data["shorthand"].items()}
     names = re.compile("|".join(map(re.escape, shorthand)))
 
     def pattern(cues: str, written: str) -> Pattern:
-        whole = names.sub(lambda match: shorthand[match.group()], _one_line(written))
+        whole = names.sub(lambda match: shorthand[match.group()], written.replace("\n", ""))
         return Pattern(tuple(cue.strip() for cue in cues.split("|")), whole)
 
     return tuple(
@@ -95,23 +93,32 @@ def rules() -> tuple[Rule, ...]:
     )
 
 
-def _one_line(written: str) -> str:
-    return written.replace("\n", "")
-
-
 def find_behaviours(text: str, task: str = "") -> tuple[Passage, ...]:
     """The passages that show a behaviour, in order of start; a task that has rules adds its own.
 
     Passages of one behaviour do not overlap; those of two may.
     """
-    view = _view(text)
-    numbered = _patterns()
-    found: list[_Found] = []
+    view, numbered = _view(text), _patterns()
+    found: list[Passage] = []
     for number in sorted(_worth_a_search(view)):
         rule, pattern = numbered[number]
         if rule.task in ("", task):
             found += _matches(rule.behaviour, pattern, view)
-    return tuple(Passage(*span) for span in _joined(found, view))
+    # Near passages of the same behaviour become one.
+    last: dict[str, int] = {}
+    joined: list[Passage] = []
+    for one in sorted(found, key=lambda passage: (passage.start, passage.end)):
+        place = last.get(one.behaviour)
+        if place is not None:
+            before = joined[place]
+            between = view[before.end : one.start]
+            if len(between) <= _NEAR and not any("0" <= c <= "9" for c in between):
+                end = max(before.end, one.end)
+                joined[place] = Passage(one.behaviour, before.start, end)
+                continue
+        last[one.behaviour] = len(joined)
+        joined.append(one)
+    return tuple(joined)
 
 
 @cache
@@ -148,14 +155,13 @@ def _worth_a_search(view: str) -> set[int]:
     return numbers.union(*map(_cued_by, set(_WORD.findall(view))))
 
 
-def _matches(behaviour: str, pattern: Pattern, view: str) -> list[_Found]:
-    found = []
-    for match in pattern.regex.finditer(view):
-        start, end = match.span()
-        # A match must not begin inside a word. This check is faster than one in the expression.
-        if start == 0 or not (view[start].isalpha() and view[start - 1].isalpha()):
-            found.append((behaviour, start, end))
-    return found
+def _matches(behaviour: str, pattern: Pattern, view: str) -> list[Passage]:
+    # A match must not begin inside a word. This check is faster than one in the expression.
+    return [
+        Passage(behaviour, *match.span())
+        for match in pattern.regex.finditer(view)
+        if not match.start() or not view[match.start() - 1 : match.start() + 1].isalpha()
+    ]
 
 
 def _view(text: str) -> str:
@@ -164,20 +170,3 @@ def _view(text: str) -> str:
     if len(lower) != len(text):  # a few capitals become two characters
         lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
     return lower.replace("\u2019", "'")
-
-
-def _joined(found: Iterable[_Found], view: str) -> list[_Found]:
-    """Passages in order of start; near ones of the same behaviour as one."""
-    last: dict[str, int] = {}
-    joined: list[_Found] = []
-    for behaviour, start, end in sorted(found, key=lambda span: (span[1], span[2])):
-        place = last.get(behaviour)
-        if place is not None:
-            _, first, until = joined[place]
-            between = view[until:start]
-            if len(between) <= _NEAR and not any("0" <= c <= "9" for c in between):
-                joined[place] = (behaviour, first, max(until, end))
-                continue
-        last[behaviour] = len(joined)
-        joined.append((behaviour, start, end))
-    return joined

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
-CONFIDENCE = 0.95
-_TAIL = (1 + CONFIDENCE) / 2
+_TAIL = 0.975  # of a two-sided interval of 95 %
+_Z = NormalDist().inv_cdf(_TAIL)
 
 
 @dataclass(frozen=True)
@@ -28,33 +28,29 @@ class Estimate:
     n: int
 
 
-def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a share (E. B. Wilson 1927), within 0..1.
+def wilson_interval(successes: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of a share, within 0..1, by Wilson's score.
 
     Counts need not be whole numbers, since an effective sample size is not.
     Errors: ValueError unless 0 <= successes <= n and n > 0.
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n} is not a share")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / n
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low, high = (centre - half) / scale, (centre + half) / scale
+    share, squared = successes / n, _Z * _Z
+    centre = share + squared / (2 * n)
+    half = _Z * math.sqrt(share * (1 - share) / n + squared / (4 * n * n))
+    low, high = (centre - half) / (1 + squared / n), (centre + half) / (1 + squared / n)
     # Rounding must not put a share of exactly 0 or 1 outside its own interval.
     return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
 def share(flags: Sequence[bool]) -> Estimate:
-    """The share of true flags, 0 to 1, with Wilson's score interval.
-
-    Errors: ValueError for no flags. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
-    """
+    """The share of true flags, 0 to 1, with Wilson's interval. Errors: ValueError for none."""
     if not flags:
         raise ValueError("a share of no texts")
     n, true = len(flags), sum(map(bool, flags))
-    return Estimate(true / n, *wilson_interval(true, n, CONFIDENCE), n)
+    return Estimate(true / n, *wilson_interval(true, n), n)
 
 
 def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:

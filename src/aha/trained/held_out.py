@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from aha.evaluate.evaluation import Evaluation, evaluate_held_out
-from aha.evaluate.paired import Comparison, compare
+from aha.evaluate.evaluation import Comparison, Evaluation, compare, evaluate_held_out
 from aha.model.load import find_model, load_tokenizer, product_dtype
 from aha.model.lora import is_adapter
 from aha.recipe import Recipe, load_recipe

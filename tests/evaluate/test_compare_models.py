@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from aha.evaluate.evaluation import Record
-from aha.evaluate.paired import compare
+from aha.evaluate.evaluation import Record, compare
 
 
 def records(*problems: list[bool]) -> list[Record]:
