@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aha.cli.main import app
-from aha.observe.samples import SamplesQuery, browse, shown_text
+from aha.observe.samples import browse, shown_text
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory
 from aha.types import UserError
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def test_orders(run: RunDirectory) -> None:
     def shown(**query: object) -> list[tuple[int, int]]:
-        return [(s.step, s.completion["tokens"]) for s in browse(run, SamplesQuery(**query))]  # type: ignore[arg-type]
+        return [(s["step"], s["tokens"]) for s in browse(run, **query)]  # type: ignore[arg-type]
 
     assert shown(limit=2) == [(10, 2), (10, 9)]
     assert shown(limit=2, ascending=True) == [(1, 5), (1, 9)]
@@ -65,16 +65,16 @@ def test_orders(run: RunDirectory) -> None:
 
 def test_mistakes_are_named(run: RunDirectory, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--step is 7; samples are of steps 1, 10\."):
-        browse(run, SamplesQuery(step=7))
+        browse(run, step=7)
     with pytest.raises(UserError, match=r"--grep is '\('"):
-        browse(run, SamplesQuery(grep="("))
+        browse(run, grep="(")
     empty = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "empty")
     with pytest.raises(UserError, match="no samples"):
-        browse(empty, SamplesQuery())
+        browse(empty)
 
 
 def test_model_text_does_not_steer_the_terminal(run: RunDirectory) -> None:
-    said = shown_text(browse(run, SamplesQuery(grep="gone", limit=1))[0])
+    said = shown_text(browse(run, grep="gone", limit=1)[0])
     assert "\x1b" not in said
     assert "\u202e" not in said
     assert "⟨U+001B⟩[2Jgone ⟨U+202E⟩" in said

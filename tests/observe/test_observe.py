@@ -51,11 +51,11 @@ def test_metrics_by_hand() -> None:
 
 
 def test_samples_show_reward_and_advantage_apart() -> None:
-    text = sample_text(5, group(RIGHT, WRONG))
+    record = sample_record(5, group(RIGHT, WRONG))
+    text = sample_text(record)
     assert "step 5  target=11, nums=[5, 6]" in text
     assert "[1] reward 1.000  advantage +0.500  (accuracy 1 -> 1, judge none" in text
     assert WRONG in text
-    record = sample_record(5, group(RIGHT, WRONG))
     assert [c["advantage"] for c in record["completions"]] == [0.5, -0.5]
     assert record["completions"][0]["rewards"] == {"accuracy": 1.0, "judge": None}
 

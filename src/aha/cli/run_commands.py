@@ -189,15 +189,15 @@ def samples(
     n: Annotated[int, typer.Option(help="How many completions.", min=1)] = 10,
 ) -> None:
     """Browse the completions that RUN kept, with their rewards and advantages."""
-    from aha.observe.samples import SamplesQuery, browse, nothing_found, shown_text
+    from aha.observe.samples import browse, nothing_found, shown_text
     from aha.runs import RunDirectory
 
-    opened, query = RunDirectory.open(run), SamplesQuery(step, grep, sort, ascending, n)
-    found = browse(opened, query)
+    opened = RunDirectory.open(run)
+    found = browse(opened, step, grep, sort, ascending, n)
     for shown in found:
         typer.echo(shown_text(shown))
     if not found:
-        typer.echo(nothing_found(opened, query))
+        typer.echo(nothing_found(opened, step, grep, sort))
 
 
 def export(

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from aha.observe import Observer
 from aha.sections import LoggingSection
 from aha.types import Group as Completions
 
@@ -37,7 +38,7 @@ _BEHAVIOURS = {
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-class ConsoleObserver:
+class ConsoleObserver(Observer):
     """Shows a step's policy terms, rewards, answers, lengths, behaviours, speed and load."""
 
     def __init__(
@@ -98,6 +99,8 @@ def rows(record: Record) -> list[tuple[str, str]]:
     )
     well_formed = round(record["format_rate"] * record["samples"])
     gpu = record.get("machine/gpu_memory_gb")
+    names = [k.split("/")[1] for k in record if k.startswith("rewards/") and k.endswith("/mean")]
+    width = max(map(len, names), default=0)
     return [
         (
             "policy",
@@ -112,7 +115,15 @@ def rows(record: Record) -> list[tuple[str, str]]:
             f"{record['reward_std']:.3f}; {record['frac_reward_zero_std']:.0%} of groups without "
             "signal",
         ),
-        *(("", text) for text in _reward_lines(record)),
+        *(
+            (
+                "",
+                f"{name:{width}}  {record[f'rewards/{name}/mean']:7.3f} "
+                f"± {record[f'rewards/{name}/std']:.3f} "
+                f"[{record[f'rewards/{name}/min']:.3f}, {record[f'rewards/{name}/max']:.3f}]",
+            )
+            for name in names
+        ),
         (
             "answers",
             f"right {record['accuracy']:.1%} strict, {record['accuracy_lenient']:.1%} lenient; "
@@ -139,18 +150,6 @@ def rows(record: Record) -> list[tuple[str, str]]:
             f"{'' if gpu is None else f'  GPU {gpu:.2f} GiB'}  "
             f"peak {record['memory/peak_gb']:.2f} GiB",
         ),
-    ]
-
-
-def _reward_lines(record: Record) -> list[str]:
-    """Each reward's mean, deviation, least and most."""
-    names = [k.split("/")[1] for k in record if k.startswith("rewards/") and k.endswith("/mean")]
-    width = max(map(len, names), default=0)
-    return [
-        f"{name:{width}}  {record[f'rewards/{name}/mean']:7.3f} "
-        f"± {record[f'rewards/{name}/std']:.3f} "
-        f"[{record[f'rewards/{name}/min']:.3f}, {record[f'rewards/{name}/max']:.3f}]"
-        for name in names
     ]
 
 

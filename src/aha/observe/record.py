@@ -17,7 +17,7 @@ import torch
 from aha.grpo.update import UpdateStats
 from aha.reasoning.analysis import analyse, step_metrics
 from aha.tasks import check_completions
-from aha.types import Completion, Group, Score
+from aha.types import Group
 
 # Linux's counters of the processor packages' energy; often readable by root only.
 _POWERCAP = Path("/sys/class/powercap")
@@ -49,13 +49,11 @@ def step_record(step: FinishedStep) -> dict[str, Any]:
     record = {
         "step": step.number,
         "epoch": step.epoch,
-        "loss": _finite(stats.loss),
         "learning_rate": step.learning_rate,
-        "grad_norm": _finite(stats.grad_norm),
-        "kl": _finite(stats.kl),
-        "entropy": _finite(stats.entropy),
-        "clip_ratio": _finite(stats.clip_ratio),
-        "logprob_gap": _finite(stats.logprob_gap),
+        **{
+            name: value if math.isfinite(value := getattr(stats, name)) else None
+            for name in ("loss", "grad_norm", "kl", "entropy", "clip_ratio", "logprob_gap")
+        },
         "skipped": stats.skipped,
         "sick_rows": list(stats.nonfinite_rows),
         "trained_rows": stats.trained_rows,
@@ -72,79 +70,55 @@ def step_record(step: FinishedStep) -> dict[str, Any]:
     return record
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
-    """Rewards, lengths, accuracy and reflection of a step's groups."""
-    completions = [c for group in groups for c in group.completions]
-    scores = [s for group in groups for s in group.scores]
+    """Rewards, lengths, accuracy and reflection of a step's groups.
+
+    `tokens_wasted` is the share of the written tokens that no gradient comes from: advantage 0.
+    """
     rows = [(group, completion) for group in groups for completion in group.completions]
+    texts = [completion.text for _, completion in rows]
+    lengths = [len(completion.token_ids) for _, completion in rows]
+    scores = [score for group in groups for score in group.scores]
+    advantages = [advantage for group in groups for advantage in group.advantages]
     verdicts = check_completions(
         [group.prompt.text for group, _ in rows],
-        [completion.text for _, completion in rows],
+        texts,
         [group.problem.columns for group, _ in rows],
     )
     analyses = [
-        analyse(completion.text, group.problem.task, verdict.strict)
-        for (group, completion), verdict in zip(rows, verdicts, strict=True)
+        analyse(text, group.problem.task, verdict.strict)
+        for text, (group, _), verdict in zip(texts, rows, verdicts, strict=True)
     ]
-    return {
-        **_reward_metrics(groups, scores),
-        **_length_metrics(completions),
-        "samples": len(completions),
-        "reflection_rate": fmean(analysis.reflections for analysis in analyses),
-        **step_metrics(analyses),
-        "format_rate": fmean(v.well_formed for v in verdicts),
-        "accuracy": fmean(v.strict for v in verdicts),
-        "accuracy_lenient": fmean(v.lenient for v in verdicts),
-        "tokens": sum(len(c.token_ids) for c in completions),
-        "tokens_wasted": _wasted(groups),
-        "groups": len(groups),
-    }
-
-
-def _wasted(groups: Sequence[Group]) -> float:
-    """The share of the written tokens that no gradient comes from: advantage 0."""
-    pairs = [
-        (len(completion.token_ids), advantage)
-        for group in groups
-        for completion, advantage in zip(group.completions, group.advantages, strict=True)
-    ]
-    return sum(tokens for tokens, a in pairs if a == 0.0) / sum(tokens for tokens, _ in pairs)
-
-
-def _reward_metrics(groups: Sequence[Group], scores: Sequence[Score]) -> dict[str, Any]:
-    known = [s.reward for s in scores if not math.isnan(s.reward)]
-    deviations = [_deviation(group) for group in groups]
+    known = [[s.reward for s in g.scores if not math.isnan(s.reward)] for g in groups]
+    rewards = [reward for of_group in known for reward in of_group]
     metrics: dict[str, Any] = {
-        "reward": fmean(known) if known else None,
-        "reward_std": fmean(deviations),
+        "reward": fmean(rewards) if rewards else None,
+        "reward_std": fmean(stdev(values) if len(values) > 1 else 0.0 for values in known),
         "frac_reward_zero_std": fmean(not group.has_signal for group in groups),
     }
     for name in scores[0].raw:
-        values = [value for s in scores if (value := s.raw[name]) is not None]
+        values = [value for score in scores if (value := score.raw[name]) is not None]
         if values:
             metrics[f"rewards/{name}/mean"] = fmean(values)
             metrics[f"rewards/{name}/std"] = pstdev(values)
             metrics[f"rewards/{name}/min"] = min(values)
             metrics[f"rewards/{name}/max"] = max(values)
-    return metrics
-
-
-def _deviation(group: Group) -> float:
-    known = [s.reward for s in group.scores if not math.isnan(s.reward)]
-    return stdev(known) if len(known) > 1 else 0.0
-
-
-def _length_metrics(completions: Sequence[Completion]) -> dict[str, Any]:
-    lengths = [len(c.token_ids) for c in completions]
+    wasted = sum(n for n, a in zip(lengths, advantages, strict=True) if a == 0.0)
     return {
+        **metrics,
         "completions/mean_length": fmean(lengths),
         "completions/min_length": min(lengths),
         "completions/max_length": max(lengths),
-        "completions/clipped_ratio": fmean(c.truncated for c in completions),
+        "completions/clipped_ratio": fmean(completion.truncated for _, completion in rows),
+        "samples": len(rows),
+        "reflection_rate": fmean(analysis.reflections for analysis in analyses),
+        **step_metrics(analyses),
+        "format_rate": fmean(verdict.well_formed for verdict in verdicts),
+        "accuracy": fmean(verdict.strict for verdict in verdicts),
+        "accuracy_lenient": fmean(verdict.lenient for verdict in verdicts),
+        "tokens": sum(lengths),
+        "tokens_wasted": wasted / sum(lengths),
+        "groups": len(groups),
     }
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
 
 from rich.console import Console
 
+from aha.observe import Observer
 from aha.observe.alerts import Watch
 from aha.observe.console import ConsoleObserver
 from aha.observe.record import FinishedStep, Meter, step_record
@@ -18,19 +18,7 @@ from aha.observe.samples import SamplesObserver
 from aha.observe.services import TensorBoardObserver, TrackioObserver, WandbObserver
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
-from aha.types import Group, RunFailure
-
-
-class Observer(Protocol):
-    """Follows a run: gets every step in order."""
-
-    def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None: ...
-
-    def note(self, message: str) -> None:
-        """A sentence for people, such as an evaluation's result or the path of a file."""
-        ...
-
-    def close(self) -> None: ...
+from aha.types import RunFailure
 
 
 def observers_of(
@@ -75,19 +63,6 @@ class StepReporter:
         self._run.append_alerts(map(asdict, alerts))
         for alert in alerts:
             self.note(alert.message)
-        self._count_skipped(record)
-
-    def note(self, message: str) -> None:
-        """Give a sentence to every observer."""
-        for observer in self._observers:
-            observer.note(message)
-
-    def close(self) -> None:
-        """Close every observer."""
-        for observer in self._observers:
-            observer.close()
-
-    def _count_skipped(self, record: Mapping[str, Any]) -> None:
         if not record["skipped"]:
             self._skipped_in_a_row = 0
             return
@@ -103,3 +78,13 @@ class StepReporter:
                 "optimizer.max_grad_norm, model.dtype=float32 and model.autocast=none; and look "
                 "at the rewards for infinite values."
             )
+
+    def note(self, message: str) -> None:
+        """Give a sentence to every observer."""
+        for observer in self._observers:
+            observer.note(message)
+
+    def close(self) -> None:
+        """Close every observer."""
+        for observer in self._observers:
+            observer.close()

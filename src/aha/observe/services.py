@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aha.observe import Observer
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
@@ -44,7 +45,7 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     return tags
 
 
-class TensorBoardObserver:
+class TensorBoardObserver(Observer):
     """Writes event files; on resume, steps after `resumed_at` are purged."""
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
@@ -57,14 +58,23 @@ class TensorBoardObserver:
         for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record["step"])
 
-    def note(self, message: str) -> None:
-        """Notes are for the console."""
-
     def close(self) -> None:
         self._writer.close()
 
 
-class WandbObserver:
+class _TrackerObserver(Observer):
+    """Logs to the `_run` that a subclass starts; W&B and Trackio name their methods alike."""
+
+    _run: Any
+
+    def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
+        self._run.log(scalars(record), step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class WandbObserver(_TrackerObserver):
     """A W&B run named as the run directory; resuming goes on with the same one."""
 
     def __init__(self, run: RunDirectory, recipe: Recipe) -> None:
@@ -89,17 +99,8 @@ class WandbObserver:
                 "or set WANDB_MODE=offline."
             ) from None
 
-    def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
-        self._run.log(scalars(record), step=record["step"])
 
-    def note(self, message: str) -> None:
-        """Notes are for the console."""
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class TrackioObserver:
+class TrackioObserver(_TrackerObserver):
     """A Trackio run named as the run directory; resuming goes on with the same one."""
 
     def __init__(self, run: RunDirectory, recipe: Recipe) -> None:
@@ -111,12 +112,3 @@ class TrackioObserver:
             config=recipe.model_dump(mode="json"),
             resume="allow",
         )
-
-    def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
-        self._run.log(scalars(record), step=record["step"])
-
-    def note(self, message: str) -> None:
-        """Notes are for the console."""
-
-    def close(self) -> None:
-        self._run.finish()
