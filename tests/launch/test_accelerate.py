@@ -240,7 +240,7 @@ def test_the_generating_gpu_is_not_a_training_one(monkeypatch: pytest.MonkeyPatc
     layout = Layout(3, vllm="server")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert accelerate.environment_of(layout)["CUDA_VISIBLE_DEVICES"] == "0,1,2"
-    assert accelerate.server_gpus(layout) == ["3"]
+    assert accelerate.split_gpus(layout)[1] == ["3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert accelerate.environment_of(layout)["CUDA_VISIBLE_DEVICES"] == "4,5,6"
-    assert accelerate.server_gpus(layout) == ["7"]
+    assert accelerate.split_gpus(layout)[1] == ["7"]

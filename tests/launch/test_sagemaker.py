@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer.testing
 
+from aha.cli.main import app
 from aha.launch import sagemaker
 from aha.launch.sagemaker import SageMakerRequest, make_source, submit, training_job, validate
 from aha.types import RunFailure, UserError
@@ -172,7 +173,6 @@ def test_settings_whose_order_matters_are_refused() -> None:
         ({"role": "arn:aws:iam::1:role/x"}, "--role is 'arn:aws:iam::1:role/x'"),
         ({"instance_type": None}, "--instance-type is missing"),
         ({"instance_type": "ml.g5.3xlarge"}, "--instance-type is 'ml.g5.3xlarge'.* ml.g5.2xlarge"),
-        ({"instance_count": 0}, "--instance-count is 0"),
         ({"instance_count": 2}, "--instance-count is 2; the native engine is one process"),
         (
             {"instance_type": "ml.g5.12xlarge"},
@@ -197,7 +197,6 @@ def test_settings_whose_order_matters_are_refused() -> None:
         ({"spot": True, "max_wait_hours": 1.0}, "--max-wait-hours is 1; .* --max-hours, 24"),
         ({"spot": True, "max_wait_hours": float("inf")}, "--max-wait-hours is inf; .* finite"),
         ({"overrides": ["rewards=[{name: acuracy}]"]}, "Did you mean 'accuracy'"),
-        ({"volume_gb": 0}, "--volume-gb is 0"),
         ({"overrides": [f"model.name={'x' * 2501}"]}, "--set has 2501 characters"),
         ({"overrides": ["train.max_steps=0"]}, "train.max_steps is 0"),
         ({"wheel": Path("none.whl")}, "--wheel: 'none.whl' cannot be read"),
@@ -206,6 +205,16 @@ def test_settings_whose_order_matters_are_refused() -> None:
 def test_what_is_impossible_is_said(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         training_job(ask(**changes))
+
+
+@pytest.mark.parametrize("option", ["--instance-count", "--volume-gb"])
+def test_an_option_below_one_is_named(option: str) -> None:
+    done = typer.testing.CliRunner().invoke(
+        app, ["launch", "sagemaker", "countdown-tiny", option, "0"]
+    )
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.stderr
+    assert "greater than or equal to 1" in done.stderr
 
 
 def test_several_gpus_are_for_trl() -> None:
@@ -257,8 +266,6 @@ def test_a_refusal_is_one_sentence() -> None:
 def test_without_submit_the_request_is_printed_and_nothing_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from aha.cli.main import app
-
     def forbidden(*_: object) -> str:
         raise AssertionError("sent")
 

@@ -19,7 +19,7 @@ from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.tiny import weights_path
 from aha.train.start import resume_run, start_run
-from aha.trained.export import ExportRequest, export
+from aha.trained.export import export
 from aha.trained.held_out import EvalRequest, run_eval
 from aha.types import UserError
 from stopped_run import stopped_run
@@ -126,7 +126,7 @@ def test_a_run_a_checkpoint_and_a_bare_adapter_are_evaluated(
 def test_the_export_is_whole_weights_with_the_same_answers(
     run: RunDirectory, tmp_path: Path
 ) -> None:
-    export(ExportRequest(str(run.path), tmp_path / "out"))
+    export(str(run.path), tmp_path / "out")
     assert not (tmp_path / "out" / "adapter_config.json").exists()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     base = AutoModelForCausalLM.from_pretrained(str(weights_path()))
@@ -145,7 +145,7 @@ def test_a_quantised_base_trains_and_is_exported_whole(quantization: str, tmp_pa
     assert all(record["grad_norm"] > 0 for record in run.metrics() if record["trained_rows"])
     request = EvalRequest(str(run.path), output=tmp_path / "texts")
     assert run_eval(request).outcome.evaluation.summary == run.evaluation()["after"]
-    export(ExportRequest(str(run.path), tmp_path / "out"))
+    export(str(run.path), tmp_path / "out")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert {tensor.dtype for tensor in exported.state_dict().values()} == {torch.float32}
     assert run_eval(EvalRequest(str(tmp_path / "out"), n=2, output=tmp_path / "texts"))

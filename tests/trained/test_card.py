@@ -47,14 +47,14 @@ def results(run: RunDirectory, step: str) -> str:
 
 def test_the_last_step_is_after_training(finished: RunDirectory) -> None:
     text = results(finished, "step-000004")
-    assert "| | before training | after training |" in text
+    assert "| figure | before training | after training |" in text
     assert "12.5% (11.1% to 99.9%) | 62.5% (11.1% to 99.9%)" in text
     assert "not evaluated" not in text
 
 
 def test_a_step_that_was_evaluated_has_its_own_figures(finished: RunDirectory) -> None:
     text = results(finished, "step-000002")
-    assert "| | before training | at step 2 of 4 |" in text
+    assert "| figure | before training | at step 2 of 4 |" in text
     assert "| 12.5% (11.1% to 99.9%) | 37.5% (25.0% to 50.0%) |" in text
     assert "On 60 held-out problems" in text
     assert "62.5%" not in text
@@ -63,7 +63,7 @@ def test_a_step_that_was_evaluated_has_its_own_figures(finished: RunDirectory) -
 
 def test_a_step_that_was_not_evaluated_says_so(finished: RunDirectory) -> None:
     text = results(finished, "step-000003")
-    assert "| | before training |" in text
+    assert "| figure | before training |" in text
     assert "12.5%" in text
     assert "62.5%" not in text
     assert "These weights are of step 3 of 4, which was not evaluated." in text

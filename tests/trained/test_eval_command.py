@@ -15,7 +15,7 @@ from aha.recipe import dump_recipe, load_recipe
 from aha.runs import RunDirectory, write_lines
 from aha.tasks import load_problems
 from aha.train.start import resume_run
-from aha.trained.export import ExportRequest, export
+from aha.trained.export import export
 from aha.trained.held_out import EvalRequest, run_eval
 from aha.types import UserError
 
@@ -124,7 +124,7 @@ def test_a_set_of_one_s_own_is_looked_for_in_the_training_problems(
 
 
 def test_an_exported_folder_knows_its_training_problems(run: RunDirectory, tmp_path: Path) -> None:
-    export(ExportRequest(str(run.path), tmp_path / "out"))
+    export(str(run.path), tmp_path / "out")
     rows = tmp_path / "mine.jsonl"
     problems = load_problems(run.recipe().task, "train", 2).problems
     write_lines(rows, [dict(problem.columns) for problem in problems])

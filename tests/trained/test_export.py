@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aha.cli.main import main
 from aha.runs import RunDirectory
-from aha.trained.export import ExportRequest, export
+from aha.trained.export import export
 from aha.trained.held_out import EvalRequest, run_eval
 from aha.types import UserError
 
 
 def test_the_folder_is_what_transformers_and_vllm_read(run: RunDirectory, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    said = export(ExportRequest(str(run.path), folder))
+    said = export(str(run.path), folder)
     assert said[0].endswith(f"to {folder}")
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "config.json", "generation_config.json", "model.safetensors", "recipe.yaml",
@@ -38,13 +38,13 @@ def test_the_folder_is_what_transformers_and_vllm_read(run: RunDirectory, tmp_pa
 
 
 def test_it_is_evaluated_as_the_run_is(run: RunDirectory, tmp_path: Path) -> None:
-    export(ExportRequest(str(run.path), tmp_path / "out"))
+    export(str(run.path), tmp_path / "out")
     request = EvalRequest(str(tmp_path / "out"), output=tmp_path / "texts")
     assert run_eval(request).outcome.evaluation.summary == run.evaluation()["after"]
 
 
 def test_the_card_has_results_recipe_and_limits(run: RunDirectory, tmp_path: Path) -> None:
-    export(ExportRequest(str(run.path), tmp_path / "out"))
+    export(str(run.path), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "transformers"
@@ -57,7 +57,7 @@ def test_the_card_has_results_recipe_and_limits(run: RunDirectory, tmp_path: Pat
 
 
 def test_another_type(run: RunDirectory, tmp_path: Path) -> None:
-    export(ExportRequest(str(run.path), tmp_path / "out", dtype="bfloat16"))
+    export(str(run.path), tmp_path / "out", dtype="bfloat16")
     config = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
     assert config["dtype"] == "bfloat16"
 
@@ -74,14 +74,10 @@ def test_mistakes_are_named(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    for request, words in (
-        (ExportRequest(str(run.path), tmp_path / "full"), "holds something"),
-        (
-            ExportRequest(str(run.path), tmp_path / "out", dtype="int3"),
-            "--dtype is 'int3'; allowed",
-        ),
-        (ExportRequest(str(run.path), tmp_path / "out", push="me/it"), "needs a token"),
-    ):
-        with pytest.raises(UserError, match=words):
-            export(request)
+    with pytest.raises(UserError, match="holds something"):
+        export(str(run.path), tmp_path / "full")
+    with pytest.raises(UserError, match="--dtype is 'int3'; allowed"):
+        export(str(run.path), tmp_path / "out", dtype="int3")
+    with pytest.raises(UserError, match="needs a token"):
+        export(str(run.path), tmp_path / "out", push="me/it")
     assert not (tmp_path / "out").exists()

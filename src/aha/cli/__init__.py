@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -33,19 +33,23 @@ def complete_rewards(incomplete: str) -> list[str]:
 
 RecipeArgument = Annotated[
     str,
-    typer.Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
+    Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
+    Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.max_steps=100."),
 ]
 ResumeOption = Annotated[
     str | None,
-    typer.Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
+    Option(metavar="[DIR]", help="Go on with a run; without DIR, with the latest."),
 ]
 AllowChangeOption = Annotated[
     bool,
-    typer.Option(
-        "--allow-change", help="With --resume and --set: also what changes the run's meaning."
-    ),
+    Option("--allow-change", help="With --resume and --set: also what changes the run's meaning."),
+]
+RecipeOption = Annotated[
+    str | None, Option(help="The recipe that says how to prompt; default the run's.")
+]
+TemperatureOption = Annotated[
+    float | None, Option(help="evaluation.temperature; 0: greedy.", min=0.0)
 ]

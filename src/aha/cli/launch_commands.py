@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from aha.cli import (
     AllowChangeOption,
@@ -23,49 +24,36 @@ from aha.types import UserError
 launch_app = typer.Typer(help="Run on a SLURM cluster, on Amazon SageMaker, on several GPUs.")
 StrategyOption = Annotated[
     Strategy,
-    typer.Option(help="ddp: a copy each; the others share gradients, optimizer, weights."),
+    Option(help="ddp: a copy each; the others share gradients, optimizer, weights."),
 ]
 
 
 @launch_app.command("accelerate")
 def accelerate(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A shipped recipe's name or a YAML file; or --resume.",
-            autocompletion=complete_recipe,
-        ),
-    ] = None,
-    processes: Annotated[
-        int, typer.Option(help="Processes that train, in all: one a GPU.", min=1)
-    ] = 1,
+    recipe: str | None = Argument(
+        None,
+        help="A shipped recipe's name or a YAML file; or --resume.",
+        autocompletion=complete_recipe,
+    ),
+    processes: int = Option(1, help="Processes that train, in all: one a GPU.", min=1),
     strategy: StrategyOption = "ddp",
     set_: SetOption = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Run directory; on several nodes, one that all see.")
-    ] = None,
+    output: Path | None = Option(None, help="Run directory; on several nodes, one that all see."),
     resume: ResumeOption = None,
     allow_change: AllowChangeOption = False,
-    nodes: Annotated[int, typer.Option(help="Machines; run this on each of them.", min=1)] = 1,
-    node_rank: Annotated[int, typer.Option(help="The number of this machine: 0 is the head.")] = 0,
-    head: Annotated[str, typer.Option(help="The head's address.")] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(help="The head's port; 0: any free one, for one node.", min=0, max=65535),
-    ] = 0,
-    vllm: Annotated[
-        Literal["off", "colocate", "server"],
-        typer.Option(help="Generate with vLLM: on the GPUs that train, or on its own."),
-    ] = "off",
-    vllm_gpus: Annotated[int, typer.Option(help="GPUs of the vLLM server.", min=1)] = 1,
-    cpu: Annotated[bool, typer.Option("--cpu", help="On CPUs; the default without a GPU.")] = False,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the files; default launch/RECIPE-STRATEGY."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write the files and show the command; stop.")
-    ] = False,
+    nodes: int = Option(1, help="Machines; run this on each of them.", min=1),
+    node_rank: int = Option(0, help="The number of this machine: 0 is the head."),
+    head: str = Option("127.0.0.1", help="The head's address."),
+    port: int = Option(0, help="The head's port; 0: any free one, for one node.", min=0, max=65535),
+    vllm: Literal["off", "colocate", "server"] = Option(
+        "off", help="Generate with vLLM: on the GPUs that train, or on its own."
+    ),
+    vllm_gpus: int = Option(1, help="GPUs of the vLLM server.", min=1),
+    cpu: bool = Option(False, "--cpu", help="On CPUs; the default without a GPU."),
+    folder: Path | None = Option(
+        None, help="Folder for the files; default launch/RECIPE-STRATEGY."
+    ),
+    dry_run: bool = Option(False, "--dry-run", help="Write the files and show the command; stop."),
 ) -> None:
     """Train RECIPE on TRL over several processes, GPUs or machines."""
     from aha.launch.accelerate import AccelerateRequest, Layout, launch, visible_gpus
@@ -90,44 +78,36 @@ def accelerate(
 def slurm(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="RUNDIR", help="Run directory; default runs/RECIPE-JOBID."),
-    ] = None,
-    nodes: Annotated[int, typer.Option(help="Nodes that train.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(help="0: train on CPUs.")] = 1,
-    cpus_per_task: Annotated[int | None, typer.Option(help="CPU cores of each node.")] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of each node, such as 64G.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partition to run in.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    time: Annotated[
-        str, typer.Option(help="Time limit of one start, [D-]HH:MM:SS; the job requeues itself.")
-    ] = "04:00:00",
-    module: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="`module load NAME` first.")
-    ] = None,
-    container: Annotated[
-        str | None, typer.Option(metavar="IMAGE", help="Run in this image, with Apptainer.")
-    ] = None,
-    setup: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LINE", help="A line of bash first, such as activating a venv."),
-    ] = None,
-    vllm_node: Annotated[
-        bool, typer.Option("--vllm-node", help="Add a node with a vLLM server; for --engine trl.")
-    ] = False,
-    engine: Annotated[
-        Literal["native", "trl"] | None, typer.Option(help="Default: the recipe's.")
-    ] = None,
-    signal_before: Annotated[
-        int, typer.Option(help="Seconds before the limit at which to save and stop.")
-    ] = 120,
+    output: Path | None = Option(
+        None, metavar="RUNDIR", help="Run directory; default runs/RECIPE-JOBID."
+    ),
+    nodes: int = Option(1, help="Nodes that train.", min=1),
+    gpus_per_node: int = Option(1, help="0: train on CPUs.", min=0),
+    cpus_per_task: int | None = Option(None, help="CPU cores of each node.", min=1),
+    mem: str | None = Option(None, help="Memory of each node, such as 64G."),
+    partition: str | None = Option(None, help="Partition to run in."),
+    account: str | None = Option(None, help="Account to charge."),
+    qos: str | None = Option(None, help="Quality of service."),
+    time: str = Option(
+        "04:00:00", help="Time limit of one start, [D-]HH:MM:SS; the job requeues itself."
+    ),
+    module: list[str] | None = Option(None, metavar="NAME", help="`module load NAME` first."),
+    container: str | None = Option(
+        None, metavar="IMAGE", help="Run in this image, with Apptainer."
+    ),
+    setup: list[str] | None = Option(
+        None, metavar="LINE", help="A line of bash first, such as activating a venv."
+    ),
+    vllm_node: bool = Option(
+        False, "--vllm-node", help="Add a node with a vLLM server; for --engine trl."
+    ),
+    engine: Literal["native", "trl"] | None = Option(None, help="Default: the recipe's."),
+    signal_before: int = Option(
+        120, help="Seconds before the limit at which to save and stop.", min=1
+    ),
     strategy: StrategyOption = "ddp",
-    file: Annotated[
-        Path | None, typer.Option(metavar="JOB.SH", help="Write the script there.")
-    ] = None,
-    submit: Annotated[bool, typer.Option("--submit", help="Call sbatch.")] = False,
+    file: Path | None = Option(None, metavar="JOB.SH", help="Write the script there."),
+    submit: bool = Option(False, "--submit", help="Call sbatch."),
 ) -> None:
     """Show, write or submit the sbatch script of a job that trains RECIPE to its end."""
     from aha.launch.slurm import SlurmRequest, launch
@@ -146,47 +126,36 @@ def slurm(
 def sagemaker(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    role: Annotated[
-        str | None, typer.Option(metavar="ARN", help="The role that the job runs as.")
-    ] = None,
-    instance_type: Annotated[str | None, typer.Option(help="Such as ml.g5.2xlarge.")] = None,
-    instance_count: Annotated[int, typer.Option(help="More than one: engine trl.")] = 1,
-    image: Annotated[
-        str | None, typer.Option(metavar="URI", help="Container image; default AWS's PyTorch 2.13.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="Default: AWS's own settings.")] = None,
-    bucket: Annotated[
-        str | None,
-        typer.Option(metavar="s3://BUCKET/PREFIX", help="Default s3://sagemaker-REGION-ACCOUNT."),
-    ] = None,
-    spot: Annotated[
-        bool, typer.Option("--spot", help="Cheaper; an interrupted job resumes by itself.")
-    ] = False,
-    max_hours: Annotated[float, typer.Option(help="Longest time of training.")] = 24.0,
-    max_wait_hours: Annotated[
-        float | None,
-        typer.Option(help="With --spot: waiting and training together; default twice --max-hours."),
-    ] = None,
-    volume_gb: Annotated[int, typer.Option(help="Disk of each machine.")] = 100,
-    name: Annotated[
-        str | None,
-        typer.Option(help="The run's name; a later job of the same name resumes it."),
-    ] = None,
-    wheel: Annotated[
-        Path | None, typer.Option(help="An aha_zero wheel to install instead of the released one.")
-    ] = None,
+    role: str | None = Option(None, metavar="ARN", help="The role that the job runs as."),
+    instance_type: str | None = Option(None, help="Such as ml.g5.2xlarge."),
+    instance_count: int = Option(1, help="More than one: engine trl.", min=1),
+    image: str | None = Option(
+        None, metavar="URI", help="Container image; default AWS's PyTorch 2.13."
+    ),
+    region: str | None = Option(None, help="Default: AWS's own settings."),
+    bucket: str | None = Option(
+        None, metavar="s3://BUCKET/PREFIX", help="Default s3://sagemaker-REGION-ACCOUNT."
+    ),
+    spot: bool = Option(False, "--spot", help="Cheaper; an interrupted job resumes by itself."),
+    max_hours: float = Option(24.0, help="Longest time of training."),
+    max_wait_hours: float | None = Option(
+        None, help="With --spot: waiting and training together; default twice --max-hours."
+    ),
+    volume_gb: int = Option(100, help="Disk of each machine.", min=1),
+    name: str | None = Option(
+        None, help="The run's name; a later job of the same name resumes it."
+    ),
+    wheel: Path | None = Option(
+        None, help="An aha_zero wheel to install instead of the released one."
+    ),
     strategy: StrategyOption = "ddp",
-    submit: Annotated[bool, typer.Option("--submit", help="Upload and create the job.")] = False,
-    local: Annotated[
-        bool,
-        typer.Option("--local", help="Run the job's entry point here; AWS's options are ignored."),
-    ] = False,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="With --local: in place of /opt/ml; default runs/sagemaker-DATE."
-        ),
-    ] = None,
+    submit: bool = Option(False, "--submit", help="Upload and create the job."),
+    local: bool = Option(
+        False, "--local", help="Run the job's entry point here; AWS's options are ignored."
+    ),
+    folder: Path | None = Option(
+        None, metavar="DIR", help="With --local: in place of /opt/ml; default runs/sagemaker-DATE."
+    ),
 ) -> None:
     """Show or submit the SageMaker training job that trains RECIPE; or run it here."""
     from aha.launch import sagemaker as launch

@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -44,7 +43,7 @@ app.add_typer(launch_app, name="launch")
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+    version: bool = typer.Option(False, "--version", help="Show the version and stop."),
 ) -> None:
     if version:
         typer.echo(f"aha {__version__}")
@@ -78,10 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno != errno.ENAMETOOLONG:
             raise
         _stop(f"error: {error.filename!r} is too long for a file's name.", EXIT_USER_ERROR)
-    except Stopped as stopped:
+    except (Stopped, _TooEarly) as stopped:
         _stop(str(stopped), stopped.code)
-    except _TooEarly as early:
-        _stop(str(early), early.code)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     # typer turns an interrupt into this code and hands it back.

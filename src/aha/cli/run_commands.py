@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
+from typer import Argument, Option
 
 from aha.cli import (
     AllowChangeOption,
+    RecipeOption,
     ResumeOption,
     SetOption,
+    TemperatureOption,
     complete_recipe,
     complete_rewards,
     complete_task,
@@ -20,59 +23,44 @@ from aha.types import UserError
 
 
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A shipped recipe's name or a YAML file; default countdown-tiny.",
-            autocompletion=complete_recipe,
-        ),
-    ] = None,
+    recipe: str | None = Argument(
+        None,
+        help="A shipped recipe's name or a YAML file; default countdown-tiny.",
+        autocompletion=complete_recipe,
+    ),
     set_: SetOption = None,
-    model: Annotated[str | None, typer.Option(help="model.name")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="task.name", autocompletion=complete_task)
-    ] = None,
-    rewards: Annotated[
-        str | None,
-        typer.Option(
-            help="Names with commas, such as accuracy,format; weight 1 each.",
-            autocompletion=complete_rewards,
-        ),
-    ] = None,
-    max_steps: Annotated[str | None, typer.Option(help="train.max_steps")] = None,
-    learning_rate: Annotated[str | None, typer.Option(help="optimizer.learning_rate")] = None,
-    seed: Annotated[str | None, typer.Option(help="train.seed")] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="engine: native, or trl for TRL's GRPOTrainer.")
-    ] = None,
-    lora: Annotated[
-        bool, typer.Option("--lora", help="Train low-rank adapters, not all weights: lora={}.")
-    ] = False,
-    report_to: Annotated[
-        str | None, typer.Option(help="logging.report_to: tensorboard, or none.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Run directory; default runs/RECIPE-DATE.")
-    ] = None,
+    model: str | None = Option(None, help="model.name"),
+    task: str | None = Option(None, help="task.name", autocompletion=complete_task),
+    rewards: str | None = Option(
+        None,
+        help="Names with commas, such as accuracy,format; weight 1 each.",
+        autocompletion=complete_rewards,
+    ),
+    max_steps: str | None = Option(None, help="train.max_steps"),
+    learning_rate: str | None = Option(None, help="optimizer.learning_rate"),
+    seed: str | None = Option(None, help="train.seed"),
+    engine: str | None = Option(None, help="engine: native, or trl for TRL's GRPOTrainer."),
+    lora: bool = Option(False, "--lora", help="Train low-rank adapters, not all weights: lora={}."),
+    report_to: str | None = Option(None, help="logging.report_to: tensorboard, or none."),
+    output: Path | None = Option(None, help="Run directory; default runs/RECIPE-DATE."),
     resume: ResumeOption = None,
     allow_change: AllowChangeOption = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved recipe and the first prompt; stop.")
-    ] = False,
+    dry_run: bool = Option(
+        False, "--dry-run", help="Show the resolved recipe and the first prompt; stop."
+    ),
 ) -> None:
     """Train RECIPE with GRPO, evaluate before and after, and write a report."""
     overrides = ["lora={}"] if lora else []
     overrides += set_ or []
-    for key, value in (
-        ("model.name", _yaml_text(model)),
-        ("task.name", _yaml_text(task)),
-        ("train.max_steps", max_steps),
-        ("optimizer.learning_rate", learning_rate),
-        ("train.seed", seed),
-        ("engine", _yaml_text(engine)),
-    ):
-        if value is not None:
-            overrides.append(f"{key}={value}")
+    # Quoted for YAML: a folder named 2024 must stay a text.
+    texts = {"model.name": model, "task.name": task, "engine": engine}
+    overrides += [f"{key}={json.dumps(text)}" for key, text in texts.items() if text is not None]
+    numbers = {
+        "train.max_steps": max_steps,
+        "optimizer.learning_rate": learning_rate,
+        "train.seed": seed,
+    }
+    overrides += [f"{key}={number}" for key, number in numbers.items() if number is not None]
     if rewards is not None:
         names = [name.strip() for name in rewards.split(",")]
         overrides.append(f"rewards={json.dumps([{'name': name} for name in names])}")
@@ -102,40 +90,26 @@ def train(
         start(loaded, output)
 
 
-def _yaml_text(value: str | None) -> str | None:
-    """Quote for YAML: a folder named 2024 must stay a text."""
-    return None if value is None else json.dumps(value)
-
-
 def eval_(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder or a hub name.")],
-    against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Compare with this one, problem by problem.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="The recipe that says how to prompt; default the run's.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="task.name")] = None,
+    model: str = Argument(help="A run, a checkpoint, a folder or a hub name."),
+    against: str | None = Option(
+        None, metavar="MODEL", help="Compare with this one, problem by problem."
+    ),
+    recipe: RecipeOption = None,
+    task: str | None = Option(None, help="task.name"),
     set_: SetOption = None,
-    split: Annotated[Literal["train", "test"], typer.Option()] = "test",
-    n: Annotated[int | None, typer.Option(help="evaluation.n: how many problems.", min=1)] = None,
-    samples: Annotated[
-        int, typer.Option(help="Completions a problem; more than one: pass@k, maj@k.", min=1)
-    ] = 1,
-    temperature: Annotated[
-        float | None, typer.Option(help="evaluation.temperature; 0: greedy.", min=0.0)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="train.seed", min=0)] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the completions; default in the run, or evals/."),
-    ] = None,
-    engine: Annotated[
-        Literal["native", "vllm"], typer.Option(help="native: the trainer's own engine; or vllm.")
-    ] = "native",
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    split: Literal["train", "test"] = Option("test"),
+    n: int | None = Option(None, help="evaluation.n: how many problems.", min=1),
+    samples: int = Option(1, help="Completions a problem; more than one: pass@k, maj@k.", min=1),
+    temperature: TemperatureOption = None,
+    seed: int | None = Option(None, help="train.seed", min=0),
+    output: Path | None = Option(
+        None, help="Folder for the completions; default in the run, or evals/."
+    ),
+    engine: Literal["native", "vllm"] = Option(
+        "native", help="native: the trainer's own engine; or vllm."
+    ),
+    json_: bool = Option(False, "--json", help="Print one JSON object and nothing else."),
 ) -> None:
     """Accuracy of MODEL on held-out problems, with intervals; or against another model."""
     from aha.trained.held_out import EvalRequest, run_eval
@@ -149,23 +123,16 @@ def eval_(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.")],
-    output: Annotated[
-        Path | None, typer.Option(help="The file for several runs; default comparison.html.")
-    ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Also write the main curves to this PNG file.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write every picture there, as PNG.")
-    ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Serve it on this machine and follow the run.")
-    ] = False,
-    port: Annotated[
-        int | None,
-        typer.Option(help="With --watch; default 8765; 0: any free port.", min=0, max=65535),
-    ] = None,
+    runs: list[Path] = Argument(help="Run directories; several are compared."),
+    output: Path | None = Option(None, help="The file for several runs; default comparison.html."),
+    figure: Path | None = Option(None, help="Also write the main curves to this PNG file."),
+    figures: Path | None = Option(
+        None, metavar="DIR", help="Also write every picture there, as PNG."
+    ),
+    watch: bool = Option(False, "--watch", help="Serve it on this machine and follow the run."),
+    port: int | None = Option(
+        None, help="With --watch; default 8765; 0: any free port.", min=0, max=65535
+    ),
 ) -> None:
     """Write a run's report.html from what is in its directory, or compare several runs."""
     from aha.report import ReportRequest, make_report
@@ -174,19 +141,18 @@ def report(
 
 
 def samples(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    step: Annotated[int | None, typer.Option(help="Only this step.")] = None,
-    grep: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="Only texts that match; case is ignored.")
-    ] = None,
-    sort: Annotated[
-        Literal["step", "advantage", "reward", "length"],
-        typer.Option(help="Show first the last step, the largest advantage, and so on."),
-    ] = "step",
-    ascending: Annotated[
-        bool, typer.Option("--ascending", help="Show first the first step or the smallest value.")
-    ] = False,
-    n: Annotated[int, typer.Option(help="How many completions.", min=1)] = 10,
+    run: Path = Argument(help="A run directory."),
+    step: int | None = Option(None, help="Only this step."),
+    grep: str | None = Option(
+        None, metavar="PATTERN", help="Only texts that match; case is ignored."
+    ),
+    sort: Literal["step", "advantage", "reward", "length"] = Option(
+        "step", help="Show first the last step, the largest advantage, and so on."
+    ),
+    ascending: bool = Option(
+        False, "--ascending", help="Show first the first step or the smallest value."
+    ),
+    n: int = Option(10, help="How many completions.", min=1),
 ) -> None:
     """Browse the completions that RUN kept, with their rewards and advantages."""
     from aha.observe.samples import browse, nothing_found, shown_text
@@ -201,70 +167,51 @@ def samples(
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run, a checkpoint, a folder or a hub name.")],
-    folder: Annotated[Path, typer.Argument(help="The folder to write; it must be empty or new.")],
-    recipe: Annotated[
-        str | None, typer.Option(help="A recipe's name or file, for a model without a run.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; default the weights' own.")
-    ] = None,
-    push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Also to the hub, as a private model.")
-    ] = None,
-    gguf: Annotated[
-        bool, typer.Option("--gguf", help="Also print llama.cpp's command to convert it.")
-    ] = False,
+    model: str = Argument(help="A run, a checkpoint, a folder or a hub name."),
+    folder: Path = Argument(help="The folder to write; it must be empty or new."),
+    recipe: str | None = Option(None, help="A recipe's name or file, for a model without a run."),
+    dtype: str | None = Option(
+        None, help="float32, bfloat16 or float16; default the weights' own."
+    ),
+    push: str | None = Option(
+        None, metavar="OWNER/NAME", help="Also to the hub, as a private model."
+    ),
+    gguf: bool = Option(False, "--gguf", help="Also print llama.cpp's command to convert it."),
 ) -> None:
     """Write MODEL to FOLDER as transformers and vLLM load it, with a model card."""
-    from aha.trained.export import ExportRequest
     from aha.trained.export import export as run_export
 
-    for line in run_export(ExportRequest(model, folder, recipe, dtype, push, gguf)):
+    for line in run_export(model, folder, recipe=recipe, dtype=dtype, push=push, gguf=gguf):
         typer.echo(line)
 
 
 def play(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A run, a checkpoint, a folder or a hub name; default the latest run of the "
-            "embedded model, or that model."
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="Beside this model; default the one it began from; none: alone."
-        ),
-    ] = None,
-    problem: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Play this one and stop, such as '15 from 3 13 5'."),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Completions of each model.", min=1, max=64)] = 1,
-    temperature: Annotated[
-        float | None, typer.Option(help="evaluation.temperature; 0: greedy.", min=0.0)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed; each game adds one.", min=0)] = 0,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="generation.max_completion_length", min=1)
-    ] = None,
-    pace: Annotated[
-        float,
-        typer.Option(help="Show at most this many tokens a second; 0: no limit.", min=0.0),
-    ] = 60.0,
-    recipe: Annotated[
-        str | None, typer.Option(help="The recipe that says how to prompt; default the run's.")
-    ] = None,
+    model: str | None = Argument(
+        None,
+        help="A run, a checkpoint, a folder or a hub name; default the latest run of the "
+        "embedded model, or that model.",
+    ),
+    against: str | None = Option(
+        None, metavar="MODEL", help="Beside this model; default the one it began from; none: alone."
+    ),
+    problem: str | None = Option(
+        None, metavar="TEXT", help="Play this one and stop, such as '15 from 3 13 5'."
+    ),
+    samples: int = Option(1, help="Completions of each model.", min=1, max=64),
+    temperature: TemperatureOption = None,
+    seed: int = Option(0, help="Random seed; each game adds one.", min=0),
+    max_tokens: int | None = Option(None, help="generation.max_completion_length", min=1),
+    pace: float = Option(
+        60.0, help="Show at most this many tokens a second; 0: no limit.", min=0.0
+    ),
+    recipe: RecipeOption = None,
     set_: SetOption = None,
-    web: Annotated[
-        bool, typer.Option("--web", help="Play in the browser, on a page for this machine only.")
-    ] = False,
-    port: Annotated[
-        int | None,
-        typer.Option(help="With --web; default 8766; 0: any free port.", min=0, max=65535),
-    ] = None,
+    web: bool = Option(
+        False, "--web", help="Play in the browser, on a page for this machine only."
+    ),
+    port: int | None = Option(
+        None, help="With --web; default 8766; 0: any free port.", min=0, max=65535
+    ),
 ) -> None:
     """Watch MODEL solve problems beside the model it began from, every step checked."""
     from aha.play import play as play_game

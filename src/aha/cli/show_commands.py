@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from aha.cli import RecipeArgument, SetOption, complete_recipe, complete_rewards
 from aha.types import UserError
@@ -18,8 +19,8 @@ rewards_app = typer.Typer(help="List the rewards, or try one on a text.")
 def data_show(
     recipe: RecipeArgument = "countdown-tiny",
     set_: SetOption = None,
-    split: Annotated[Literal["train", "test"], typer.Option()] = "train",
-    n: Annotated[int, typer.Option(help="How many problems.", min=1)] = 5,
+    split: Literal["train", "test"] = Option("train"),
+    n: int = Option(5, help="How many problems.", min=1),
 ) -> None:
     """Show RECIPE's first problems as the model sees them."""
     from aha.model.load import load_tokenizer
@@ -40,14 +41,11 @@ def data_show(
 @data_app.command("prepare")
 def data_prepare(
     recipe: RecipeArgument,
-    output: Annotated[Path, typer.Option(help="Folder for train.jsonl and test.jsonl.")],
+    output: Path = Option(help="Folder for train.jsonl and test.jsonl."),
     set_: SetOption = None,
-    decontaminate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SET", help="A file or hub set; problems that overlap with it are left out."
-        ),
-    ] = None,
+    decontaminate: list[str] | None = Option(
+        None, metavar="SET", help="A file or hub set; problems that overlap with it are left out."
+    ),
 ) -> None:
     """Write RECIPE's train and test problems, with counts, duplicates and overlap."""
     from aha.recipe import load_recipe
@@ -62,12 +60,10 @@ def data_prepare(
 @data_app.command("harness")
 def data_harness(
     recipe: RecipeArgument,
-    folder: Annotated[Path, typer.Argument(help="Where to; must not hold anything yet.")],
+    folder: Path = Argument(help="Where to; must not hold anything yet."),
     set_: SetOption = None,
-    split: Annotated[Literal["train", "test"], typer.Option()] = "test",
-    n: Annotated[
-        int | None, typer.Option("--n", "-n", help="evaluation.n: how many problems.", min=1)
-    ] = None,
+    split: Literal["train", "test"] = Option("test"),
+    n: int | None = Option(None, "--n", "-n", help="evaluation.n: how many problems.", min=1),
 ) -> None:
     """Write RECIPE's problems to FOLDER as a task of lm-evaluation-harness."""
     from aha.evaluate.lm_harness import write_task
@@ -116,21 +112,15 @@ def rewards_list(context: typer.Context) -> None:
 
 @rewards_app.command("try")
 def rewards_try(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="A reward's name, or path/file.py:function.", autocompletion=complete_rewards
-        ),
-    ],
-    completion: Annotated[Path, typer.Option(help="A file with the completion's text.")],
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A data column, such as target=24 or nums=[3,8]."),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the reward.")
-    ] = None,
-    prompt: Annotated[str, typer.Option(help="The prompt, if the reward reads its end.")] = "",
+    name: str = Argument(
+        help="A reward's name, or path/file.py:function.", autocompletion=complete_rewards
+    ),
+    completion: Path = Option(help="A file with the completion's text."),
+    column: list[str] | None = Option(
+        None, metavar="NAME=VALUE", help="A data column, such as target=24 or nums=[3,8]."
+    ),
+    option: list[str] | None = Option(None, metavar="NAME=VALUE", help="An option of the reward."),
+    prompt: str = Option("", help="The prompt, if the reward reads its end."),
 ) -> None:
     """Score one text with the reward NAME, and say why."""
     from aha.rewards.call import try_reward
@@ -139,19 +129,12 @@ def rewards_try(
 
 
 def bench(
-    json_: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write every figure there.")
-    ] = None,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN", help="A run or checkpoint of the embedded model; default the latest."
-        ),
-    ] = None,
-    runs: Annotated[int, typer.Option(help="Counted steps of each engine.", min=1)] = 3,
-    full: Annotated[
-        bool, typer.Option("--full", help="Also by length, rows and model size: half an hour.")
-    ] = False,
+    json_: Path | None = Option(None, "--json", metavar="FILE", help="Write every figure there."),
+    after: str | None = Option(
+        None, metavar="RUN", help="A run or checkpoint of the embedded model; default the latest."
+    ),
+    runs: int = Option(3, help="Counted steps of each engine.", min=1),
+    full: bool = Option(False, "--full", help="Also by length, rows and model size: half an hour."),
 ) -> None:
     """Measure the native engine beside TRL's on this machine: about a quarter of an hour."""
     from aha.bench.against_trl import bench as run_bench
@@ -160,40 +143,28 @@ def bench(
 
 
 def doctor(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A shipped recipe's name or a YAML file: does it fit into memory?",
-            autocompletion=complete_recipe,
-        ),
-    ] = None,
+    recipe: str | None = Argument(
+        None,
+        help="A shipped recipe's name or a YAML file: does it fit into memory?",
+        autocompletion=complete_recipe,
+    ),
     set_: SetOption = None,
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            metavar="GIB",
-            help="Predict for a machine with this much memory.",
-            min=0.1,
-            max=1_000_000,
-        ),
-    ] = None,
-    device: Annotated[
-        Literal["cpu", "cuda"] | None,
-        typer.Option(help="The device of --memory; default the recipe's or this machine's."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The model's config.json, if the hub cannot be reached."),
-    ] = None,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Also take two real steps and compare.")
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask whether the hub answers.")
-    ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    memory: float | None = Option(
+        None,
+        metavar="GIB",
+        help="Predict for a machine with this much memory.",
+        min=0.1,
+        max=1_000_000,
+    ),
+    device: Literal["cpu", "cuda"] | None = Option(
+        None, help="The device of --memory; default the recipe's or this machine's."
+    ),
+    config: Path | None = Option(
+        None, metavar="FILE", help="The model's config.json, if the hub cannot be reached."
+    ),
+    measure: bool = Option(False, "--measure", help="Also take two real steps and compare."),
+    offline: bool = Option(False, "--offline", help="Do not ask whether the hub answers."),
+    json_: bool = Option(False, "--json", help="Print one JSON object and nothing else."),
 ) -> None:
     """Check this machine; for RECIPE predict its memory and say what would fit.
 

@@ -116,7 +116,7 @@ def launch(request: AccelerateRequest, say: Callable[[str], None]) -> int:
             from aha.model.load import find_model
 
             stack.enter_context(stopped_by_signals())
-            gpus = server_gpus(layout)
+            _, gpus = split_gpus(layout)
             server = server_command(recipe, find_model(recipe.model.name), len(gpus))
             log = folder / "vllm.log"
             stack.enter_context(serving(server, gpus, health_address(recipe), log, say))
@@ -333,21 +333,17 @@ def environment_of(layout: Layout) -> dict[str, str]:
         cores = usable_cores() // layout.processes_here
         found["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cores)))
     elif layout.serves_here:
-        gpus = _gpu_names(layout.gpus_here)
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[: layout.processes_here])
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(split_gpus(layout)[0])
     return found
 
 
-def server_gpus(layout: Layout) -> list[str]:
-    """The GPUs of the vLLM server: those after the trainers'."""
-    return _gpu_names(layout.gpus_here)[layout.processes_here :]
-
-
-def _gpu_names(count: int) -> list[str]:
-    """The first GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
+def split_gpus(layout: Layout) -> tuple[list[str], list[str]]:
+    """The GPUs that train, and those of the vLLM server after them, as CUDA_VISIBLE_DEVICES
+    names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = [name for name in given.split(",") if name] or [str(i) for i in range(count)]
-    return names[:count]
+    names = [name for name in given.split(",") if name]
+    names = names or [str(number) for number in range(layout.gpus_here)]
+    return names[: layout.processes_here], names[layout.processes_here : layout.gpus_here]
 
 
 def visible_gpus() -> int:

@@ -28,27 +28,6 @@ _SERVER_START_S = 1800.0
 _SERVER_POLL_S = 2.0
 
 
-def begin(
-    command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a program in its own session; a Ctrl-C in the terminal does not reach it.
-
-    `log` is a file for its output; None: the output of this process.
-    """
-    file = None if log is None else log.open("wb")
-    try:
-        return subprocess.Popen(  # noqa: S603
-            command,
-            env=environment,
-            stdout=file,
-            stderr=None if file is None else subprocess.STDOUT,
-            start_new_session=True,
-        )
-    finally:
-        if file is not None:
-            file.close()
-
-
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ask a program to end, and after a minute kill it and all its descendants."""
     if process.poll() is not None:
@@ -128,7 +107,7 @@ def run_agent(command: Sequence[str], environment: Mapping[str, str], exit_file:
     told = {**environment, EXIT_CODE_FILE: str(exit_file.resolve())}
     try:
         with handled(take):
-            agent = begin(command, told)
+            agent = subprocess.Popen(command, env=told, start_new_session=True)  # noqa: S603
             try:
                 # A signal may have come before `agent` was set.
                 for number in received[-1:]:
@@ -178,7 +157,14 @@ def serving(
     """
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     say(f"vLLM server on GPU {', '.join(gpus)}; its log is {log}")
-    server = begin(command, environment, log)
+    with log.open("wb") as output:
+        server = subprocess.Popen(  # noqa: S603
+            command,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + _SERVER_START_S
         while True:

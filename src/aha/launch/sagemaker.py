@@ -255,8 +255,6 @@ def _check(request: SageMakerRequest, engine: str) -> None:
     for option, value in (("--role", request.role), ("--instance-type", request.instance_type)):
         if not value:
             raise UserError(f"{option} is missing; only --local does without.")
-    if request.instance_count < 1:
-        raise UserError(f"--instance-count is {request.instance_count}; it must be at least 1.")
     if request.instance_count > 1 and engine == "native":
         raise UserError(
             f"--instance-count is {request.instance_count}; the native engine is one process, so "
@@ -274,8 +272,6 @@ def _check(request: SageMakerRequest, engine: str) -> None:
             "SageMaker's machines share no folder for DeepSpeed's checkpoints, so allowed are ddp "
             "and fsdp2, or one machine."
         )
-    if request.volume_gb < 1:
-        raise UserError(f"--volume-gb is {request.volume_gb}; it must be at least 1.")
     if not 0 < request.max_hours <= 672:  # SageMaker's limit of 28 days
         raise UserError(f"--max-hours is {request.max_hours:g}; it must be within 0 to 672.")
     if request.max_wait_hours is not None and not request.spot:

@@ -151,15 +151,7 @@ def _not_an_option(path: str) -> str:
 
 
 def _check_values(request: SlurmRequest) -> None:
-    """Check each option by itself. Errors: UserError."""
-    for option, value, least in (
-        ("--nodes", request.nodes, 1),
-        ("--gpus-per-node", request.gpus_per_node, 0),
-        ("--cpus-per-task", request.cpus_per_task, 1),
-        ("--signal-before", request.signal_before, 1),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"{option} is {value}; it must be at least {least}.")
+    """Check each text by itself. Errors: UserError."""
     for option, text, pattern, allowed in (
         ("--mem", request.mem, _MEMORY, "a whole number with K, M, G or T, such as 64G"),
         ("--partition", request.partition, _NAME, "a name"),
@@ -174,8 +166,6 @@ def _check_values(request: SlurmRequest) -> None:
             raise UserError(f"--setup is {line!r}; it must be one line, and may be given again.")
     if request.container is not None and request.container[:1] in ("", "-", " "):
         raise UserError(f"--container is {request.container!r}; it must be an image.")
-    if request.engine not in (None, "native", "trl"):
-        raise UserError(f"--engine is {request.engine!r}; allowed are native and trl.")
     match = _TIME.fullmatch(request.time)
     parts = [int(part or 0) for part in match.groups()] if match else [0] * 4
     limit = sum(count * s for count, s in zip(parts, (86_400, 3_600, 60, 1), strict=True))

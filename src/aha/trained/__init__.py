@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -90,3 +91,23 @@ def load(recipe: Recipe) -> Loaded:
     tokenizer = load_tokenizer(recipe.model)
     model = load_model(recipe.model, frozen=recipe.lora is not None)
     return Loaded(model, tokenizer, build_engine(recipe, model, tokenizer, blocks_of(model)))
+
+
+def accuracy_text(summary: Mapping[str, Any]) -> str:
+    """The strict accuracy with its 95 % interval."""
+    low, high = summary["ci95"]
+    return f"{summary['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def figure_rows(summaries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The figures that every evaluation has: rows of a label and a cell for each summary."""
+    rows = [["accuracy, strict: right and in the asked layout", *map(accuracy_text, summaries)]]
+    for label, key, form in (
+        ("accuracy, lenient: last answer right", "accuracy_lenient", ".1%"),
+        ("format followed", "format_rate", ".1%"),
+        ("mean length, tokens", "mean_length", ".2f"),
+        ("cut off at the limit", "truncated_rate", ".1%"),
+        ("reflection phrases a completion", "reflection_rate", ".2f"),
+    ):
+        rows.append([label, *(format(summary[key], form) for summary in summaries)])
+    return rows

@@ -7,69 +7,62 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, dump_recipe
-from aha.trained import Subject, find_subject, recipe_for
+from aha.trained import Subject, figure_rows, find_subject, recipe_for
 from aha.types import UserError
 from aha.visible import did_you_mean
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True)
-class ExportRequest:
-    """The options of `aha export`; `dtype` None keeps the weights' own."""
+def export(
+    target: str,
+    folder: Path,
+    *,
+    recipe: str | None = None,
+    dtype: str | None = None,
+    push: str | None = None,
+    gguf: bool = False,
+) -> list[str]:
+    """Write the model to the folder, push it if asked, and return the lines to print.
 
-    target: str
-    folder: Path
-    recipe: str | None = None
-    dtype: str | None = None
-    push: str | None = None
-    gguf: bool = False
-
-
-def export(request: ExportRequest) -> list[str]:
-    """Write the folder, push it if asked, and return the lines to print.
-
-    Errors: UserError for a folder that holds something, an unknown dtype, a missing token.
+    `dtype` None keeps the weights' own; `push` is the repository's name on the hub. Errors:
+    UserError for a folder that holds something, an unknown dtype, a missing token.
     """
-    folder = request.folder
-    subject = find_subject(request.target)
-    recipe = recipe_for(subject, request.recipe, ())
-    if request.dtype is not None and request.dtype not in _DTYPES:
-        near = did_you_mean(request.dtype, _DTYPES)
-        raise UserError(f"--dtype is {request.dtype!r}; allowed are {', '.join(_DTYPES)}.{near}")
+    subject = find_subject(target)
+    found = recipe_for(subject, recipe, ())
+    if dtype is not None and dtype not in _DTYPES:
+        near = did_you_mean(dtype, _DTYPES)
+        raise UserError(f"--dtype is {dtype!r}; allowed are {', '.join(_DTYPES)}.{near}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
-    if request.push is not None:
+    if push is not None:
         from huggingface_hub import get_token
 
         if get_token() is None:
             raise UserError(
-                f"--push {request.push} needs a token of the hub: `hf auth login`, or HF_TOKEN."
+                f"--push {push} needs a token of the hub: `hf auth login`, or HF_TOKEN."
             )
-    _write(subject, recipe, request.dtype, folder)
+    _write(subject, found, dtype, folder)
     lines = [
         f"exported {subject.name} to {folder}",
         f"in Python: AutoModelForCausalLM.from_pretrained({str(folder)!r})",
         f"with vLLM: vllm serve {folder}",
     ]
-    if request.gguf:
+    if gguf:
         lines += [
             "for llama.cpp, in a checkout of https://github.com/ggml-org/llama.cpp:",
             f"  python convert_hf_to_gguf.py {folder.resolve()} --outfile {folder.name}.gguf",
             f"  llama-quantize {folder.name}.gguf {folder.name}-q4.gguf Q4_K_M",
         ]
-    if request.push is not None:
-        lines.append(f"pushed to {_push(folder, request.push)}")
+    if push is not None:
+        lines.append(f"pushed to {_push(folder, push)}")
     return lines
 
 
@@ -129,16 +122,6 @@ _LIMITS = (
     "need not be how it arrived at its answer. The figures are of the prompt and sampling settings "
     "of the recipe; with others they differ."
 )
-_ROWS = (
-    ("accuracy, strict: right and in the asked layout", "accuracy", True),
-    ("accuracy, lenient: last answer right", "accuracy_lenient", True),
-    ("format followed", "format_rate", True),
-    ("mean length, tokens", "mean_length", False),
-    ("cut off at the limit", "truncated_rate", True),
-    ("reflection phrases a completion", "reflection_rate", False),
-)
-# A column of the results: its heading, and its figures as eval.json has them.
-_Column = tuple[str, Mapping[str, Any]]
 
 
 def model_card(subject: Subject, recipe: Recipe, model: PreTrainedModel) -> str:
@@ -175,44 +158,37 @@ def _results(subject: Subject) -> str:
     step = int(number) if number.isdecimal() else None
     recipe, evaluation = run.recipe(), run.evaluation()
     end = recipe.train.max_steps
-    own: list[_Column] = []
+    columns = {}
+    if "before" in evaluation:
+        columns["before training"] = evaluation["before"]
+    own = None
     if step == end and "after" in evaluation:
-        own.append(("after training", evaluation["after"]))
+        own = columns["after training"] = evaluation["after"]
     else:
         for record in run.metrics():
             if record["step"] == step and "eval/accuracy" in record:
-                figures = {
+                own = {
                     key.removeprefix("eval/"): value
                     for key, value in record.items()
                     if key.startswith("eval/")
                 }
-                figures["ci95"] = (figures["ci95_low"], figures["ci95_high"])
-                figures["temperature"] = recipe.evaluation.temperature
-                own.append((f"at step {step} of {end}", figures))
-    before = [("before training", evaluation["before"])] if "before" in evaluation else []
-    parts = [_table([*before, *own])] if before or own else []
-    if not own:
+                own["ci95"] = (own["ci95_low"], own["ci95_high"])
+                own["temperature"] = recipe.evaluation.temperature
+                columns[f"at step {step} of {end}"] = own
+    parts = []
+    if columns:
+        last = list(columns.values())[-1]
+        rows = [
+            ["figure", *columns],
+            ["---"] * (1 + len(columns)),
+            *figure_rows(list(columns.values())),
+        ]
+        parts = [
+            f"On {last['n']:.0f} held-out problems, one completion each at temperature "
+            f"{last['temperature']:g}; in brackets 95 % intervals (Wilson).",
+            "\n".join(f"| {' | '.join(cells)} |" for cells in rows),
+        ]
+    if own is None:
         which = "a step that is not known" if step is None else f"step {step} of {end}"
         parts.append(f"These weights are of {which}, which was not evaluated.")
     return "## Results\n" + "\n\n".join(parts)
-
-
-def _table(columns: list[_Column]) -> str:
-    last = columns[-1][1]
-    lines = [
-        f"On {last['n']:.0f} held-out problems, one completion each at temperature "
-        f"{last['temperature']:g}; in brackets 95 % intervals (Wilson).",
-        "",
-        f"| | {' | '.join(heading for heading, _ in columns)} |",
-        f"|---{'|---' * len(columns)}|",
-    ]
-    for label, key, percent in _ROWS:
-        cells = []
-        for _, figures in columns:
-            cell = f"{figures[key]:.1%}" if percent else f"{figures[key]:.2f}"
-            if key == "accuracy":
-                low, high = figures["ci95"]
-                cell += f" ({low:.1%} to {high:.1%})"
-            cells.append(cell)
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)

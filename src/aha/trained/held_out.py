@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,11 +19,18 @@ from aha.rollout.vllm import VllmEngine
 from aha.runs import write_lines
 from aha.tasks import load_problems
 from aha.tasks.data import overlap
-from aha.trained import Subject, find_subject, load, own_recipe, recipe_for
+from aha.trained import (
+    Subject,
+    accuracy_text,
+    figure_rows,
+    find_subject,
+    load,
+    own_recipe,
+    recipe_for,
+)
 from aha.types import Problem, UserError
 
 EngineName = Literal["native", "vllm"]
-Summary = Mapping[str, Any]
 _SHOWN_KEYS = 5
 
 
@@ -83,7 +90,7 @@ class EvalResult:
     def as_text(self) -> str:
         """A table with a column for each model, then the comparison, the notes and the files."""
         shown = [self.outcome, *([self.against] if self.against else [])]
-        lines = _table([(o.subject.name, o.evaluation.summary) for o in shown])
+        lines = _table(shown)
         if self.comparison is not None:
             lines += ["", *_comparison_lines(self.comparison)]
         lines += ["", *self.notes, *(f"completions: {outcome.file}" for outcome in shown)]
@@ -204,40 +211,26 @@ def _notes(subject: Subject, problems: Sequence[Problem], request: EvalRequest) 
     return tuple(notes)
 
 
-def _accuracy(summary: Summary) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['accuracy']:.1%} ({low:.1%} to {high:.1%})"
-
-
-def _lengths(summary: Summary) -> str:
-    tens, half, most = (summary[f"length_p{p}"] for p in (10, 50, 90))
-    return f"{summary['mean_length']:.0f} ({tens}, {half}, {most})"
-
-
-_FIGURES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
-    (
-        "problems x completions, temperature",
-        lambda s: f"{s['n']} x {s['samples']}, {s['temperature']:g}",
-    ),
-    ("accuracy, strict: right and in the asked layout", _accuracy),
-    ("accuracy, lenient: last answer right", lambda s: f"{s['accuracy_lenient']:.1%}"),
-    ("format followed", lambda s: f"{s['format_rate']:.1%}"),
-    ("mean length, tokens (10th, 50th, 90th percentile)", _lengths),
-    ("cut off at the limit", lambda s: f"{s['truncated_rate']:.1%}"),
-    ("reflection phrases a completion", lambda s: f"{s['reflection_rate']:.2f}"),
-)
-
-
-def _table(columns: Sequence[tuple[str, Summary]]) -> list[str]:
+def _table(outcomes: Sequence[Outcome]) -> list[str]:
     """The summaries as aligned lines, a column for each model; each line names its metric."""
-    summaries = [summary for _, summary in columns]
-    rows = [["", *(name for name, _ in columns)]]
-    rows += [[label, *map(figure, summaries)] for label, figure in _FIGURES]
+    summaries = [outcome.evaluation.summary for outcome in outcomes]
+    rows = [
+        ["", *(outcome.subject.name for outcome in outcomes)],
+        [
+            "problems x completions, temperature",
+            *(f"{s['n']} x {s['samples']}, {s['temperature']:g}" for s in summaries),
+        ],
+        *figure_rows(summaries),
+        [
+            "length, tokens: 10th, 50th, 90th percentile",
+            *(f"{s['length_p10']}, {s['length_p50']}, {s['length_p90']}" for s in summaries),
+        ],
+    ]
     for key in [k for k in summaries[0] if k.startswith(("pass@", "maj@"))]:
         rows.append([f"{key} (strict)", *(f"{s[key]:.1%}" for s in summaries)])
     for part in summaries[0]["by_difficulty"]:
         parts = [summary["by_difficulty"][part] for summary in summaries]
-        rows.append([f"  {part} (strict)", *(f"{_accuracy(p)}, n = {p['n']}" for p in parts)])
+        rows.append([f"  {part} (strict)", *(f"{accuracy_text(p)}, n = {p['n']}" for p in parts)])
     label_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = []
     for label, *cells in rows:
