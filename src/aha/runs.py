@@ -76,12 +76,12 @@ class RunDirectory:
                 number += 1
                 output = base.with_name(f"{base.name}-{number}")
         run, ours = cls(output), False
-        with _output(run.path):
+        with writable(run.path):
             missing = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
             before = set() if missing else set(run.path.iterdir())
         try:
             with ExitStack() as held:
-                with _output(run.path):
+                with writable(run.path):
                     run.path.mkdir(parents=True, exist_ok=True)
                     held.enter_context(run.locked())
                     cls.require_new(run.path)
@@ -128,7 +128,7 @@ class RunDirectory:
     @staticmethod
     def require_new(path: Path) -> None:
         """Errors: UserError if `path` already holds a run or cannot be read."""
-        with _output(path):
+        with writable(path):
             exists = (path / "recipe.yaml").exists()
         if exists:
             raise UserError(
@@ -326,12 +326,12 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _output(path: Path) -> Iterator[None]:
-    """Errors: UserError if the system refuses an operation inside on the folder `path`."""
+def writable(path: Path, named: str = "--output") -> Iterator[None]:
+    """Name the option when the system refuses to write `path` inside. Errors: UserError."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output: {str(path)!r} cannot be written: {error}.") from None
+        raise UserError(f"{named}: {str(path)!r} cannot be written: {error}.") from None
 
 
 def _version(package: str) -> str | None:

@@ -35,7 +35,6 @@ DEEPSPEED = pytest.mark.skipif(
     [
         (Layout(3, nodes=2), 8, r"--processes is 3 in all; on 2 nodes it must be a multiple of 2"),
         (Layout(2, nodes=2, node_rank=2), 8, r"--node-rank is 2 of 2 nodes; allowed are 0 to 1"),
-        (Layout(2, nodes=2, port=0), 8, r"--port is 0; several nodes need one"),
         (Layout(2), 1, r"--processes 2 needs 2 GPUs on this node, which sees 1"),
         (Layout(2, vllm="server"), 2, r"needs 2 GPUs and 1 for vLLM on this node, which sees 2"),
         (Layout(2, vllm="colocate", on_cpu=True), 0, r"--vllm is 'colocate'; without a GPU"),

@@ -16,7 +16,7 @@ import pytest
 
 from aha.launch import processes
 from aha.launch.accelerate import health_address, server_command
-from aha.launch.processes import serving, stopped_by_signals
+from aha.launch.processes import serving
 from aha.recipe import load_recipe
 from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, Stopped
@@ -97,7 +97,6 @@ time.sleep(60)
     with (
         nothing_left_running(),
         pytest.raises(Stopped, match="ended by SIGTERM; nothing more was saved"),
-        stopped_by_signals(),
         serving([sys.executable, "-c", program], ["0"], health, tmp_path / "log", print),
     ):
         pass

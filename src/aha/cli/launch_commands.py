@@ -50,9 +50,7 @@ def accelerate(
     ),
     vllm_gpus: int = Option(1, help="GPUs of the vLLM server.", min=1),
     cpu: bool = Option(False, "--cpu", help="On CPUs; the default without a GPU."),
-    folder: Path | None = Option(
-        None, help="Folder for the files; default launch/RECIPE-STRATEGY."
-    ),
+    folder: Path | None = Option(None, help="Folder of the files; default launch/RECIPE-STRATEGY."),
     dry_run: bool = Option(False, "--dry-run", help="Write the files and show the command; stop."),
 ) -> None:
     """Train RECIPE on TRL over several processes, GPUs or machines."""
@@ -78,9 +76,7 @@ def accelerate(
 def slurm(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    output: Path | None = Option(
-        None, metavar="RUNDIR", help="Run directory; default runs/RECIPE-JOBID."
-    ),
+    output: Path | None = Option(None, metavar="RUNDIR", help="Default runs/RECIPE-JOBID."),
     nodes: int = Option(1, help="Nodes that train.", min=1),
     gpus_per_node: int = Option(1, help="0: train on CPUs.", min=0),
     cpus_per_task: int | None = Option(None, help="CPU cores of each node.", min=1),
@@ -88,23 +84,15 @@ def slurm(
     partition: str | None = Option(None, help="Partition to run in."),
     account: str | None = Option(None, help="Account to charge."),
     qos: str | None = Option(None, help="Quality of service."),
-    time: str = Option(
-        "04:00:00", help="Time limit of one start, [D-]HH:MM:SS; the job requeues itself."
-    ),
+    time: str = Option("04:00:00", help="Limit of a start, [D-]HH:MM:SS; the job requeues itself."),
     module: list[str] | None = Option(None, metavar="NAME", help="`module load NAME` first."),
-    container: str | None = Option(
-        None, metavar="IMAGE", help="Run in this image, with Apptainer."
-    ),
+    container: str | None = Option(None, metavar="IMAGE", help="Run in this image with Apptainer."),
     setup: list[str] | None = Option(
         None, metavar="LINE", help="A line of bash first, such as activating a venv."
     ),
-    vllm_node: bool = Option(
-        False, "--vllm-node", help="Add a node with a vLLM server; for --engine trl."
-    ),
+    vllm_node: bool = Option(False, "--vllm-node", help="Add a vLLM node; for --engine trl."),
     engine: Literal["native", "trl"] | None = Option(None, help="Default: the recipe's."),
-    signal_before: int = Option(
-        120, help="Seconds before the limit at which to save and stop.", min=1
-    ),
+    signal_before: int = Option(120, help="Save and stop so many seconds before the limit.", min=1),
     strategy: StrategyOption = "ddp",
     file: Path | None = Option(None, metavar="JOB.SH", help="Write the script there."),
     submit: bool = Option(False, "--submit", help="Call sbatch."),
@@ -129,9 +117,7 @@ def sagemaker(
     role: str | None = Option(None, metavar="ARN", help="The role that the job runs as."),
     instance_type: str | None = Option(None, help="Such as ml.g5.2xlarge."),
     instance_count: int = Option(1, help="More than one: engine trl.", min=1),
-    image: str | None = Option(
-        None, metavar="URI", help="Container image; default AWS's PyTorch 2.13."
-    ),
+    image: str | None = Option(None, metavar="URI", help="Image; default AWS's PyTorch 2.13."),
     region: str | None = Option(None, help="Default: AWS's own settings."),
     bucket: str | None = Option(
         None, metavar="s3://BUCKET/PREFIX", help="Default s3://sagemaker-REGION-ACCOUNT."
@@ -142,17 +128,11 @@ def sagemaker(
         None, help="With --spot: waiting and training together; default twice --max-hours."
     ),
     volume_gb: int = Option(100, help="Disk of each machine.", min=1),
-    name: str | None = Option(
-        None, help="The run's name; a later job of the same name resumes it."
-    ),
-    wheel: Path | None = Option(
-        None, help="An aha_zero wheel to install instead of the released one."
-    ),
+    name: str | None = Option(None, help="Name of the run; a later job of this name resumes it."),
+    wheel: Path | None = Option(None, help="An aha_zero wheel to install, not the released one."),
     strategy: StrategyOption = "ddp",
     submit: bool = Option(False, "--submit", help="Upload and create the job."),
-    local: bool = Option(
-        False, "--local", help="Run the job's entry point here; AWS's options are ignored."
-    ),
+    local: bool = Option(False, "--local", help="Run the entry point here, without AWS's options."),
     folder: Path | None = Option(
         None, metavar="DIR", help="With --local: in place of /opt/ml; default runs/sagemaker-DATE."
     ),

@@ -45,9 +45,7 @@ def train(
     output: Path | None = Option(None, help="Run directory; default runs/RECIPE-DATE."),
     resume: ResumeOption = None,
     allow_change: AllowChangeOption = False,
-    dry_run: bool = Option(
-        False, "--dry-run", help="Show the resolved recipe and the first prompt; stop."
-    ),
+    dry_run: bool = Option(False, "--dry-run", help="Show the recipe and the first prompt; stop."),
 ) -> None:
     """Train RECIPE with GRPO, evaluate before and after, and write a report."""
     overrides = ["lora={}"] if lora else []
@@ -92,9 +90,7 @@ def train(
 
 def eval_(
     model: str = Argument(help="A run, a checkpoint, a folder or a hub name."),
-    against: str | None = Option(
-        None, metavar="MODEL", help="Compare with this one, problem by problem."
-    ),
+    against: str | None = Option(None, metavar="MODEL", help="Compare by problem with this one."),
     recipe: RecipeOption = None,
     task: str | None = Option(None, help="task.name"),
     set_: SetOption = None,
@@ -103,12 +99,8 @@ def eval_(
     samples: int = Option(1, help="Completions a problem; more than one: pass@k, maj@k.", min=1),
     temperature: TemperatureOption = None,
     seed: int | None = Option(None, help="train.seed", min=0),
-    output: Path | None = Option(
-        None, help="Folder for the completions; default in the run, or evals/."
-    ),
-    engine: Literal["native", "vllm"] = Option(
-        "native", help="native: the trainer's own engine; or vllm."
-    ),
+    output: Path | None = Option(None, help="Folder of completions; default in the run or evals/."),
+    engine: Literal["native", "vllm"] = Option("native", help="native is the trainer's engine."),
     json_: bool = Option(False, "--json", help="Print one JSON object and nothing else."),
 ) -> None:
     """Accuracy of MODEL on held-out problems, with intervals; or against another model."""
@@ -126,13 +118,9 @@ def report(
     runs: list[Path] = Argument(help="Run directories; several are compared."),
     output: Path | None = Option(None, help="The file for several runs; default comparison.html."),
     figure: Path | None = Option(None, help="Also write the main curves to this PNG file."),
-    figures: Path | None = Option(
-        None, metavar="DIR", help="Also write every picture there, as PNG."
-    ),
+    figures: Path | None = Option(None, metavar="DIR", help="Also write every picture, as PNG."),
     watch: bool = Option(False, "--watch", help="Serve it on this machine and follow the run."),
-    port: int | None = Option(
-        None, help="With --watch; default 8765; 0: any free port.", min=0, max=65535
-    ),
+    port: int | None = Option(None, help="With --watch; default 8765; 0: any.", min=0, max=65535),
 ) -> None:
     """Write a run's report.html from what is in its directory, or compare several runs."""
     from aha.report import ReportRequest, make_report
@@ -143,15 +131,11 @@ def report(
 def samples(
     run: Path = Argument(help="A run directory."),
     step: int | None = Option(None, help="Only this step."),
-    grep: str | None = Option(
-        None, metavar="PATTERN", help="Only texts that match; case is ignored."
-    ),
+    grep: str | None = Option(None, metavar="PATTERN", help="Only matching texts; ignores case."),
     sort: Literal["step", "advantage", "reward", "length"] = Option(
         "step", help="Show first the last step, the largest advantage, and so on."
     ),
-    ascending: bool = Option(
-        False, "--ascending", help="Show first the first step or the smallest value."
-    ),
+    ascending: bool = Option(False, "--ascending", help="The first step or smallest value first."),
     n: int = Option(10, help="How many completions.", min=1),
 ) -> None:
     """Browse the completions that RUN kept, with their rewards and advantages."""
@@ -170,12 +154,8 @@ def export(
     model: str = Argument(help="A run, a checkpoint, a folder or a hub name."),
     folder: Path = Argument(help="The folder to write; it must be empty or new."),
     recipe: str | None = Option(None, help="A recipe's name or file, for a model without a run."),
-    dtype: str | None = Option(
-        None, help="float32, bfloat16 or float16; default the weights' own."
-    ),
-    push: str | None = Option(
-        None, metavar="OWNER/NAME", help="Also to the hub, as a private model."
-    ),
+    dtype: str | None = Option(None, help="float32, bfloat16, float16; default the weights' own."),
+    push: str | None = Option(None, metavar="OWNER/NAME", help="Also to the hub, kept private."),
     gguf: bool = Option(False, "--gguf", help="Also print llama.cpp's command to convert it."),
 ) -> None:
     """Write MODEL to FOLDER as transformers and vLLM load it, with a model card."""
@@ -201,17 +181,11 @@ def play(
     temperature: TemperatureOption = None,
     seed: int = Option(0, help="Random seed; each game adds one.", min=0),
     max_tokens: int | None = Option(None, help="generation.max_completion_length", min=1),
-    pace: float = Option(
-        60.0, help="Show at most this many tokens a second; 0: no limit.", min=0.0
-    ),
+    pace: float = Option(60.0, help="Show at most so many tokens a second; 0: no limit.", min=0.0),
     recipe: RecipeOption = None,
     set_: SetOption = None,
-    web: bool = Option(
-        False, "--web", help="Play in the browser, on a page for this machine only."
-    ),
-    port: int | None = Option(
-        None, help="With --web; default 8766; 0: any free port.", min=0, max=65535
-    ),
+    web: bool = Option(False, "--web", help="Play in the browser, on a page of this machine only."),
+    port: int | None = Option(None, help="With --web; default 8766; 0: any.", min=0, max=65535),
 ) -> None:
     """Watch MODEL solve problems beside the model it began from, every step checked."""
     from aha.play import play as play_game

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import yaml
 
 from aha.launch import Strategy
-from aha.launch.processes import run_agent, serving, stopped_by_signals
+from aha.launch.processes import run_agent, serving
 from aha.recipe import Recipe, load_recipe
-from aha.runs import RunDirectory, usable_cores
+from aha.runs import RunDirectory, usable_cores, writable
 from aha.sections import TrlSection
 from aha.types import UserError
 
@@ -115,7 +115,6 @@ def launch(request: AccelerateRequest, say: Callable[[str], None]) -> int:
         if layout.serves_here:
             from aha.model.load import find_model
 
-            stack.enter_context(stopped_by_signals())
             _, gpus = split_gpus(layout)
             server = server_command(recipe, find_model(recipe.model.name), len(gpus))
             log = folder / "vllm.log"
@@ -209,8 +208,6 @@ def check_layout(layout: Layout, gpus: int) -> None:
             "it is for --nodes" if layout.nodes == 1 else f"allowed are 0 to {layout.nodes - 1}"
         )
         raise UserError(f"--node-rank is {layout.node_rank} of {layout.nodes} nodes; {allowed}.")
-    if layout.nodes > 1 and layout.port == 0:
-        raise UserError("--port is 0; several nodes need one that they all know, such as 29500.")
     if layout.vllm != "off" and layout.on_cpu:
         raise UserError(f"--vllm is {layout.vllm!r}; without a GPU allowed is off.")
     if layout.gpus_here > gpus:
@@ -254,13 +251,11 @@ def _write_files(
                "-m", "aha.cli.main", "train", *train]  # fmt: skip
     exports = [f"export {k}={shlex.quote(v)}\n" for k, v in environment_of(layout).items()]
     texts["launch.sh"] = f"#!/bin/sh\n{''.join(exports)}exec {shlex.join(command)}\n"
-    try:
+    with writable(folder, "--folder"):
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
         (folder / "launch.sh").chmod(0o755)
-    except OSError as error:
-        raise UserError(f"--folder: {str(folder)!r} cannot be written: {error}.") from None
     return folder, tuple(texts), command
 
 

@@ -74,17 +74,6 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Raise Stopped here when a signal arrives, so that `finally` ends what was started."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _stopped(number)
-
-    with handled(stop):
-        yield
-
-
 def _stopped(number: int) -> Stopped:
     name = signal.Signals(number).name
     return Stopped(f"ended by {name}; nothing more was saved", 128 + number)
@@ -153,33 +142,40 @@ def serving(
 ) -> Iterator[None]:
     """Run a vLLM server on `gpus`, and wait until the address `health` answers.
 
-    Errors: RunFailure when it ends or is not up in time; its output is in `log`.
+    Errors: RunFailure when it ends or is not up in time; its output is in `log`. Stopped when a
+    signal arrives that nothing inside handles.
     """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _stopped(number)
+
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     say(f"vLLM server on GPU {', '.join(gpus)}; its log is {log}")
-    with log.open("wb") as output:
-        server = subprocess.Popen(  # noqa: S603
-            command,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + _SERVER_START_S
-        while True:
-            if server.poll() is not None:
-                raise RunFailure(f"the vLLM server ended with code {server.returncode}; see {log}.")
-            if _answers(health):
-                break
-            if time.monotonic() > deadline:
-                raise RunFailure(
-                    f"the vLLM server was not up after {_SERVER_START_S:.0f} s; see {log}."
-                )
-            time.sleep(_SERVER_POLL_S)
-        yield
-    finally:
-        end(server)
+    with handled(stop):
+        with log.open("wb") as output:
+            server = subprocess.Popen(  # noqa: S603
+                command,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            deadline = time.monotonic() + _SERVER_START_S
+            while True:
+                if server.poll() is not None:
+                    code = server.returncode
+                    raise RunFailure(f"the vLLM server ended with code {code}; see {log}.")
+                if _answers(health):
+                    break
+                if time.monotonic() > deadline:
+                    raise RunFailure(
+                        f"the vLLM server was not up after {_SERVER_START_S:.0f} s; see {log}."
+                    )
+                time.sleep(_SERVER_POLL_S)
+            yield
+        finally:
+            end(server)
 
 
 def _answers(address: str) -> bool:

@@ -26,6 +26,7 @@ from typing import Any
 from aha.launch import Strategy
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.rewards.score import require_known
+from aha.runs import writable
 from aha.types import RunFailure, UserError
 from aha.visible import quoted
 
@@ -232,12 +233,10 @@ def local_command(source: Source, folder: Path) -> tuple[list[str], dict[str, st
     files = {code / name: data for name, data in source.files.items()}
     files[config / "hyperparameters.json"] = json.dumps(dict(source.settings)).encode()
     files[config / "resourceconfig.json"] = b'{"current_host": "algo-1", "hosts": ["algo-1"]}'
-    try:
+    with writable(folder, "--folder"):
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-    except OSError as error:
-        raise UserError(f"--folder: {str(folder)!r} cannot be written: {error}.") from None
     # A SageMaker notebook has SM_ variables of its own.
     outer = {key: value for key, value in os.environ.items() if not key.startswith("SM_")}
     environment = {

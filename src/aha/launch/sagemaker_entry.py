@@ -87,11 +87,6 @@ def _gpus() -> int:
     return len(listed.stdout.splitlines())
 
 
-def install_command() -> list[str]:
-    """The command that installs aha and its extras, as pinned; quick if the image has them."""
-    return [sys.executable, "-m", "pip", "install", "--no-input", "-r", "requirements.txt"]
-
-
 def train_command(job: Job) -> list[str]:
     """The command that begins the run, or resumes the one in its folder."""
     if (job.run / "recipe.yaml").exists():
@@ -153,7 +148,9 @@ def main() -> int:
     job.model.mkdir(parents=True, exist_ok=True)
     steps: list[tuple[str, Callable[[], int]]] = []
     if os.environ.get("AHA_SAGEMAKER_INSTALL") != "0":
-        steps.append(("pip install", lambda: run(install_command(), job.code)))
+        # aha and its extras, as pinned; quick if the image has them.
+        install = [sys.executable, "-m", "pip", "install", "--no-input", "-r", "requirements.txt"]
+        steps.append(("pip install", lambda: run(install, job.code)))
     steps.append(("aha train", lambda: run(train_command(job), job.code)))
     if job.host == job.hosts[0]:
         steps.append(("aha export", lambda: export(job)))

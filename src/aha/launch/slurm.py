@@ -21,6 +21,7 @@ from aha.launch import Strategy
 from aha.launch.accelerate import check_together
 from aha.recipe import Recipe, load_recipe
 from aha.rewards.score import require_known
+from aha.runs import writable
 from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, UserError
 
@@ -83,14 +84,12 @@ def launch(
             "--file and submit it from a login node."
         )
     if file is not None:
-        try:
+        if file.exists():
+            raise UserError(f"--file: {str(file)!r} exists; choose another name.")
+        with writable(file, "--file"):
             with file.open("x", encoding="utf-8") as script:
                 script.write(text)
             file.chmod(0o755)
-        except FileExistsError:
-            raise UserError(f"--file: {str(file)!r} exists; choose another name.") from None
-        except OSError as error:
-            raise UserError(f"--file: {str(file)!r} cannot be written: {error}.") from None
     if submit and sbatch is not None:
         done = subprocess.run(  # noqa: S603
             [sbatch], input=text, capture_output=True, text=True, check=False

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, dump_recipe
+from aha.runs import writable
 from aha.trained import Subject, figure_rows, find_subject, recipe_for
 from aha.types import UserError
 from aha.visible import did_you_mean
@@ -86,7 +87,7 @@ def _write(subject: Subject, recipe: Recipe, dtype: str | None, folder: Path) ->
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=model.generation_config.pad_token_id,
     )
-    try:
+    with writable(folder, "FOLDER"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as parent:
             whole = Path(parent) / "whole"
@@ -97,8 +98,6 @@ def _write(subject: Subject, recipe: Recipe, dtype: str | None, folder: Path) ->
             if folder.exists():
                 folder.rmdir()
             os.replace(whole, folder)
-    except OSError as error:
-        raise UserError(f"the folder {str(folder)!r} cannot be written: {error}.") from None
 
 
 def _push(folder: Path, repository: str) -> str:

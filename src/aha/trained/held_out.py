@@ -16,7 +16,7 @@ from aha.model.load import find_model, load_tokenizer, product_dtype
 from aha.model.lora import is_adapter
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.vllm import VllmEngine
-from aha.runs import write_lines
+from aha.runs import writable, write_lines
 from aha.tasks import load_problems
 from aha.tasks.data import overlap
 from aha.trained import (
@@ -152,10 +152,8 @@ def _evaluate(
             # A second model needs the memory.
             engine.close()
     file = _completions_file(subject, request)
-    try:
+    with writable(file):
         write_lines(file, found.records)
-    except OSError as error:
-        raise UserError(f"--output: {str(file)!r} cannot be written: {error}.") from None
     return Outcome(subject, request.engine, found, file)
 
 
