@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Versions that the tests passed with. The second variable is what pip 26.2 and newer read for
-# packages that they build, aha among them.
+# The versions that the tests passed with. From version 26.2 on, pip reads the second variable for
+# packages that it builds, such as aha.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
@@ -34,14 +34,14 @@ test-all: $(VENV)/.installed-dev
 test-versions: $(VENV)/.installed-dev
 	$(BIN)/python tests/versions.py
 
-# torch names the versions of CUDA's packages itself.
+# torch itself names the versions of CUDA's packages, so they are removed here.
 constraints: $(VENV)/.installed-dev
 	echo hatchling | $(BIN)/uv pip compile pyproject.toml - --extra dev --extra kernels --universal --upgrade \
 		--python-version 3.10 --no-annotate --custom-compile-command "make constraints" \
 		--quiet --output-file $(VENV)/constraints.txt
 	grep -Ev '^(nvidia|cuda|triton)' $(VENV)/constraints.txt > constraints.txt
 
-# A wheel with compiled kernels for Linux, macOS and Windows.
+# A wheel that contains compiled kernels for Linux, macOS and Windows.
 wheel: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --editable '.[kernels]'
 	$(BIN)/python -m aha.model.kernels.library

@@ -1,8 +1,8 @@
-"""The default recipe on both engines over several seeds: do they learn alike?
+"""Compare how the two engines learn the default recipe, over several seeds.
 
-`python benchmarks/engines.py` trains what is not trained yet under --output and prints, as
+`python benchmarks/engines.py` trains the runs that are missing under --output. It prints, as
 Markdown, each run's accuracy before and after, the curves, and the difference of the engines. Both
-train on the same problems in the same order; what they sample differs.
+train on the same problems in the same order, but sample different completions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARTS = 6
 
 
 def train(recipe: Recipe, folder: Path) -> RunDirectory:
-    """The run at `folder`, trained now unless it is there."""
+    """The run at `folder`; it is trained first if it is missing."""
     if not (folder / "report.html").exists():
         from aha.trl.choose import start
 
@@ -43,7 +43,7 @@ def row(run: RunDirectory) -> str:
 
 
 def curve(runs: list[RunDirectory], key: str) -> list[float]:
-    """A figure's mean over the runs, in equal parts of the steps."""
+    """The mean of a figure over the runs, in equal parts of the steps."""
     series = [[record[key] for record in run.metrics()] for run in runs]
     steps = len(series[0])
     bounds = [round(part * steps / PARTS) for part in range(PARTS + 1)]

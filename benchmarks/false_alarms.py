@@ -1,8 +1,8 @@
-"""How often alerts are wrong and whether they find a rise: `python benchmarks/false_alarms.py`.
+"""Measure false alarms and found rises of the alerts: `python benchmarks/false_alarms.py`.
 
-Made curves of one metric, as long as a default run, go through the alerts as records do. Noise is a
-first-order process of deviation 0.03, whose steps correlate with the next ones by a given amount.
-Prints docs/watching.md's table. It needs no model, and a minute or two for each row.
+The alerts read made curves of one metric, as long as a default run. The noise is a first-order
+process of standard deviation 0.03, whose steps correlate with the next ones by a given amount.
+Prints the table of docs/watching.md. It needs no model. Each row takes a minute or two.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def flat(step: int) -> float:
 
 
 def scarce(step: int) -> float:
-    """A metric that swings by half of its mean, so that half of its best is never far."""
+    """A metric whose noise is half of its mean: it often loses half of its best value."""
     return 0.06
 
 
@@ -45,7 +45,7 @@ def rise(step: int) -> float:
 
 
 def alerts(curve: Curve, rho: float, seed: int, steps: int, window: int) -> list[Alert]:
-    """What is said of one run, by the schedule of the real ones."""
+    """The alerts of one made run, at the steps at which a real run checks."""
     trend = Trend(METRIC, window)
     values = zip(range(1, steps + 1), noise(rho, seed), strict=False)
     return [

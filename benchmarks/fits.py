@@ -1,7 +1,6 @@
-"""Which setting of a recipe fits into which memory, as `aha doctor` predicts it: the table of
-docs/doctor.md.
+"""Print which settings fit into which memory, as `aha doctor` predicts: docs/doctor.md's table.
 
-Predicted from published configurations, not measured; needs neither weights nor network nor GPU.
+It predicts from published configurations and measures nothing. It needs no weights, network or GPU.
 
     python benchmarks/fits.py --device cuda
 """
@@ -36,7 +35,7 @@ def main() -> None:
 
 
 def cell(recipe_name: str, changes: list[str], device: str, gib: float) -> str:
-    """What fits and its peak in GiB, in the order in which `aha doctor` recommends."""
+    """The setting that `aha doctor` recommends, with its peak in GiB."""
     recipe = load_recipe(recipe_name, changes)
     shape = public_shape(recipe.model.name)
     assert shape is not None

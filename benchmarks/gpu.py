@@ -1,8 +1,9 @@
-"""The native engine on one GPU: `make bench-gpu`, at most 8 minutes, one JSON file.
+"""Measure the native engine on one GPU: `make bench-gpu`, at most 8 minutes, one JSON file.
 
-Needs nothing from a network: random weights in the shapes of Qwen2.5 0.5B, 1.5B and 3B, lengths
-forced. For each shape that fits: decoding by rows (tokens/s, share of the memory bandwidth), a
-training step (share of the matrix peak), peak memory, logprob_gap.
+It needs no network: weights are random, in the shapes of Qwen2.5 0.5B, 1.5B and 3B, and every
+completion has the same length. For each shape that fits it measures decoding by number of rows
+(tokens/s, share of the memory bandwidth), a training step (share of the matrix peak), peak memory
+and logprob_gap.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aha.bench.workload import SHAPES, Spec, decode_bytes, training_flops
 from aha.rollout.base import SamplingSettings
 
 PROMPTS, GENERATIONS, LIMIT = 8, 8, 512
-DECODED = 224  # tokens: with their prompt they fill one size of the cache
+DECODED = 224  # tokens; with the prompt they fill one size of the cache
 SECONDS = 8 * 60
 SHAPES_MEASURED = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"]
 
@@ -29,7 +30,7 @@ SHAPES_MEASURED = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=Path("bench-gpu.json"))
-    parser.add_argument("--device", default="cuda", help="cpu tries the command itself, slowly")
+    parser.add_argument("--device", default="cuda", help="cpu only tests the command, slowly")
     parser.add_argument("--shapes", nargs="+", default=SHAPES_MEASURED, choices=list(SHAPES))
     parser.add_argument("--limit", type=int, default=LIMIT, help="tokens of every completion")
     arguments = parser.parse_args()
@@ -54,7 +55,7 @@ def main() -> None:
         except torch.OutOfMemoryError:
             result["shapes"][shape] = "left out: no memory"
         print(shape, json.dumps(result["shapes"][shape]), flush=True)
-        # Written after each shape: a run that is stopped has told what it knows.
+        # Written after each shape, so that a stopped run keeps its results.
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"written: {arguments.json} after {time.perf_counter() - started:.0f} s")
 
@@ -62,7 +63,7 @@ def main() -> None:
 def measure(
     shape: str, limit: int, device: str, dtype: torch.dtype, peaks: dict[str, Any]
 ) -> dict[str, Any]:
-    """One shape: decoding at several numbers of rows, and two whole steps."""
+    """Measure one shape: decoding at several numbers of rows, and two whole steps."""
     spec = Spec("native", shape, PROMPTS, GENERATIONS, limit, torch.get_num_threads())
     cast = dtype if device == "cuda" else None
     side = NativeSide(spec, device, cast)
@@ -94,7 +95,7 @@ def measure(
 
 
 def decoding_step(side: NativeSide, rows: int, device: str, tokens: int) -> float:
-    """Seconds a step of `rows` rows takes, prefill and the capture of graphs left out."""
+    """Seconds of a step of `rows` rows, without prefill and the capture of graphs."""
     times = {}
     for limit in (1 + tokens // 7, 1 + tokens):
         settings = SamplingSettings(limit, ignore_end=True)

@@ -1,13 +1,14 @@
-"""Rollouts on every kernel path that this processor can run, each beside Hugging Face's generate.
+"""Compare rollouts with Hugging Face's generate, on each kernel path of this processor.
 
     python benchmarks/portable.py --json portable.json [--after RUN]
 
-A path is measured in a process of its own, native engine and generate in turn. Two models: the
+Each path runs in its own process, native engine and generate in turn. There are two models: the
 embedded one (16 x 8 completions of at most 240 tokens), and random weights in the shape of
-SmolLM2-135M (32 rows of 32 tokens). With --after also the embedded model of that run. Ratios are
-medians of pairs, with the lowest and the highest; `gflops` are those of the path's products of 32
-rows with large weights. `operations` are the small operations of training, forward and backward on
-2,048 tokens of the embedded model's width and of the other's: PyTorch's time over the kernel's.
+SmolLM2-135M (32 rows of 32 tokens). With --after, the embedded model of that run is a third.
+
+Ratios are medians of pairs, with the lowest and the highest. `gflops` is the speed of the path's
+products of 32 rows with large weights. `operations` has the small operations of training, forward
+and backward on 2,048 tokens, at both models' widths: PyTorch's time divided by the kernel's.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def measure(runs: int, threads: int, after: str | None) -> dict[str, Any]:
-    """This process's path."""
+    """Measure the kernel path of this process."""
     torch.set_num_threads(threads)
     models = {"tiny": Spec("native", "aha-tiny", 16, 8, 240, threads)}
     if after:
@@ -91,7 +92,7 @@ def figures(name: str, found: GenerateComparison) -> dict[str, Any]:
 
 
 def product_gflops(rows: int = 32, inputs: int = 576, outputs: int = 3072) -> float:
-    """The best of several products with weights that no cache holds."""
+    """The best speed of several products whose weights are too large for a cache."""
     x, weights = torch.randn(rows, inputs), torch.randn(16, outputs, inputs)
 
     def product(weight: torch.Tensor) -> torch.Tensor:
@@ -109,7 +110,7 @@ def product_gflops(rows: int = 32, inputs: int = 576, outputs: int = 3072) -> fl
 
 
 def operations() -> dict[str, float]:
-    """How many times as fast the kernels are as PyTorch, forward and backward in turn."""
+    """PyTorch's time divided by the kernels', forward and backward together."""
     ratios = {}
     for hidden, inner, heads, width in ((128, 320, 6, 32), (576, 1536, 12, 64)):
         x = torch.randn(2048, hidden, requires_grad=True)

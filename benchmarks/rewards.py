@@ -1,8 +1,8 @@
-"""Rewards per second: `python benchmarks/rewards.py [--json FILE]`.
+"""Measure rewards per second: `python benchmarks/rewards.py [--json FILE]`.
 
-One process, one thread, but for mathematics that strings and numbers do not decide, which has
-two workers. Texts are made here from the excerpts in tests/data, right, wrong and malformed in
-equal parts; every figure is the median of five passes, with the lowest and highest.
+It uses one process and one thread. Mathematics that strings and numbers cannot decide has two
+workers. Texts are made from the excerpts in tests/data, right, wrong and malformed in equal parts.
+Every figure is the median of five passes, with the lowest and highest.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rates(count: int, action: Callable[[], Any]) -> dict[str, float]:
 
 
 def spoiled(text: str, index: int) -> str:
-    """Every third text as it is, every third without its last tag, every third with junk."""
+    """A third of the texts unchanged, a third without the last tag, a third with junk."""
     if index % 3 == 1:
         return text.removesuffix("</answer>")
     return f"{text} and so on" if index % 3 == 2 else text
@@ -64,7 +64,7 @@ def countdown(rows: int) -> dict[str, Any]:
 
 
 def gsm8k(rows: int) -> dict[str, Any]:
-    """Worked solutions with numbers written in several ways; new golds in every pass."""
+    """Worked solutions with numbers in several forms. Every pass has new golds."""
     section = TaskSection(name="gsm8k")
     problems = TASKS["gsm8k"].load_all(section, str(DATA / "gsm8k.jsonl")).problems
     ways = ("{}", "${}", "{}.00", "{} dollars", " {} ")
@@ -90,7 +90,7 @@ def math(path: Path) -> dict[str, Any]:
     golds = [json.loads(line)["answer"] for line in path.read_text("utf-8").splitlines()]
     pairs = [Pair(gold, form) for gold in golds for form in rewritten(gold)]
     verifier = MathVerifier(workers=2)
-    verifier.equal("x+1", "1+x")  # the workers' start is not the comparisons'
+    verifier.equal("x+1", "1+x")  # the start of the workers is not measured
     started = time.perf_counter()
     outcomes = verifier.equal_many(pairs)
     seconds = time.perf_counter() - started

@@ -1,6 +1,6 @@
-"""The default recipe over several seeds, as README's table: `python benchmarks/seeds.py`.
+"""Train the default recipe over several seeds: `python benchmarks/seeds.py`.
 
-Trains what is not trained yet under --output and prints one Markdown row a seed.
+Trains the runs that are missing under --output and prints README's table, a row for each seed.
 """
 
 from __future__ import annotations

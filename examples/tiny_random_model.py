@@ -1,6 +1,7 @@
-"""Write a tiny untrained model with a byte tokenizer and a chat template: `... FOLDER`.
+"""Write a tiny untrained model with a byte tokenizer and a chat template to a folder.
 
-It knows nothing; it lets any recipe run its mechanics on a laptop in seconds.
+`python examples/tiny_random_model.py FOLDER`. The model cannot solve anything. It shows in seconds,
+on a laptop, that a recipe runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A token per byte, so that any text can be read."""
+    """A tokenizer with one token per byte, so that it can encode any text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", *alphabet])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
