@@ -19,7 +19,7 @@ from typing import Any
 
 from aha.answers.equal import MathVerifier, Pair
 from aha.rewards import load_reward
-from aha.sections import CountdownRanges, TaskSection
+from aha.sections import TaskSection
 from aha.tasks import TASKS
 from aha.tasks.countdown import generate, random_steps
 
@@ -46,7 +46,7 @@ def spoiled(text: str, index: int) -> str:
 
 def countdown(rows: int) -> dict[str, Any]:
     """Expressions over four numbers, with thoughts before them."""
-    ranges, rng = CountdownRanges(), random.Random(0)
+    ranges, rng = TaskSection(), random.Random(0)
     texts, targets, nums = [], [], []
     for index, problem in zip(range(rows), generate(ranges, "train", seed=0), strict=False):
         numbers = problem.columns["nums"]

@@ -74,22 +74,14 @@ class Recipe(Section):
     trl: TrlSection | None = Field(None, description="what engine: trl takes besides all this")
 
     @model_validator(mode="after")
-    def _check_task(self) -> Recipe:
+    def _check_sections(self) -> Recipe:
         if (name := self.task.name) not in TASKS:
             raise ValueError(
                 f"task.name is {quoted(name)}; it should be one of {', '.join(map(repr, TASKS))}."
                 f"{did_you_mean(name, TASKS)}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_engine(self) -> Recipe:
         if self.engine == "native" and self.trl is not None:
             raise ValueError("trl is set and engine is 'native'; set engine: trl, or trl: null")
-        return self
-
-    @model_validator(mode="after")
-    def _check_rewards(self) -> Recipe:
         names = [reward.name for reward in self.rewards]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards is {names}; each name may stand once")
@@ -139,6 +131,14 @@ def _parsed(text: str, overrides: tuple[str, ...], source: str) -> Recipe:
     for override in overrides:
         _override(data, override)
     return parse_recipe(data, source)
+
+
+def yaml_value(text: str, where: str) -> Any:
+    """The value of an option written in YAML. Errors: UserError naming `where` and the text."""
+    try:
+        return yaml.safe_load(text)
+    except YAML_FAULTS:
+        raise UserError(f"{where}: {text!r} is not a YAML value.") from None
 
 
 def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
@@ -226,10 +226,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise UserError(f"--set {override!r}: write it as key=value, such as train.max_steps=100.")
-    try:
-        value = yaml.safe_load(text)
-    except YAML_FAULTS:
-        raise UserError(f"--set {override!r}: {text!r} is not a YAML value.") from None
+    value = yaml_value(text, f"--set {override!r}")
     if isinstance(value, str) and value == text.strip():
         # Without quotes: YAML 1.1 reads `1e-4` as text, but people mean a number.
         with contextlib.suppress(ValueError):

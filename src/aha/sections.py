@@ -53,34 +53,14 @@ class LoraSection(Section):
     )
 
 
-class CountdownRanges(Section):
-    """The numbers that generated Countdown problems may have; all bounds inclusive.
+class TaskSection(Section):
+    """The problems: generated, or read from `source`.
 
+    The keys from `sizes` on bound the numbers of generated Countdown problems, inclusively.
     `max_value` bounds every intermediate result, so that a model with one token per integer can
     write each step.
     """
 
-    sizes: tuple[int, ...] = Field((3, 4), min_length=1, description="how many numbers")
-    number_min: int = Field(1, ge=0)
-    number_max: int = Field(99, ge=1)
-    target_min: int = Field(1, ge=0)
-    target_max: int = Field(99, ge=0)
-    max_value: int = Field(9_999, ge=1, description="bound of every intermediate result")
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> CountdownRanges:
-        if any(size < 2 or size > 8 for size in self.sizes):
-            raise ValueError(f"sizes is {list(self.sizes)}; each must be 2 to 8")
-        for low, high in (("number_min", "number_max"), ("target_min", "target_max")):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(
-                    f"{low} is {getattr(self, low)}; it must be at most {high}, "
-                    f"{getattr(self, high)}"
-                )
-        return self
-
-
-class _ProblemsSection(Section):
     name: str = "countdown"
     source: str | None = Field(
         None, description="file or hub data set; none: generated, or the task's own set"
@@ -93,11 +73,24 @@ class _ProblemsSection(Section):
     )
     num_train: int | None = Field(None, ge=1, description="none: all, or 10,000 generated")
     data_seed: int = Field(0, description="seed of the generator; never moves test problems")
+    sizes: tuple[int, ...] = Field((3, 4), min_length=1, description="how many numbers")
+    number_min: int = Field(1, ge=0)
+    number_max: int = Field(99, ge=1)
+    target_min: int = Field(1, ge=0)
+    target_max: int = Field(99, ge=0)
+    max_value: int = Field(9_999, ge=1, description="bound of every intermediate result")
 
-
-# Of two bases pydantic takes the last one's keys first.
-class TaskSection(CountdownRanges, _ProblemsSection):
-    """The problems: generated, or read from `source`."""
+    @model_validator(mode="after")
+    def _check_ranges(self) -> TaskSection:
+        if any(size < 2 or size > 8 for size in self.sizes):
+            raise ValueError(f"sizes is {list(self.sizes)}; each must be 2 to 8")
+        for low, high in (("number_min", "number_max"), ("target_min", "target_max")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"{low} is {getattr(self, low)}; it must be at most {high}, "
+                    f"{getattr(self, high)}"
+                )
+        return self
 
 
 class ExampleSection(Section):

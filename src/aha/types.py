@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -113,7 +113,7 @@ class Group:
     prompt: Prompt
     completions: tuple[Completion, ...]
     scores: tuple[Score, ...] = ()
-    advantages: tuple[float, ...] = field(default=())
+    advantages: tuple[float, ...] = ()
 
     @property
     def has_signal(self) -> bool:

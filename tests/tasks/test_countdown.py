@@ -6,19 +6,19 @@ from itertools import islice
 import pytest
 
 from aha.recipe import load_recipe
-from aha.sections import CountdownRanges
+from aha.sections import TaskSection
 from aha.tasks import load_problems
 from aha.tasks.countdown import generate, make_problem
 from aha.tasks.task import split_of
 from aha.types import UserError
 
-SMALL = CountdownRanges(
+SMALL = TaskSection(
     sizes=(3, 4), number_min=1, number_max=30, target_min=5, target_max=60, max_value=500
 )
 
 
-def two_numbers(target_min: int, target_max: int) -> CountdownRanges:
-    return CountdownRanges(
+def two_numbers(target_min: int, target_max: int) -> TaskSection:
+    return TaskSection(
         sizes=(2,), number_min=1, number_max=2,
         target_min=target_min, target_max=target_max, max_value=10,
     )  # fmt: skip

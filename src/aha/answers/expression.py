@@ -133,10 +133,16 @@ def parse_expression(text: str) -> Expression:
 def parse_equation(text: str) -> Equation:
     """The expression of `65 = 55 + 10`, `55 + 10 = 65` or `55 + 10`, and what it claims to be.
 
-    Errors: ExpressionError where the side with the operators is no expression, and for more than
-    one `=`.
+    The expression is the side with an operator; the left one when both or neither have one.
+    Errors: ExpressionError where that side is no expression, and for more than one `=`.
     """
-    expression, claimed = parse_expression(expression_side(text)), other_side(text)
+    side, *others = [part.strip() for part in text.split("=")]
+    if len(others) > 1:
+        raise ExpressionError("more than one '='")
+    claimed = others[0] if others else ""
+    if _has_operator(claimed) and not _has_operator(side):
+        side, claimed = claimed, side
+    expression = parse_expression(side)
     try:
         return Equation(expression, claimed, parse_expression(claimed).value)
     except ExpressionError:
@@ -196,30 +202,9 @@ def bare_equation(answer: str) -> str:
     return text
 
 
-def expression_side(text: str) -> str:
-    """The side of an equation that is the expression: `65 = 55 + 10` and `55 + 10 = 65` alike.
-
-    That is the side with an operator; the left one when both or neither have one.
-    Errors: ExpressionError for more than one `=`.
-    """
-    sides = text.split("=")
-    if len(sides) == 1:
-        return text.strip()
-    if len(sides) > 2:
-        raise ExpressionError("more than one '='")
-    left, right = (side.strip() for side in sides)
-    left_plain = left.translate(_UNICODE_OPERATORS).lstrip("- ")
-    right_plain = right.translate(_UNICODE_OPERATORS).lstrip("- ")
-    if _OPERATOR.search(right_plain) and not _OPERATOR.search(left_plain):
-        return right
-    return left
-
-
-def other_side(text: str) -> str:
-    """The text on the other side of the equation; "" when there is no equation."""
-    side = expression_side(text)
-    left, _, right = text.partition("=")
-    return right.strip() if left.strip() == side else left.strip()
+def _has_operator(side: str) -> bool:
+    """True if the side of an equation has an operator beside a minus sign that it begins with."""
+    return _OPERATOR.search(side.translate(_UNICODE_OPERATORS).lstrip("- ")) is not None
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,7 @@ _PLAIN = re.compile(
     r"(?:(?<=[\d.])[eE]([-+]?\d{1,2})(?!\d))?"
 )
 _REPEATING = re.compile(r"([-+]?)\s*(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
-_SLASH = re.compile(r"([-+]?)\s*(\d+)\s*/\s*(\d+)")
-_MIXED = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
+_FRACTION = re.compile(r"([-+]?)\s*(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)")
 _WORD = r"[A-Za-z][A-Za-z.]*(?:-[A-Za-z]{2,})*"
 _UNIT = re.compile(
     rf"\s*([%\u00b0{_SIGNS}])\s*|(\s*)({_WORD}(?:[ \t/]+{_WORD})*)(?:\^\{{?([23])\}}?)?"
@@ -131,18 +130,16 @@ def _quantity(text: str) -> Quantity | None:
     currency = _CURRENCY.match(text)
     if currency is not None:
         text = currency.group(1) + text[currency.end() :]
-    for pattern, value_of in (
-        (_REPEATING, _repeating),
-        (_MIXED, _mixed),
-        (_SLASH, _slash),
-        (_PLAIN, _plain),
-    ):
+    forms = ((_REPEATING, _repeating), (_FRACTION, _fraction), (_PLAIN, _plain))
+    for pattern, value_of in forms:
         match = pattern.match(text)
         if match is None:
             continue
-        value, unit = value_of(match), _unit(text[match.end() :])
+        sign_before, *digits = match.groups(default="")
+        value, unit = value_of(*digits), _unit(text[match.end() :])
         if value is None or unit is None:
             continue
+        value = -value if sign_before == "-" else value
         if currency is None:
             return Quantity(value, unit)
         sign = currency.group(2)
@@ -191,36 +188,21 @@ def _as_slash(match: re.Match[str]) -> str:
     return f" {top}/{bottom}"
 
 
-def _mixed(match: re.Match[str]) -> Fraction | None:
-    sign, whole, top, bottom = match.groups()
+def _fraction(whole: str, top: str, bottom: str) -> Fraction | None:
     if int(bottom) == 0:
         return None
-    value = int(whole) + Fraction(int(top), int(bottom))
-    return -value if sign == "-" else value
+    return int(whole or "0") + Fraction(int(top), int(bottom))
 
 
-def _slash(match: re.Match[str]) -> Fraction | None:
-    sign, top, bottom = match.groups()
-    if int(bottom) == 0:
-        return None
-    value = Fraction(int(top), int(bottom))
-    return -value if sign == "-" else value
-
-
-def _repeating(match: re.Match[str]) -> Fraction:
-    sign, whole, decimals, period = match.groups()
+def _repeating(whole: str, decimals: str, period: str) -> Fraction:
     # 0.1(6) = (16 - 1) / 90: nines for the digits of the period, zeros for those before it.
     top = int(whole + decimals + period) - int(whole + decimals or "0")
-    value = Fraction(top, (10 ** len(period) - 1) * 10 ** len(decimals))
-    return -value if sign == "-" else value
+    return Fraction(top, (10 ** len(period) - 1) * 10 ** len(decimals))
 
 
-def _plain(match: re.Match[str]) -> Fraction | None:
-    sign, whole, decimals, exponent = match.groups()
+def _plain(whole: str, decimals: str, exponent: str) -> Fraction | None:
     if not whole and not decimals:
         return None
     digits = (whole or "0").replace(",", "").replace(" ", "")
-    value = Fraction(int(digits + (decimals or "")), 10 ** len(decimals or ""))
-    if exponent:
-        value *= Fraction(10) ** int(exponent)
-    return -value if sign == "-" else value
+    value = Fraction(int(digits + decimals), 10 ** len(decimals))
+    return value * Fraction(10) ** int(exponent or "0")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 # TRL's two kinds of prompt and completion: plain text, or chat messages.
@@ -22,26 +21,11 @@ _BRACE = re.compile(r"(?<!\\)[{}]")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The tags of a layout: thoughts, then the answer."""
-
-    thoughts: str = "think"
-    answer: str = "answer"
-
-    @property
-    def tags(self) -> tuple[str, str, str, str]:
-        return (
-            f"<{self.thoughts}>",
-            f"</{self.thoughts}>",
-            f"<{self.answer}>",
-            f"</{self.answer}>",
-        )
-
-
-THINK = Layout()
-REASONING = Layout(thoughts="reasoning")
-LAYOUTS = {"think": THINK, "reasoning": REASONING}
+# A layout is its four tags in order: thoughts, then the answer.
+LAYOUTS = {
+    thoughts: (f"<{thoughts}>", f"</{thoughts}>", "<answer>", "</answer>")
+    for thoughts in ("think", "reasoning")
+}
 _OPENED = re.compile(r"<(?:think|reasoning)>\s*\Z")
 
 
@@ -66,14 +50,14 @@ def with_opened_thoughts(prompt: Text, completion: Text) -> str:
     return opened_thoughts(prompt) + text_of(completion)
 
 
-def strict_answer(text: str, layouts: Sequence[Layout] = (THINK, REASONING)) -> str | None:
-    """The answer of a text with exactly one of the asked layouts, else None.
+def strict_answer(text: str, layout: str | None = None) -> str | None:
+    """The answer of a text in exactly the named layout, or in any if None; else None.
 
     `text` includes the opening tag; see `with_opened_thoughts`. Tags are lower case.
     """
     tags = list(_TAG.finditer(text))
     names = tuple(tag.group() for tag in tags)
-    if names not in [layout.tags for layout in layouts]:
+    if names not in ([LAYOUTS[layout]] if layout else LAYOUTS.values()):
         return None
     between = text[tags[1].end() : tags[2].start()]
     outside = text[: tags[0].start()] + between + text[tags[3].end() :]
@@ -87,12 +71,9 @@ def lenient_answer(text: str) -> str | None:
 
     It is the last closed answer block, else the last `\\boxed{...}`, else the text after `####`.
     """
-    block = answer_block(text)
-    if block is not None:
-        return block
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed
+    for found in (answer_block(text), last_boxed(text)):
+        if found is not None:
+            return found
     hashes = _HASHES.findall(text)
     return hashes[-1].strip() if hashes else None
 
@@ -125,6 +106,6 @@ def last_boxed(text: str) -> str | None:
     return text[whole[-1] : closing[whole[-1]]].strip() if whole else None
 
 
-def has_all_tags(text: str, layout: Layout = THINK) -> bool:
-    """True if all four tags occur, in any order and number."""
-    return set(layout.tags) <= {tag.group() for tag in _TAG.finditer(text)}
+def has_all_tags(text: str, layout: str = "think") -> bool:
+    """True if all four tags of the named layout occur, in any order and number."""
+    return set(LAYOUTS[layout]) <= {tag.group() for tag in _TAG.finditer(text)}

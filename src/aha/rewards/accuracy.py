@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from aha.answers.tags import Text, answer_block, with_opened_thoughts
 from aha.rewards.reward import Reward, column
@@ -38,7 +38,7 @@ class AccuracyReward(Reward):
     mathematical equality. Source: DeepSeek-R1 (arXiv:2501.12948) section 2.2.2; open-r1.
     """
 
-    name: ClassVar[str] = "accuracy"
+    name = "accuracy"
 
     def __call__(
         self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
@@ -55,8 +55,7 @@ class CorrectnessReward(Reward):
     (boxed). Source: the GRPO lab's correctness_reward_func.
     """
 
-    name: ClassVar[str] = "correctness"
-
+    name = "correctness"
     value: float = 2.0
 
     def __call__(
@@ -82,8 +81,7 @@ class EquationReward(Reward):
     (`1.5*2` does not use 1, 5 and 2), and `65 = 55 + 10` is read.
     """
 
-    name: ClassVar[str] = "equation"
-
+    name = "equation"
     correct: float = 2.0
     valid: float = 0.1
 

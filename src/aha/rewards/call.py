@@ -16,10 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-import yaml
-
 from aha.answers.tags import with_opened_thoughts
-from aha.recipe import YAML_FAULTS
+from aha.recipe import yaml_value
 from aha.rewards import CustomReward, Reward, load_reward
 from aha.tasks import task_of
 from aha.types import RunFailure, UserError
@@ -183,7 +181,4 @@ def _pair(option: str, item: str) -> tuple[str, Any]:
     name, separator, value = item.partition("=")
     if not separator or not name:
         raise UserError(f"{option} {item!r}: write it as NAME=VALUE.")
-    try:
-        return name, yaml.safe_load(value)
-    except YAML_FAULTS:
-        raise UserError(f"{option} {item!r}: {value!r} is not a YAML value.") from None
+    return name, yaml_value(value, f"{option} {item!r}")

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from aha.answers.tags import (
     LAYOUTS,
-    REASONING,
     Text,
     answer_block,
     has_all_tags,
@@ -22,6 +21,7 @@ from aha.answers.tags import (
 from aha.reasoning.reflection import count_phrases
 from aha.rewards.reward import Reward
 
+_REASONING = LAYOUTS["reasoning"]
 _CLOSING_ANSWER = "</answer>"
 _SOFT_MIDDLE = re.compile(r"</reasoning>\s*<answer>")
 _STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n?", re.DOTALL)
@@ -38,11 +38,16 @@ _MIN_WORDS = 2  # of a step's content
 
 
 class _TextReward(Reward):
-    """Base of the rewards that look at one text, with an opening tag that the prompt wrote."""
+    """Base of the rewards that look at nothing but a text."""
+
+    opening_tag: ClassVar[bool] = True
+    """True if an opening tag that the prompt wrote belongs to the text."""
 
     def __call__(
         self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
     ) -> list[float | None]:
+        if not self.opening_tag:
+            return [self._score(text_of(c)) for c in completions]
         pairs = zip(prompts, completions, strict=True)
         return [self._score(with_opened_thoughts(p, c)) for p, c in pairs]
 
@@ -59,17 +64,15 @@ class FormatReward(_TextReward):
     `full=0.5, partial=0.1`.
     """
 
-    name: ClassVar[str] = "format"
-
+    name = "format"
     full: float = 1.0
     partial: float = 0.0
     tags: Literal["think", "reasoning"] = "think"
 
     def _score(self, text: str) -> float:
-        layout = LAYOUTS[self.tags]
-        if strict_answer(text, [layout]) is not None:
+        if strict_answer(text, self.tags) is not None:
             return self.full
-        return self.partial if has_all_tags(text, layout) else 0.0
+        return self.partial if has_all_tags(text, self.tags) else 0.0
 
 
 class XmlCountReward(_TextReward):
@@ -80,13 +83,11 @@ class XmlCountReward(_TextReward):
     xmlcount_reward_func (W. Brown's GRPO demo).
     """
 
-    name: ClassVar[str] = "xmlcount"
+    name = "xmlcount"
 
     def _score(self, text: str) -> float:
         lines = [line.strip() for line in text.split("\n")]
-        value = sum(
-            0.125 for tag in REASONING.tags if text.count(tag) == 1 and lines.count(tag) == 1
-        )
+        value = sum(0.125 for tag in _REASONING if text.count(tag) == lines.count(tag) == 1)
         trailing = text.rpartition(_CLOSING_ANSWER)[2].strip() if _CLOSING_ANSWER in text else ""
         return max(0.0, value - 0.001 * len(trailing))
 
@@ -97,10 +98,10 @@ class SoftFormatReward(_TextReward):
     Source: the GRPO lab's soft_format_reward_func, whose pattern did not cross lines.
     """
 
-    name: ClassVar[str] = "soft_format"
+    name = "soft_format"
 
     def _score(self, text: str) -> float:
-        begin = text.find(REASONING.tags[0])
+        begin = text.find(_REASONING[0])
         middle = _SOFT_MIDDLE.search(text, begin) if begin >= 0 else None
         closed = middle is not None and text.find(_CLOSING_ANSWER, middle.end()) >= 0
         return 0.5 if closed else 0.0
@@ -113,11 +114,11 @@ class StrictFormatReward(_TextReward):
     accepted a second answer.
     """
 
-    name: ClassVar[str] = "strict_format"
+    name = "strict_format"
 
     def _score(self, text: str) -> float:
         # First the count of tags, which is linear; then the pattern has one way to match.
-        if strict_answer(text, [REASONING]) is None:
+        if strict_answer(text, "reasoning") is None:
             return 0.0
         return 0.5 if _STRICT.fullmatch(text) else 0.0
 
@@ -128,14 +129,14 @@ class IntReward(_TextReward):
     Source: the GRPO lab's int_reward_func, which refused negative numbers.
     """
 
-    name: ClassVar[str] = "int"
+    name = "int"
 
     def _score(self, text: str) -> float:
         answer = answer_block(text)
         return 0.5 if answer is not None and _INTEGER.fullmatch(answer) else 0.0
 
 
-class ReasoningStepsReward(Reward):
+class ReasoningStepsReward(_TextReward):
     """min(1, n / `wanted`) over the n distinct step markers that each have content of their own.
 
     Range 0 to 1. Markers: "Step 1:", numbered and bulleted lines, First, Second, Third, Next,
@@ -144,14 +145,12 @@ class ReasoningStepsReward(Reward):
     deepseek_r1_zero_repro, which a list of bare markers satisfied.
     """
 
-    name: ClassVar[str] = "reasoning_steps"
-
+    name = "reasoning_steps"
+    opening_tag = False
     wanted: int = Field(default=3, gt=0)
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        return [min(1.0, count_steps(text_of(c)) / self.wanted) for c in completions]
+    def _score(self, text: str) -> float:
+        return min(1.0, count_steps(text) / self.wanted)
 
 
 def count_steps(text: str) -> int:
@@ -173,40 +172,32 @@ def count_steps(text: str) -> int:
     return len(markers)
 
 
-class ReflectionReward(Reward):
+class ReflectionReward(_TextReward):
     """`per_phrase` for each reflection phrase of the dictionary that occurs, once each, to `cap`.
 
     Range 0 to `cap`, which keeps repeating "wait" from beating being right. Phrases are those of
     `aha.reasoning.reflection`; case and punctuation do not matter. Source: mini-r1-zero.
     """
 
-    name: ClassVar[str] = "reflection"
-
+    name = "reflection"
+    opening_tag = False
     per_phrase: float = 0.1
     cap: float = Field(default=0.5, ge=0)
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        distinct = [len(count_phrases(text_of(completion))) for completion in completions]
-        return [min(self.cap, self.per_phrase * count) for count in distinct]
+    def _score(self, text: str) -> float:
+        return min(self.cap, self.per_phrase * len(count_phrases(text)))
 
 
-class RepetitionPenaltyReward(Reward):
+class RepetitionPenaltyReward(_TextReward):
     """(1 - distinct / all) * `max_penalty` over the n-grams of words; 0 for fewer words than n.
 
     Range `max_penalty` to 0. Source: open-r1's get_repetition_penalty_reward (arXiv:2502.03373).
     """
 
-    name: ClassVar[str] = "repetition_penalty"
-
+    name = "repetition_penalty"
+    opening_tag = False
     n_grams: int = Field(default=3, gt=0)
     max_penalty: float = Field(default=-0.1, le=0)
-
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        return [self._score(text_of(completion)) for completion in completions]
 
     def _score(self, text: str) -> float:
         words = text.lower().split()

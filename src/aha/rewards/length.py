@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -41,8 +41,7 @@ class LengthPenaltyReward(_LimitReward):
     Range -penalty to 0. Source: MiniR1, whose code counted characters.
     """
 
-    name: ClassVar[str] = "length_penalty"
-
+    name = "length_penalty"
     start: float = Field(default=0.8, ge=0, lt=1)
     penalty: float = Field(default=0.5, ge=0)
 
@@ -58,8 +57,7 @@ class SoftOverlongReward(_LimitReward):
     (arXiv:2503.14476) equation 13.
     """
 
-    name: ClassVar[str] = "soft_overlong"
-
+    name = "soft_overlong"
     cache: int | None = Field(default=None, gt=0)
 
     def _score(self, tokens: int, max_length: int) -> float:
@@ -73,8 +71,7 @@ class EosReward(_LimitReward):
     Source: wished for in MiniR1's notes.
     """
 
-    name: ClassVar[str] = "eos"
-
+    name = "eos"
     value: float = 1.0
 
     def _score(self, tokens: int, max_length: int) -> float:
@@ -88,8 +85,7 @@ class LengthReward(Reward):
     had no cap and counted characters.
     """
 
-    name: ClassVar[str] = "length"
-
+    name = "length"
     scale: int = Field(default=5_000, gt=0)
 
     def __call__(
@@ -109,8 +105,7 @@ class CosineReward(Reward):
     get_cosine_scaled_reward; deepseek_r1_zero_repro never told it what was right.
     """
 
-    name: ClassVar[str] = "cosine"
-
+    name = "cosine"
     min_value_wrong: float = -0.5
     max_value_wrong: float = -0.1
     min_value_correct: float = 0.8

@@ -70,15 +70,16 @@ class CustomReward:
         self._options = options
         parameters = inspect.signature(function).parameters.values()
         takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-        self._accepted = None if takes_all else {p.name for p in parameters}
+        self.accepted = None if takes_all else {p.name for p in parameters}
+        """The names of the arguments that the function takes; None: any."""
 
     def __call__(
         self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
     ) -> list[float | None]:
         """Calls the function with the arguments that its signature takes."""
         given = {"prompts": prompts, "completions": completions, **columns, **self._options}
-        if self._accepted is not None:
-            given = {name: value for name, value in given.items() if name in self._accepted}
+        if self.accepted is not None:
+            given = {name: value for name, value in given.items() if name in self.accepted}
         values: list[float | None] = self._function(**given)
         return values
 
@@ -105,18 +106,16 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
         near = did_you_mean(name, [key for key in vars(module) if not key.startswith("_")])
         raise UserError(f"rewards: {where!r} has no function {name!r}.{near}")
     try:
-        parameters = inspect.signature(function).parameters.values()
+        reward = CustomReward(name, function, options)
     except ValueError:
         raise UserError(f"rewards: {reference!r} does not say which arguments it takes.") from None
-    known = {p.name for p in parameters}
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    for option in options:
-        if option not in known and not takes_all:
+    for option in options if reward.accepted is not None else ():
+        if option not in reward.accepted:
             raise UserError(
                 f"rewards.{reference}.options: {name}() takes no {option!r}."
-                f"{did_you_mean(option, known)}"
+                f"{did_you_mean(option, reward.accepted)}"
             )
-    return CustomReward(name, function, options)
+    return reward
 
 
 def _from_file(where: str) -> ModuleType:

@@ -16,7 +16,7 @@ from typing import Any
 
 from aha.answers.expression import ExpressionError, bare_equation, parse_equation
 from aha.answers.tags import answer_block
-from aha.sections import CountdownRanges, TaskSection
+from aha.sections import TaskSection
 from aha.tasks.countdown_typed import read_typed, typed_notes
 from aha.tasks.task import Columns, Split, Task, Vote, split_of
 from aha.types import Problem, UserError
@@ -62,7 +62,7 @@ def random_steps(nums: Sequence[int], max_value: int, rng: random.Random) -> lis
     return steps
 
 
-def generate(ranges: CountdownRanges, split: Split, seed: int) -> Iterator[Problem]:
+def generate(ranges: TaskSection, split: Split, seed: int) -> Iterator[Problem]:
     """Distinct solvable problems of one split, without end or until the ranges are used up.
 
     Errors: UserError if the ranges allow no problem at all.

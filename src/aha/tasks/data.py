@@ -109,6 +109,8 @@ def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
     count = 0
     try:
         for where, row in reader(path):
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
             count += 1
             yield where, row
     except UnicodeDecodeError as error:
@@ -119,40 +121,33 @@ def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
         raise UserError(f"task.source: {str(path)!r} holds no rows.")
 
 
-def _json(path: Path) -> Iterator[tuple[str, Row]]:
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}.") from None
-    except UnicodeDecodeError:
-        raise
-    except ValueError as error:
+    except ValueError as error:  # a number of thousands of digits
         raise UserError(f"{path}: not valid JSON: {error}.") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: the file must hold a JSON list of objects.")
-    for index, row in enumerate(rows):
-        yield _object(row, f"{path}, row {index + 1}")
+    yield from _numbered(rows, str(path))
 
 
-def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
             try:
-                yield _object(json.loads(line), where)
+                row = json.loads(line)
             except ValueError as error:  # bad JSON, or a number of thousands of digits
                 raise UserError(f"{where}: not valid JSON: {error}.") from None
+            yield where, row
 
 
-def _object(row: Any, where: str) -> tuple[str, Row]:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
-    return where, row
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Row]]:
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
         for row in reader:
@@ -162,10 +157,10 @@ def _csv(path: Path) -> Iterator[tuple[str, Row]]:
                     f"{where}: more fields than the {len(reader.fieldnames or [])} columns; a text "
                     "with commas needs quotes."
                 )
-            yield where, dict(row)
+            yield where, row
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -189,9 +184,9 @@ def _read_hub(name: str, config: str | None, split: str) -> Iterator[tuple[str, 
     yield from _numbered(rows, name)
 
 
-def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Row]]:
-    for index, row in enumerate(rows):
-        yield f"{source}, row {index + 1}", dict(row)
+def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
+    for number, row in enumerate(rows, start=1):
+        yield f"{source}, row {number}", row
 
 
 def overlap(problems: Sequence[Problem], others: Iterable[Problem], n: int = NGRAM) -> list[str]:

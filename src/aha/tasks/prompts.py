@@ -21,25 +21,18 @@ from aha.types import Problem, Prompt, UserError
 
 THINK = "<think>"
 
-# DeepSeek-R1 (arXiv:2501.12948) table 1, in the wording that TinyZero and open-r1 share.
-_R1 = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves "
-    "it. The assistant first thinks about the reasoning process in the mind and then provides the "
-    "user with the answer. The reasoning process and answer are enclosed within <think> </think> "
-    "and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> "
-    "<answer> answer here </answer>."
-)
-_THINK_ANSWER = (
-    "You are a helpful assistant. First think about the reasoning process, then give the answer. "
-    "Write the reasoning in <think> </think> tags and the final answer in <answer> </answer> tags."
-)
-_REASONING_ANSWER = (
-    "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>"
-)
 INSTRUCTIONS = {
-    "r1": _R1,
-    "think-answer": _THINK_ANSWER,
-    "reasoning-answer": _REASONING_ANSWER,
+    # DeepSeek-R1 (arXiv:2501.12948) table 1, in the wording that TinyZero and open-r1 share.
+    "r1": "A conversation between User and Assistant. The user asks a question, and the Assistant "
+    "solves it. The assistant first thinks about the reasoning process in the mind and then "
+    "provides the user with the answer. The reasoning process and answer are enclosed within "
+    "<think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process "
+    "here </think> <answer> answer here </answer>.",
+    "think-answer": "You are a helpful assistant. First think about the reasoning process, then "
+    "give the answer. Write the reasoning in <think> </think> tags and the final answer in "
+    "<answer> </answer> tags.",
+    "reasoning-answer": "Respond in the following format:\n"
+    "<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>",
     "plain": "",
 }
 

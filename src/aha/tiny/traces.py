@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from aha.sections import CountdownRanges
+from aha.sections import TaskSection
 from aha.tasks.countdown import Countdown, Step, combine
 from aha.tasks.prompts import THINK
 
 # The problems that the embedded model can read and write: every value has a token.
-TINY_RANGES = CountdownRanges(
+TINY_RANGES = TaskSection(
     sizes=(3,), number_min=1, number_max=20, target_min=1, target_max=100, max_value=199
 )
 
