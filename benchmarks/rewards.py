@@ -66,7 +66,7 @@ def countdown(rows: int) -> dict[str, Any]:
 def gsm8k(rows: int) -> dict[str, Any]:
     """Worked solutions with numbers in several forms. Every pass has new golds."""
     section = TaskSection(name="gsm8k")
-    problems = TASKS["gsm8k"].load_all(section, str(DATA / "gsm8k.jsonl")).problems
+    problems = TASKS["gsm8k"].read(section, str(DATA / "gsm8k.jsonl")).problems
     ways = ("{}", "${}", "{}.00", "{} dollars", " {} ")
     fresh = iter(range(10**9))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aha.recipe import load_recipe
-from aha.runs import RunDirectory, latest_run, write_lines
+from aha.runs import LATEST, RunDirectory, found_run, write_lines
 from aha.types import RunFailure, UserError
 
 
@@ -85,9 +85,9 @@ def test_lines_are_written_whole_and_read_back(run: RunDirectory, tmp_path: Path
 
 
 def test_latest_run_is_the_one_last_begun(tmp_path: Path, run: RunDirectory) -> None:
-    assert latest_run(tmp_path / "runs") == run.path
+    assert found_run(LATEST, tmp_path / "runs") == run.path
     with pytest.raises(UserError, match="no run under"):
-        latest_run(tmp_path / "elsewhere")
+        found_run(LATEST, tmp_path / "elsewhere")
 
 
 def test_an_existing_run_is_not_overwritten(run: RunDirectory) -> None:

@@ -199,16 +199,6 @@ def changes(before: Recipe, after: Recipe) -> list[RecipeChange]:
     ]
 
 
-def refuse_changes(changed: Sequence[RecipeChange], allow: bool) -> None:
-    """Errors: UserError naming changes that would give the steps so far another meaning."""
-    meaningful = [str(change) for change in changed if not change.free]
-    if meaningful and not allow:
-        raise UserError(
-            f"--resume with another recipe: {'; '.join(meaningful)} would change what the steps so "
-            "far mean; add --allow-change to do so all the same."
-        )
-
-
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys as dotted ones."""
     flat: dict[str, Any] = {}

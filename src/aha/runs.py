@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aha.recipe import Recipe, RecipeChange, changes, dump_recipe, load_recipe, refuse_changes
+from aha.recipe import Recipe, RecipeChange, changes, dump_recipe, load_recipe
 from aha.types import RunFailure, UserError
 
 _PACKAGES = (
@@ -171,7 +171,12 @@ class RunDirectory:
         """
         recipe = load_recipe(str(self.path / "recipe.yaml"), overrides)
         changed = changes(self.recipe(), recipe)
-        refuse_changes(changed, allow_change)
+        meaningful = [str(change) for change in changed if not change.free]
+        if meaningful and not allow_change:
+            raise UserError(
+                f"--resume with another recipe: {'; '.join(meaningful)} would change what the "
+                "steps so far mean; add --allow-change to do so all the same."
+            )
         return recipe, changed
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -291,13 +296,13 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 LATEST = "latest"
 
 
-def found_run(name: str) -> Path:
-    """The folder of that name, or of the latest run. Errors: UserError if there is none."""
-    return latest_run() if name == LATEST else Path(name)
+def found_run(name: str, parent: Path = Path("runs")) -> Path:
+    """The folder of that name, or of the newest run under `parent` if the name is `LATEST`.
 
-
-def latest_run(parent: Path = Path("runs")) -> Path:
-    """The newest run directory under `parent`. Errors: UserError if there is none."""
+    Errors: UserError if `parent` has no run.
+    """
+    if name != LATEST:
+        return Path(name)
     runs = find_runs(parent)
     if not runs:
         raise UserError(f"--resume: there is no run under {str(parent)!r}; name its folder.")

@@ -21,7 +21,7 @@ WHOLE = os.environ.get("AHA_DATA")
 
 
 def problems(task: str, path: Path) -> list[Problem]:
-    return list(TASKS[task].load_all(TaskSection(name=task), str(path)).problems)
+    return list(TASKS[task].read(TaskSection(name=task), str(path)).problems)
 
 
 def wrong(gold: str) -> str:

@@ -45,7 +45,7 @@ def test_every_format_gives_the_same_problems(tmp_path: Path, ending: str) -> No
 def test_duplicates_are_dropped_whatever_their_order(tmp_path: Path) -> None:
     rows = [*ROWS, {"target": 11, "nums": [7, 10, 1]}, ROWS[5]]
     source = str(write(tmp_path / "rows.jsonl", rows))
-    problems = TASKS["countdown"].load_all(TaskSection(), source).problems
+    problems = TASKS["countdown"].read(TaskSection(), source).problems
     assert len(problems) == len(ROWS)
 
 
@@ -78,7 +78,7 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path, ending: str) -> None:
     path = write(tmp_path / f"rows{ending}", ROWS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(TASKS["countdown"].load_all(TaskSection(), str(path)).problems) == len(ROWS)
+    assert len(TASKS["countdown"].read(TaskSection(), str(path)).problems) == len(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_a_strange_file_is_one_sentence(
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError) as caught:
-        TASKS["countdown"].load_all(TaskSection(), str(path))
+        TASKS["countdown"].read(TaskSection(), str(path))
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["~no-such-user/x.json", "x" * 5_000])
 def test_a_strange_name_is_one_sentence(source: str) -> None:
     with pytest.raises(UserError, match=r"task\.source"):
-        TASKS["countdown"].load_all(TaskSection(), source)
+        TASKS["countdown"].read(TaskSection(), source)

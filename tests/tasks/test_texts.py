@@ -27,7 +27,7 @@ def section(name: str, **changes: Any) -> TaskSection:
 
 
 def load_all(task: str, source: str) -> ProblemSet:
-    return TASKS[task].load_all(section(task), source)
+    return TASKS[task].read(section(task), source)
 
 
 def custom(text: str) -> Problem:
@@ -103,11 +103,11 @@ def test_a_missing_column_is_one_sentence(
 def test_columns_can_be_mapped(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", [{"frage": "1 + 1?", "antwort": 2, "level": 3}])
     mapped = section("custom", columns={"problem": "frage", "answer": "antwort"})
-    (problem,) = TASKS["custom"].load_all(mapped, source).problems
+    (problem,) = TASKS["custom"].read(mapped, source).problems
     assert problem.columns == {"problem": "1 + 1?", "answer": "2", "level": 3}
     wrong = section("custom", columns={"problem": "question"})
     with pytest.raises(UserError, match=r"task\.columns maps 'problem' to 'question'"):
-        TASKS["custom"].load_all(wrong, source)
+        TASKS["custom"].read(wrong, source)
 
 
 def test_a_problem_column_alone_is_a_custom_set() -> None:

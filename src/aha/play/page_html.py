@@ -57,7 +57,7 @@ def game_html(scene: Scene, tally: Tally) -> str:
     """The scene; once it is over, with its summary and the tally."""
     asked = _safe(scene.heading)
     if scene.pool:
-        goal = task_of(scene.problem.columns).goal(scene.problem.columns)
+        goal = str(task_of(scene.problem.columns).gold(scene.problem.columns))
         chips = _chips(scene.pool, [True] * len(scene.pool))
         asked = f"Make <strong>{_safe(goal)}</strong> from {chips}"
     parts = [f'<div class="aha-problem">{asked}</div>']

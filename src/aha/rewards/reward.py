@@ -109,11 +109,12 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
         reward = CustomReward(name, function, options)
     except ValueError:
         raise UserError(f"rewards: {reference!r} does not say which arguments it takes.") from None
-    for option in options if reward.accepted is not None else ():
-        if option not in reward.accepted:
+    known = reward.accepted
+    for option in options:
+        if known is not None and option not in known:
             raise UserError(
                 f"rewards.{reference}.options: {name}() takes no {option!r}."
-                f"{did_you_mean(option, reward.accepted)}"
+                f"{did_you_mean(option, known)}"
             )
     return reward
 

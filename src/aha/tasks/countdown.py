@@ -224,8 +224,5 @@ class Countdown(Task):
     def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
         return typed_notes(problem, section)
 
-    def goal(self, columns: Columns) -> str:
-        return str(columns["target"])
-
     def pool(self, columns: Columns) -> tuple[int, ...]:
         return tuple(columns["nums"])

@@ -225,7 +225,7 @@ def prepare(
     for source in decontaminate:
         unmapped = section.model_copy(update={"columns": {}})
         try:
-            overlaps[source] = overlap(train.problems, task.load_all(unmapped, source).problems)
+            overlaps[source] = overlap(train.problems, task.read(unmapped, source).problems)
         except UserError as error:
             fault = str(error).removeprefix("task.source: ")
             raise UserError(f"--decontaminate {source!r}: {fault}") from None

@@ -124,12 +124,12 @@ class Task(ABC):
                 )
             source, test_source = self.hub, test_source or self.hub_test
         if test_source is None:
-            found = self._read(section, source, lambda p: split_of(p.key) == split, limit)
+            found = self.read(section, source, limit, lambda p: split_of(p.key) == split)
         elif split == "test":
-            found = self._read(section, test_source, lambda _: True, limit)
+            found = self.read(section, test_source, limit)
         else:
-            held_out = {p.key for p in self.load_all(section, test_source).problems}
-            found = self._read(section, source, lambda p: p.key not in held_out, limit)
+            held_out = {p.key for p in self.read(section, test_source).problems}
+            found = self.read(section, source, limit, lambda p: p.key not in held_out)
         if not found.problems:
             losses = found.losses()
             raise UserError(
@@ -138,17 +138,17 @@ class Task(ABC):
             )
         return found
 
-    def load_all(self, section: TaskSection, source: str) -> ProblemSet:
-        """Every problem of one data set, whatever its split. Errors: UserError as `load`."""
-        return self._read(section, source, lambda _: True, None)
-
-    def _read(
+    def read(
         self,
         section: TaskSection,
         source: str,
-        belongs: Callable[[Problem], bool],
-        limit: int | None,
+        limit: int | None = None,
+        belongs: Callable[[Problem], bool] = lambda problem: True,
     ) -> ProblemSet:
+        """The distinct problems of one data set that belong to a split: all if nothing is said.
+
+        Errors: UserError if the source cannot be read.
+        """
         problems: dict[str, Problem] = {}
         rows = without_gold = duplicates = other_split = 0
         first_without_gold = ""
@@ -166,14 +166,8 @@ class Task(ABC):
                 problems[problem.key] = problem
                 if len(problems) == limit:
                     break
-        return ProblemSet(
-            tuple(problems.values()),
-            rows,
-            without_gold,
-            duplicates,
-            other_split,
-            first_without_gold,
-        )
+        distinct = tuple(problems.values())
+        return ProblemSet(distinct, rows, without_gold, duplicates, other_split, first_without_gold)
 
     # Prompts
 
@@ -242,10 +236,6 @@ class Task(ABC):
     def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
         """Facts about a typed problem that a player needs before judging a model by it."""
 
-    def goal(self, columns: Columns) -> str:
-        """The value to make from `pool`; "" for a task without one."""
-        return ""
-
     def pool(self, columns: Columns) -> tuple[int, ...]:
-        """The numbers that an answer must use once each; empty for a task without them."""
+        """The numbers that must make `gold`, each used once; empty for a task without them."""
         return ()
