@@ -103,11 +103,8 @@ def launch(request: AccelerateRequest, say: Callable[[str], None]) -> int:
     """
     layout = request.layout
     recipe = _recipe(request)
-    plan = _check(recipe, request)
-    folder, names, command = _write_files(request, recipe)
-    say(f"{plan}; {layout.strategy}")
-    for name in names:
-        say(f"wrote {folder / name}")
+    say(f"{_check(recipe, request)}; {layout.strategy}")
+    folder, command = _write_files(request, recipe, say)
     say(shlex.join(command))
     if request.dry_run:
         return 0
@@ -219,12 +216,11 @@ def check_layout(layout: Layout, gpus: int) -> None:
 
 
 def _write_files(
-    request: AccelerateRequest, recipe: Recipe
-) -> tuple[Path, tuple[str, ...], list[str]]:
+    request: AccelerateRequest, recipe: Recipe, say: Callable[[str], None]
+) -> tuple[Path, list[str]]:
     """Write accelerate.yaml, deepspeed.json under ZeRO, and launch.sh that starts them.
 
-    Returns the folder, the names of the files, and the command. Errors: UserError when the folder
-    cannot be written.
+    Returns the folder and the command. Errors: UserError when the folder cannot be written.
     """
     layout, target = request.layout, Path(request.target)
     name = target.name if request.resume else target.stem
@@ -255,8 +251,9 @@ def _write_files(
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
             (folder / file).write_text(text, encoding="utf-8")
+            say(f"wrote {folder / file}")
         (folder / "launch.sh").chmod(0o755)
-    return folder, tuple(texts), command
+    return folder, command
 
 
 def accelerate_config(layout: Layout) -> dict[str, Any]:
