@@ -14,7 +14,7 @@ import tiny_random_model
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from aha.tiny.tokenizer import VOCABULARY_SIZE, build_tokenizer
+from aha.tiny.traces import VOCABULARY_SIZE, build_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerFast
 from aha.tasks import check_completion
 from aha.tasks.countdown import generate
 from aha.tasks.task import split_of
-from aha.tiny.tokenizer import UNK, VOCABULARY_SIZE
 from aha.tiny.traces import (
     TINY_RANGES,
+    UNK,
+    VOCABULARY_SIZE,
     TraceSettings,
     all_attempts,
     completion_text,

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import aha.train.loop as loop
-from aha.observe.alerts import WINDOW, Health
+from aha.observe.alerts import WINDOW, Watch
 from aha.recipe import Recipe, changes, load_recipe
 from aha.rewards.score import rewards_of, score
 from aha.runs import RunDirectory
+from aha.sections import LoggingSection
 from aha.train import checkpoint
 from aha.train.start import resume_run, start_run
 from aha.train.stop import EXIT_TIME_IS_UP, StopRequest
@@ -187,28 +188,28 @@ def step_record(step: int, **figures: Any) -> dict[str, Any]:
     ],
 )
 def test_trouble_is_told_once_with_advice(figures: dict[str, Any], words: list[str]) -> None:
-    health = Health()
-    told = [a for step in range(1, 31) for a in health.check(step_record(step))]
+    watch = Watch(LoggingSection(alerts_window=0))
+    told = [a for step in range(1, 31) for a in watch.check(step_record(step))]
     assert told == []
     steps = range(31, 61)
-    told = [a.message for step in steps for a in health.check(step_record(step, **figures))]
+    told = [a.message for step in steps for a in watch.check(step_record(step, **figures))]
     for word in words:
         assert any(word in text for text in told), told
     assert len(told) == len(set(told)) <= 2
     # When it is over and comes back, it is told again.
-    [health.check(step_record(step)) for step in range(61, 61 + WINDOW)]
+    [watch.check(step_record(step)) for step in range(61, 61 + WINDOW)]
     steps = range(80, 100)
-    again = [a.message for step in steps for a in health.check(step_record(step, **figures))]
+    again = [a.message for step in steps for a in watch.check(step_record(step, **figures))]
     assert any(words[0] in text for text in again)
 
 
 @pytest.mark.parametrize("known", [range(1, 11), range(20, 61)], ids=["first", "last"])
 def test_what_is_not_known_is_no_trouble(known: range) -> None:
-    health = Health()
+    watch = Watch(LoggingSection(alerts_window=0))
     unknown = {"entropy": None, "kl": None}
     for step in range(1, 61):
         figures = {"entropy": 0.005} if step in known else unknown
-        assert health.check(step_record(step, **figures)) == []
+        assert watch.check(step_record(step, **figures)) == []
 
 
 def test_steps_without_signal_record_no_entropy_and_no_collapse(

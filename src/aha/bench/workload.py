@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
-from aha.tiny.tokenizer import build_tokenizer
+from aha.tiny.traces import build_tokenizer
 from aha.types import Problem
 
 Side = Literal["native", "trl", "trl-continuous"]

@@ -19,31 +19,25 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from transformers import PreTrainedTokenizerBase
 
 from aha.recipe import Recipe
 from aha.runs import write_lines
 from aha.tasks import TASKS, check_completion, task_of
-from aha.tasks.prompts import PromptTokenizer
 from aha.types import Problem, Prompt, RunFailure, UserError
 
 Document = Mapping[str, Any]
-
-
-class HarnessTokenizer(PromptTokenizer, Protocol):
-    """The part of a Hugging Face tokenizer that this needs."""
-
-    def decode(self, token_ids: Any, /) -> Any: ...
 
 
 def write_task(
     recipe: Recipe,
     problems: Sequence[Problem],
     prompts: Sequence[Prompt],
-    tokenizer: HarnessTokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
 ) -> list[str]:
     """Write problems.jsonl, TASK.yaml, scores.py and README.md to `folder`; returns the report.
@@ -103,7 +97,7 @@ def task_name(recipe: Recipe) -> str:
     return "aha_" + re.sub(r"[^A-Za-z0-9]", "_", recipe.name)
 
 
-def spelled(prompt: Prompt, tokenizer: HarnessTokenizer) -> str:
+def spelled(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
     """The prompt as a text that encodes to its token ids if nothing is added.
 
     Errors: UserError if neither its own text nor the decoded ids, with special tokens, do.

@@ -52,26 +52,6 @@ class Alert:
     message: str
 
 
-class Watch:
-    """Takes a run's records in order. `past` records raise no alerts: they have raised them."""
-
-    def __init__(self, settings: LoggingSection, past: Iterable[Record] = ()) -> None:
-        self._health = Health()
-        self._window = settings.alerts_window
-        self._trends: dict[str, Trend] = {}
-        for record in past:
-            self.check(record)
-
-    def check(self, record: Record) -> list[Alert]:
-        """The alerts of this step, each trouble and each change once."""
-        alerts = self._health.check(record)
-        if self._window:
-            for metric in watched(record):
-                trend = self._trends.setdefault(metric.key, Trend(metric, self._window))
-                alerts += trend.check(record["step"], record[metric.key])
-        return alerts
-
-
 @dataclass(frozen=True)
 class Trouble:
     """A state that training does not leave by itself.
@@ -127,22 +107,25 @@ TROUBLES = (
 )  # fmt: skip
 
 
-class Health:
-    """Takes each step's record and raises an alert for every trouble that begins with it."""
+class Watch:
+    """Takes a run's records in order. `past` records raise no alerts: they have raised them."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: LoggingSection, past: Iterable[Record] = ()) -> None:
         self._first: list[Record] = []
         self._last: deque[Record] = deque(maxlen=WINDOW)
         self._lasting: set[str] = set()
+        self._window = settings.alerts_window
+        self._trends: dict[str, Trend] = {}
+        for record in past:
+            self.check(record)
 
     def check(self, record: Record) -> list[Alert]:
+        """The alerts of this step, each trouble and each change once."""
         if len(self._first) < WINDOW:
             self._first.append(record)
         self._last.append(record)
-        if len(self._last) < WINDOW:
-            return []
-        last, alerts = list(self._last), []
-        for trouble in TROUBLES:
+        last, alerts = list(self._last), list[Alert]()
+        for trouble in TROUBLES if len(last) == WINDOW else ():
             if not trouble.holds(last, self._first):
                 self._lasting.discard(trouble.name)
             elif trouble.name not in self._lasting:
@@ -150,6 +133,9 @@ class Health:
                 steps = f"steps {last[0]['step']} to {record['step']}"
                 message = f"warning: {trouble.name} ({steps}): {trouble.advice}."
                 alerts.append(Alert(record["step"], "warning", trouble.name, message))
+        for metric in watched(record) if self._window else ():
+            trend = self._trends.setdefault(metric.key, Trend(metric, self._window))
+            alerts += trend.check(record["step"], record[metric.key])
         return alerts
 
 
@@ -249,10 +235,13 @@ class Trend:
             return []
         window = self._values[-self._window :]
         trend = line([value for _, value in window])
-        found = [self._changed(trend, window), self._collapse(trend)]
-        return [alert for alert in found if alert is not None]
+        found = (self._changed(trend, window), self._collapse(trend))
+        key = self._metric.key
+        return [Alert(step, kind, key, f"{kind}: {text}.") for kind, text in filter(None, found)]
 
-    def _changed(self, trend: Line | None, window: Sequence[tuple[int, float]]) -> Alert | None:
+    def _changed(
+        self, trend: Line | None, window: Sequence[tuple[int, float]]
+    ) -> tuple[Kind, str] | None:
         # Values that are mostly equal can have a trend and a median slope of 0: no direction.
         if trend is None or not trend.slope or trend.p >= OVER:
             return self._flat(window)
@@ -269,14 +258,14 @@ class Trend:
             kind = "degradation"
         values, span = [value for _, value in window], max(1, len(window) // 4)
         first, last = median(values[:span]), median(values[-span:])
-        return self._alert(
+        return (
             kind,
             f"{self._metric.name} {'rises' if state == 'up' else 'falls'} from "
             f"{self._say(first)} to {self._say(last)} over steps {window[0][0]} to "
             f"{window[-1][0]} (medians of {span} steps; Mann-Kendall p = {trend.p:.1g})",
         )
 
-    def _flat(self, window: Sequence[tuple[int, float]]) -> Alert | None:
+    def _flat(self, window: Sequence[tuple[int, float]]) -> tuple[Kind, str] | None:
         """The window shows no trend: an alert where a rise has ended or has never begun."""
         never = self._state == "new" and len(self._values) >= 2 * self._window
         stopped = self._state == "up"
@@ -286,13 +275,13 @@ class Trend:
             return None
         mean = sum(value for _, value in window) / len(window)
         what = "has stopped rising" if stopped else "has not changed since the start"
-        return self._alert(
+        return (
             "stagnation",
             f"{self._metric.name} {what}: {self._say(mean)} on average over steps "
             f"{window[0][0]} to {window[-1][0]}",
         )
 
-    def _collapse(self, trend: Line | None) -> Alert | None:
+    def _collapse(self, trend: Line | None) -> tuple[Kind, str] | None:
         """An alert when the last values are far below the best ones so far."""
         if not self._metric.more_is_better:
             return None
@@ -307,7 +296,7 @@ class Trend:
         if best - low < _ERRORS * math.sqrt(2) * self._error:
             return None
         self._collapsed = True
-        return self._alert(
+        return (
             "collapse",
             f"{self._metric.name} has fallen to {self._say(low)} from {self._say(best)} at its "
             f"best (means over {_SPAN} steps)",
@@ -315,6 +304,3 @@ class Trend:
 
     def _say(self, value: float) -> str:
         return f"{value:.1%}" if self._metric.percent else f"{value:.3g}"
-
-    def _alert(self, kind: Kind, message: str) -> Alert:
-        return Alert(self._values[-1][0], kind, self._metric.key, f"{kind}: {message}.")

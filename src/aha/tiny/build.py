@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -40,8 +41,14 @@ from aha.sections import PromptSection
 from aha.tasks import check_completion
 from aha.tasks.countdown import Countdown, generate
 from aha.tasks.prompts import render
-from aha.tiny.tokenizer import VOCABULARY_SIZE, build_tokenizer
-from aha.tiny.traces import TINY_RANGES, TraceSettings, completion_text, prompt_text
+from aha.tiny.traces import (
+    TINY_RANGES,
+    VOCABULARY_SIZE,
+    TraceSettings,
+    build_tokenizer,
+    completion_text,
+    prompt_text,
+)
 from aha.types import Problem
 
 _IGNORED = -100  # the label that cross_entropy skips
@@ -78,20 +85,6 @@ class BuildSettings:
     @property
     def steps(self) -> int:
         return sum(cycle.steps for cycle in self.cycles)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Token ids and labels, both (rows, tokens), and the divisor of the summed loss.
-
-    The divisor is the mean number of completion tokens of the batches that were cut from
-    the same sorted rows. The batch's own number would give a token of a short trace more
-    weight than one of a long trace, and teach the model to give up earlier than the traces do.
-    """
-
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    divisor: float
 
 
 def new_model(seed: int) -> LlamaForCausalLM:
@@ -139,8 +132,15 @@ def batches(
     tokenizer: PreTrainedTokenizerFast,
     settings: BuildSettings,
     first_step: int,
-) -> Iterator[Batch]:
-    """Batches from `first_step` on; traces of similar length share one, so little is padding."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+    """Batches from `first_step` on: token ids, labels and the divisor of the summed loss.
+
+    Ids and labels are (rows, tokens), padded on the right; labels are of completions only. Traces
+    of similar length share a batch, so little is padding. The divisor is the mean number of
+    completion tokens of the batches that were cut from the same sorted rows. The batch's own number
+    would give a token of a short trace more weight than one of a long trace, and teach the model to
+    give up earlier than the traces do.
+    """
     for bucket in itertools.count(first_step // settings.bucket_batches):
         rng = random.Random(f"{settings.seed}:{bucket}")
         rows = []
@@ -151,27 +151,21 @@ def batches(
             prompt = tokenizer.encode(prompt_text(nums, target))
             trace = completion_text({"nums": nums, "target": target}, settings.traces, rng)
             ids = [*prompt, *tokenizer.encode(trace), tokenizer.eos_token_id]
-            rows.append((ids, len(prompt)))
+            rows.append((ids, [*[_IGNORED] * len(prompt), *ids[len(prompt) :]]))
         rows.sort(key=lambda row: len(row[0]))
-        divisor = sum(len(ids) - prompt for ids, prompt in rows) / settings.bucket_batches
+        trained = sum(label != _IGNORED for _, labels in rows for label in labels)
         starts = [i * settings.batch_size for i in range(settings.bucket_batches)]
         rng.shuffle(starts)
         for index, start in enumerate(starts):
             if bucket * settings.bucket_batches + index >= first_step:
-                yield _batch(rows[start : start + settings.batch_size], divisor, tokenizer)
-
-
-def _batch(
-    rows: Sequence[tuple[list[int], int]], divisor: float, tokenizer: PreTrainedTokenizerFast
-) -> Batch:
-    """Right-padded ids and labels; the loss is on completions only."""
-    width = max(len(ids) for ids, _ in rows)
-    input_ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-    labels = torch.full((len(rows), width), _IGNORED)
-    for row, (ids, prompt_length) in enumerate(rows):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        labels[row, prompt_length : len(ids)] = torch.tensor(ids[prompt_length:])
-    return Batch(input_ids, labels, divisor)
+                chosen = rows[start : start + settings.batch_size]
+                input_ids = [torch.tensor(ids) for ids, _ in chosen]
+                labels = [torch.tensor(labels) for _, labels in chosen]
+                yield (
+                    pad_sequence(input_ids, True, tokenizer.pad_token_id),
+                    pad_sequence(labels, True, _IGNORED),
+                    trained / settings.bucket_batches,
+                )
 
 
 def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
@@ -195,26 +189,26 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
     problems = list(generate(TINY_RANGES, "train", settings.seed))
     print(f"{len(problems)} training problems; starting at step {step} of {settings.steps}")
     started, tokens = time.monotonic(), 0
-    for batch in batches(problems, build_tokenizer(), settings, step):
+    for input_ids, labels, divisor in batches(problems, build_tokenizer(), settings, step):
         if step >= settings.steps:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)
         # Right padding under causal attention changes no earlier token: no mask is needed.
-        logits = model(input_ids=batch.input_ids[:, :-1]).logits
+        logits = model(input_ids=input_ids[:, :-1]).logits
         total = functional.cross_entropy(
             logits.flatten(0, 1),
-            batch.labels[:, 1:].flatten(),
+            labels[:, 1:].flatten(),
             ignore_index=_IGNORED,
             reduction="sum",
         )
-        loss = total / batch.divisor
+        loss = total / divisor
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        tokens += batch.input_ids.numel()
+        tokens += input_ids.numel()
         if step % 25 == 0:
             speed = f"{tokens / (time.monotonic() - started):,.0f} tokens/s"
             print(f"step {step}/{settings.steps}  loss {loss.item():.4f}  {speed}", flush=True)

@@ -1,10 +1,14 @@
-"""The texts that the embedded model is taught: random search over Countdown, with checks.
+"""The texts that the embedded model is taught, and its tokenizer: random search over Countdown.
 
 A trace tries one combination of the numbers after another, never the same twice. After
 each it compares the result with the target. A success ends the search. A failure also ends it
 with probability `stop_after_failure`, and the trace answers with its last, wrong expression.
 Otherwise it says "Wait," and tries again. So the base model is taught to write sums, to compare
 and to give up early. It is never taught that trying again pays. RL discovers that.
+
+The tokenizer has one token for each integer 0 to 199, symbol and word. Left out: digits as tokens.
+A model this small checked its own sums wrongly with digit tokens and then never learned to try
+again (docs/log.md).
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
 from aha.sections import TaskSection
 from aha.tasks.countdown import Countdown, Step, combine
 from aha.tasks.prompts import THINK
@@ -22,6 +29,17 @@ from aha.tasks.prompts import THINK
 TINY_RANGES = TaskSection(
     sizes=(3,), number_min=1, number_max=20, target_min=1, target_max=100, max_value=199
 )
+
+# Embedding rows; the few beyond the vocabulary are never produced by the tokenizer.
+VOCABULARY_SIZE = 224
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+# In the order of their ids; the integers follow.
+_TOKENS = (
+    f"{PAD} {EOS} {UNK} <think> </think> <answer> </answer> "
+    "+ - * / ( ) = , . Make from not yes Wait,"
+).split()
+# A tag, an integer, a word with its comma ("Wait,"), or any other single character.
+_PIECE = r"</?[a-z]+>|[0-9]+|[A-Za-z]+,?|[^\sA-Za-z0-9]"
 
 
 @dataclass(frozen=True)
@@ -48,10 +66,6 @@ class Attempt:
     def value(self) -> int:
         return self.steps[-1].value
 
-    @property
-    def text(self) -> str:
-        return " , ".join(f"{s.left} {s.operator} {s.right} = {s.value}" for s in self.steps)
-
 
 def all_attempts(nums: Sequence[int], max_value: int) -> list[Attempt]:
     """Every distinct way to combine three numbers within 0..max_value."""
@@ -59,18 +73,13 @@ def all_attempts(nums: Sequence[int], max_value: int) -> list[Attempt]:
     for i, j in combinations(range(3), 2):
         third = nums[3 - i - j]
         for first in combine(nums[i], nums[j], max_value):
+            inner = f"( {first.left} {first.operator} {first.right} )"
+            # The larger operand stands first; on a tie the first step's result does.
+            sides = (inner, third) if first.value >= third else (third, inner)
             for second in combine(first.value, third, max_value):
-                attempt = Attempt((first, second), _expression(first, second, third))
-                found.setdefault(attempt.expression, attempt)
+                expression = f"{sides[0]} {second.operator} {sides[1]}"
+                found.setdefault(expression, Attempt((first, second), expression))
     return list(found.values())
-
-
-def _expression(first: Step, second: Step, third: int) -> str:
-    inner = f"( {first.left} {first.operator} {first.right} )"
-    # The larger operand stands first; on a tie the first step's result does.
-    inner_first = first.value >= third
-    left, right = (inner, str(third)) if inner_first else (str(third), inner)
-    return f"{left} {second.operator} {right}"
 
 
 def prompt_text(nums: Sequence[int], target: int) -> str:
@@ -92,8 +101,31 @@ def completion_text(
         guided = bool(hits) and rng.random() < settings.guided_share
         attempt = hits[-1] if guided else attempts.pop()
         solved = attempt.value == target
-        parts.append(f"{attempt.text} , {'yes' if solved else f'not {target}'} .")
+        sums = " , ".join(f"{s.left} {s.operator} {s.right} = {s.value}" for s in attempt.steps)
+        parts.append(f"{sums} , {'yes' if solved else f'not {target}'} .")
         exhausted = not attempts or len(parts) >= settings.max_tries
         if solved or exhausted or rng.random() < settings.stop_after_failure:
             thoughts = " Wait, ".join(parts)
             return f"{thoughts} </think> <answer> {attempt.expression} </answer>"
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer; decoding joins tokens with single spaces."""
+    tokens = [*_TOKENS, *map(str, range(TINY_RANGES.max_value + 1))]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Split(Regex(_PIECE), behavior="isolated"),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNK,
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
