@@ -40,7 +40,7 @@ from aha.visible import did_you_mean, quoted
 
 DEFAULT_RECIPE = "countdown-tiny"
 # PyYAML's own errors, and those for impossible dates, too many digits and too deep a nest.
-YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError)
+_YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError)
 # Plain words in place of pydantic's, which name Python's types.
 _PLAIN = {
     "model_type": "should be a mapping of keys",
@@ -124,7 +124,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def _parsed(text: str, overrides: tuple[str, ...], source: str) -> Recipe:
     try:
         data = yaml.safe_load(text)
-    except YAML_FAULTS as error:
+    except _YAML_FAULTS as error:
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{source}: a recipe is a mapping of sections, not {data!r}.")
@@ -137,7 +137,7 @@ def yaml_value(text: str, where: str) -> Any:
     """The value of an option written in YAML. Errors: UserError naming `where` and the text."""
     try:
         return yaml.safe_load(text)
-    except YAML_FAULTS:
+    except _YAML_FAULTS:
         raise UserError(f"{where}: {text!r} is not a YAML value.") from None
 
 

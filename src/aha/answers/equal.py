@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Literal
 
-from aha.answers.numbers import Quantity, parse_quantity
+from aha.answers.numbers import parse_quantity
 from aha.types import RunFailure
 
 # "no_gold": the gold answer cannot be parsed, so no answer can be equal to it.
@@ -247,18 +247,13 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
         # (`x + 1 = 72`). math-verify would drop the words or the left side and compare the rest.
         unread = "=" in answer or _WORD.search(_TEXT.sub(r" \1 ", answer))
         return "different" if unread else None
-    return _compare_quantities(gold_quantity, answer_quantity)
-
-
-def _compare_quantities(gold: Quantity, answer: Quantity) -> Outcome:
-    """Compare the numbers, and the units only where both name one.
-
-    A gold answer of 40% may be answered as 40%, as 40, or as 0.4.
-    """
-    if gold.unit and answer.unit and gold.unit != answer.unit:
+    # Units count only where both name one.
+    units = (gold_quantity.unit, answer_quantity.unit)
+    if all(units) and units[0] != units[1]:
         return "different"
-    as_share = gold.unit == "%" and not answer.unit and gold.value == 100 * answer.value
-    return "equal" if gold.value == answer.value or as_share else "different"
+    # A gold answer of 40% may be answered as 40%, as 40, or as 0.4.
+    as_share = units == ("%", "") and gold_quantity.value == 100 * answer_quantity.value
+    return "equal" if gold_quantity.value == answer_quantity.value or as_share else "different"
 
 
 def as_latex(text: str) -> str:

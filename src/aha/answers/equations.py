@@ -112,7 +112,7 @@ def _plain(text: str) -> str:
     """The same text, of the same length, with operators in ASCII and markup as blanks."""
 
     def padded(replacement: str, match: re.Match[str]) -> str:
-        return replacement.ljust(match.end() - match.start())
+        return replacement.ljust(len(match[0]))
 
     if not text.isascii():
         text = text.translate(_SIGNS)

@@ -221,7 +221,10 @@ def _tokens(text: str, grammar: re.Pattern[str]) -> list[_Token]:
     if not text.isascii():
         text = text.translate(_UNICODE_OPERATORS)
     if "\\" in text:
-        text = _LATEX_OPERATOR.sub(_one_sign, text)
+        # Padded to the same length, so that positions stay those of the text.
+        text = _LATEX_OPERATOR.sub(
+            lambda match: ("/" if match[1] == "div" else "*").ljust(len(match[0])), text
+        )
     tokens = []
     for match in grammar.finditer(text):
         found = match.groupdict()
@@ -238,12 +241,6 @@ def _tokens(text: str, grammar: re.Pattern[str]) -> list[_Token]:
         number = Number(Fraction(int(digits), 10**decimals), decimals, percent)
         tokens.append(_Token(text[start : match.end()], start, match.end(), number))
     return tokens
-
-
-def _one_sign(match: re.Match[str]) -> str:
-    """A LaTeX operator as its sign, padded to the same length."""
-    sign = "/" if match[1] == "div" else "*"
-    return sign.ljust(match.end() - match.start())
 
 
 def _lead(tokens: list[_Token]) -> tuple[Number | None, int]:

@@ -126,7 +126,7 @@ def parse_quantity(text: str) -> Quantity | None:
 
 def _quantity(text: str) -> Quantity | None:
     """A number and its unit, with nothing before them."""
-    text = _LATEX_FRACTION.sub(_as_slash, text).strip()
+    text = _LATEX_FRACTION.sub(lambda m: f" {m[1] or m[3]}/{m[2] or m[4]}", text).strip()
     currency = _CURRENCY.match(text)
     if currency is not None:
         text = currency.group(1) + text[currency.end() :]
@@ -181,11 +181,6 @@ def _unit(rest: str) -> str | None:
         return None
     unit = " ".join(names)
     return f"{unit}^{power}" if power else _SAME_UNITS.get(unit, unit)
-
-
-def _as_slash(match: re.Match[str]) -> str:
-    top, bottom = match.group(1) or match.group(3), match.group(2) or match.group(4)
-    return f" {top}/{bottom}"
 
 
 def _fraction(whole: str, top: str, bottom: str) -> Fraction | None:

@@ -78,9 +78,9 @@ class TextTask(Task):
         gold = gold_answer(columns)
         if gold is None:
             return ""
-        return "there is no answer" if answer is None else (
-            f"the answer is {quoted(answer)}, not {gold}"
-        )  # fmt: skip
+        if answer is None:
+            return "there is no answer"
+        return f"the answer is {quoted(answer)}, not {gold}"
 
     def vote_key(self, answer: str | None) -> Vote | None:
         """By exact value ("1,000", "1000.0", "$1000"), else by the text without what
@@ -121,9 +121,9 @@ class TextTask(Task):
         return str(columns["problem"])
 
     def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
-        return () if "answer" in problem.columns else (
-            "without an answer nothing can be judged; add one as: QUESTION #### ANSWER",
-        )  # fmt: skip
+        if "answer" in problem.columns:
+            return ()
+        return ("without an answer nothing can be judged; add one as: QUESTION #### ANSWER",)
 
     def _made(self, problem: str, row: Columns, **golds: str) -> Problem:
         kept = {name: row[name] for name in _KEPT if row.get(name) is not None}
