@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -31,26 +32,14 @@ _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 _LONGEST = 48  # characters of a label
 _WIDTH = 4.7  # inches, at 72 a pixel: about a phone's column, so text keeps its size there
 _LEAST_SPAN = 0.1
-_DPI = 150  # of a PNG
 
 
-@dataclass(frozen=True)
-class Colours:
-    """The colours of text and axes, of the grid, and of the background."""
-
-    ink: str
-    grid: str
-    paper: str
-
-
-ON_WHITE = Colours("black", "#d0d0d0", "white")
-# Nothing else uses these, so they can be replaced by the page's.
-_PLACEHOLDERS = Colours("#123456", "#123457", "#123458")
 _FONT = "DejaVu Sans"  # comes with matplotlib
+_INK, _GRID, _PAPER = "#123456", "#123457", "#123458"  # no series has these colours
 _OF_PAGE = {
-    _PLACEHOLDERS.ink: "currentColor",
-    _PLACEHOLDERS.grid: "var(--grid)",
-    _PLACEHOLDERS.paper: "var(--paper)",
+    _INK: "currentColor",
+    _GRID: "var(--grid)",
+    _PAPER: "var(--paper)",
     f"'{_FONT}', sans-serif": "var(--font)",
     **{colour: f"var(--series-{index})" for index, colour in enumerate(_SERIES)},
 }
@@ -102,31 +91,37 @@ class BarChart:
 Chart = Panel | BarChart
 
 
-def draw(chart: Chart, axes: Axes, colours: Colours = ON_WHITE) -> None:
+def _style(ink: str, grid: str, paper: str) -> dict[str, Any]:
+    """matplotlib's settings for text and axes, the grid and the background in these colours."""
+    return {
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), ink),
+        **dict.fromkeys(("xtick.color", "ytick.color"), ink),
+        **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+        "axes.facecolor": paper, "axes.axisbelow": True, "axes.labelsize": 10,
+        "grid.color": grid, "grid.linewidth": 0.6,
+        "legend.frameon": False, "legend.fontsize": 9.5, "legend.handlelength": 3.2,
+        "legend.borderaxespad": 0.2, "legend.columnspacing": 1.4,
+    }  # fmt: skip
+
+
+def _draw(chart: Chart, axes: Axes) -> None:
     """The chart on axes; under it a legend when there are several series."""
-    axes.tick_params(colors=colours.ink, length=0, labelsize=10)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(colours.ink)
     if isinstance(chart, Panel):
-        _draw_curves(chart, axes, colours)
+        _draw_curves(chart, axes)
         value_axis: Axis = axes.yaxis
     else:
-        _draw_bars(chart, axes, colours)
+        _draw_bars(chart, axes)
         value_axis = axes.xaxis
-    value_axis.grid(color=colours.grid, linewidth=0.6)
+    value_axis.grid(True)
     if chart.form == "percent":
         value_axis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
     if len(chart.series) > 1:
         handles, labels = axes.get_legend_handles_labels()
-        axes.figure.legend(
-            handles, labels, loc="outside lower left", ncols=_columns(chart), frameon=False,
-            fontsize=9.5, labelcolor=colours.ink, handlelength=3.2, borderaxespad=0.2,
-            columnspacing=1.4,
-        )  # fmt: skip
+        axes.figure.legend(handles, labels, loc="outside lower left", ncols=_columns(chart))
 
 
-def _draw_curves(panel: Panel, axes: Axes, colours: Colours) -> None:
+def _draw_curves(panel: Panel, axes: Axes) -> None:
     several = len(panel.series) > 1
     for index, series in enumerate(panel.series):
         colour = _SERIES[index % len(_SERIES)]
@@ -148,7 +143,7 @@ def _draw_curves(panel: Panel, axes: Axes, colours: Colours) -> None:
             markevery=(index * max(1, count // 35), max(1, count // 7)),
             label=_plain(series.label),
         )
-    axes.set_xlabel("step", color=colours.ink, fontsize=10)
+    axes.set_xlabel("step")
     axes.margins(x=0.01)
     low, high = axes.get_ylim()
     if panel.form == "percent" and high - low < _LEAST_SPAN:
@@ -157,7 +152,7 @@ def _draw_curves(panel: Panel, axes: Axes, colours: Colours) -> None:
         axes.set_ylim(low - 0.002, low + _LEAST_SPAN + 0.002)
 
 
-def _draw_bars(chart: BarChart, axes: Axes, colours: Colours) -> None:
+def _draw_bars(chart: BarChart, axes: Axes) -> None:
     """The first category on top, values written at the ends of the bars."""
     count = len(chart.series)
     height = 0.8 / count
@@ -168,17 +163,19 @@ def _draw_bars(chart: BarChart, axes: Axes, colours: Colours) -> None:
             bars.values,
             height * 0.86,
             color=_SERIES[index % len(_SERIES)],
-            edgecolor=colours.paper,
+            edgecolor=axes.get_facecolor(),
             linewidth=0,
             hatch=_HATCHES[index % len(_HATCHES)],
             label=_plain(bars.label),
         )
         if bars.low is not None and bars.high is not None:
-            axes.hlines(places, bars.low, bars.high, color=colours.ink, linewidth=1.1)
+            axes.hlines(
+                places, bars.low, bars.high, color=matplotlib.rcParams["text.color"], linewidth=1.1
+            )
         for place, value, end in zip(places, bars.values, bars.high or bars.values, strict=True):
             axes.annotate(
                 write(value, chart.form), (end, place), xytext=(4, 0), va="center",
-                textcoords="offset points", fontsize=9.5, color=colours.ink,
+                textcoords="offset points", fontsize=9.5,
             )  # fmt: skip
     axes.set_yticks(range(len(chart.categories)), chart.categories)
     axes.invert_yaxis()
@@ -236,11 +233,11 @@ def chart_svg(chart: Chart) -> Markup:
 
     Text stays text. Two builds give the same bytes, and several charts can stand on one page.
     """
-    figure = Figure(figsize=(_WIDTH, chart_height(chart)), layout="constrained")
-    draw(chart, figure.add_subplot(), _PLACEHOLDERS)
-    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "font.sans-serif": [_FONT]}
     written = io.StringIO()
-    with matplotlib.rc_context(settings):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": chart.title, "font.sans-serif": [_FONT]}
+    with matplotlib.rc_context(settings | _style(_INK, _GRID, _PAPER)):
+        figure = Figure(figsize=(_WIDTH, chart_height(chart)), layout="constrained")
+        _draw(chart, figure.add_subplot())
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     root = ET.fromstring(written.getvalue())  # noqa: S314 matplotlib has just written it
     for element in root.iter():
@@ -273,14 +270,14 @@ def charts_png(charts: Sequence[Chart], path: Path) -> Path:
     """Charts with their titles on white, two in a row."""
     columns = min(2, len(charts))
     rows = -(-len(charts) // columns)
-    heights = [chart_height(chart) + 0.3 for chart in charts if isinstance(chart, BarChart)]
-    row_height = max([*heights, 3.2 if len(charts) > len(heights) else 2.0])
-    figure = Figure(figsize=(5.4 * columns, row_height * rows), layout="constrained")
-    # A part of the figure each, so that each legend stands under its own drawing.
-    parts = figure.subfigures(rows, columns, squeeze=False).flat
-    for chart, part in zip(charts, parts, strict=False):
-        axes = part.add_subplot()
-        draw(chart, axes)
-        axes.set_title(chart.title, loc="left", fontsize=11)
-    figure.savefig(path, dpi=_DPI)
+    row_height = max(map(chart_height, charts)) + 0.65  # room for the title
+    with matplotlib.rc_context(_style("black", "#d0d0d0", "white")):
+        figure = Figure(figsize=(5.4 * columns, row_height * rows), layout="constrained")
+        # A part of the figure each, so that each legend stands under its own drawing.
+        parts = figure.subfigures(rows, columns, squeeze=False).flat
+        for chart, part in zip(charts, parts, strict=False):
+            axes = part.add_subplot()
+            _draw(chart, axes)
+            axes.set_title(chart.title, loc="left", fontsize=11)
+        figure.savefig(path, dpi=150)
     return path
