@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_run import HOSTILE, MakeRun
 
-from aha.report.comparison import build_comparison
+from aha.report.comparison import render_comparison
 from aha.report.pages import build_report
 from chromium import headless_chromium
 
@@ -178,7 +178,9 @@ def test_without_scripts_everything_is_shown(page: Any) -> None:
 
 def test_a_comparison_loads_and_fits(browser: Any, make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run(f"seed-{seed}", seed) for seed in range(3)]
-    page = open_page(browser, build_comparison(runs, tmp_path / "all.html"), width=360)
+    path = tmp_path / "all.html"
+    path.write_text(render_comparison(runs), encoding="utf-8")
+    page = open_page(browser, path, width=360)
     assert page.get_log("browser") == []
     widths = page.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert widths[0] <= widths[1]

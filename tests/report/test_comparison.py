@@ -8,10 +8,9 @@ import pytest
 from made_run import MakeRun, wrong
 
 from aha.report.comparison import (
-    build_comparison,
+    Group,
     group_runs,
     render_comparison,
-    spread,
     write_figure,
     write_figures,
 )
@@ -35,19 +34,15 @@ def seeds(make_run: MakeRun) -> list[RunDirectory]:
 def test_seeds_of_a_recipe_are_one_group_with_a_row_each(seeds: list[RunDirectory]) -> None:
     (group,) = group_runs([load(run) for run in seeds])
     assert (group.label, group.seeds) == ("countdown-tiny", "0, 1, 2")
-    after, form = group.mean[1]
-    assert form == "percent"
+    after = group.mean("after")
     assert after is not None
     # 5/6, 4/6, 5/6.
     assert after.value == pytest.approx(14 / 18)
     assert (after.low, after.high, after.n) == (4 / 6, 5 / 6, 3)
 
 
-def test_the_page_gives_mean_range_and_every_seed(
-    seeds: list[RunDirectory], tmp_path: Path
-) -> None:
-    path = build_comparison(seeds, tmp_path / "all.html")
-    html = path.read_text(encoding="utf-8")
+def test_the_page_gives_mean_range_and_every_seed(seeds: list[RunDirectory]) -> None:
+    html = render_comparison(seeds)
     assert (
         f"Over 3 seeds accuracy (strict) on held-out problems went from 16.7{NBSP}% on average "
         f"(lowest to highest 16.7 to 16.7{NBSP}%) to 77.8{NBSP}% (66.7 to 83.3{NBSP}%)."
@@ -55,6 +50,7 @@ def test_the_page_gives_mean_range_and_every_seed(
     for name in ("seed-0", "seed-1", "seed-2"):
         assert f'<th scope="row">{name}' in html
     assert "mean of 3 seeds" in html
+    assert f"<td>77.8{NBSP}%<small>66.7 to 83.3{NBSP}%</small></td>" in html
     # The band of the reward chart.
     reward = re.search(r"<svg[^>]*Reward, weighted sum.*?</svg>", html, re.DOTALL)
     assert reward is not None
@@ -100,13 +96,8 @@ def test_a_hostile_recipe_stays_text(make_run: MakeRun) -> None:
     assert "\u202e" not in html
 
 
-def test_one_run_is_no_comparison(run: RunDirectory) -> None:
-    with pytest.raises(UserError, match="two runs or more"):
-        render_comparison([run])
-
-
-def test_spread_of_nothing_is_nothing() -> None:
-    assert spread([None, None]) is None
+def test_the_mean_of_nothing_is_nothing() -> None:
+    assert Group("two runs", (), ({}, {})).mean("after") is None
 
 
 def size(path: Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from made_run import HOSTILE, MakeRun
 
 from aha.recipe import load_recipe
 from aha.report.curves import POINTS
-from aha.report.pages import Live, build_report, cost, render_report
+from aha.report.pages import build_report, cost, render_report
 from aha.report.run_data import load
 from aha.runs import RunDirectory
 from aha.types import UserError
@@ -123,7 +123,7 @@ def test_half_a_character_can_be_written_to_a_file(run: RunDirectory) -> None:
 
 
 def test_the_policy_allows_the_pages_scripts_and_no_others(run: RunDirectory) -> None:
-    html = render_report(run, Live("v1", 5000))
+    html = render_report(run, "v1")
     policy = re.search(r'Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     rules = dict(rule.split(" ", 1) for rule in policy.group(1).replace("&#39;", "'").split("; "))

@@ -10,7 +10,8 @@ import pytest
 
 from aha.recipe import load_recipe
 from aha.report import watch as watch_
-from aha.report.watch import EVERY_S, LiveReport, make_server, watch
+from aha.report.pages import EVERY_S
+from aha.report.watch import LiveReport, make_server, watch
 from aha.runs import RunDirectory
 from aha.types import UserError
 

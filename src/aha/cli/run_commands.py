@@ -123,9 +123,11 @@ def report(
     port: int | None = Option(None, help="With --watch; default 8765; 0: any.", min=0, max=65535),
 ) -> None:
     """Write a run's report.html from what is in its directory, or compare several runs."""
-    from aha.report import ReportRequest, make_report
+    from aha.report import make_report
 
-    make_report(ReportRequest(tuple(runs), output, figure, figures, watch, port), typer.echo)
+    make_report(
+        runs, typer.echo, output=output, figure=figure, figures=figures, watch=watch, port=port
+    )
 
 
 def samples(

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from aha.runs import RunDirectory
@@ -16,68 +16,66 @@ _COMPARISON = Path("comparison.html")
 _PORT = 8765
 
 
-@dataclass(frozen=True)
-class ReportRequest:
-    """The arguments of `aha report`; None for an option that was not given."""
+def make_report(
+    paths: Sequence[Path],
+    say: Callable[[str], None],
+    *,
+    output: Path | None = None,
+    figure: Path | None = None,
+    figures: Path | None = None,
+    watch: bool = False,
+    port: int | None = None,
+) -> None:
+    """Write the page and the figures of runs, or serve the page of one until Ctrl-C.
 
-    runs: tuple[Path, ...]
-    output: Path | None = None
-    figure: Path | None = None
-    figures: Path | None = None
-    watch: bool = False
-    port: int | None = None
-
-
-def make_report(request: ReportRequest, say: Callable[[str], None]) -> None:
-    """Write the page and the figures of a request, or serve the page until Ctrl-C.
-
+    The keywords are the options of `aha report`. `say` gets a line for each file that was written.
     Errors: UserError for a path that is no run or options that do not go together.
     """
-    runs = [RunDirectory.open(path) for path in request.runs]
-    _check(request)
-    if request.watch:
-        from aha.report.watch import watch
+    runs = [RunDirectory.open(path) for path in paths]
+    if len(runs) > 1 and (watch or figure is not None):
+        option = "--watch" if watch else "--figure"
+        raise UserError(f"{option} takes one run, not {len(runs)}.")
+    if output is not None and len(runs) == 1:
+        raise UserError(
+            "--output goes with several runs; the report of one is written into its folder."
+        )
+    if watch and (figure is not None or figures is not None):
+        raise UserError("--watch serves the report and writes nothing; leave out the figures.")
+    if port is not None and not watch:
+        raise UserError(f"--port is {port}, but without --watch nothing is served.")
+    if figure is not None and (figure.suffix != ".png" or not figure.parent.is_dir()):
+        raise UserError(
+            f"--figure is {str(figure)!r}; it must end in .png, in a folder that exists."
+        )
 
-        watch(runs[0], _PORT if request.port is None else request.port, say)
+    if watch:
+        from aha.report.watch import watch as serve
+
+        serve(runs[0], _PORT if port is None else port, say)
         return
-    from aha.report.comparison import build_comparison, write_figure, write_figures
+    from aha.report.comparison import render_comparison, write_figure, write_figures
     from aha.report.pages import build_report
 
     if len(runs) == 1:
         say(f"report: {build_report(runs[0])}")
     else:
-        output = request.output or _COMPARISON
-        try:
-            say(f"comparison: {build_comparison(runs, output)}")
-        except OSError as error:
-            raise UserError(f"--output: {str(output)!r} cannot be written: {error}.") from None
-    if request.figure is not None:
-        write_figure(runs[0], request.figure)
-        say(f"figure: {request.figure}")
-    if request.figures is not None:
-        try:
-            for path in write_figures(runs, request.figures):
-                say(f"figure: {path}")
-        except OSError as error:
-            raise UserError(
-                f"--figures: {str(request.figures)!r} cannot be written: {error}."
-            ) from None
+        page, output = render_comparison(runs), output or _COMPARISON
+        with _writing("--output", output):
+            output.write_text(page, encoding="utf-8")
+        say(f"comparison: {output}")
+    if figure is not None:
+        write_figure(runs[0], figure)
+        say(f"figure: {figure}")
+    if figures is not None:
+        with _writing("--figures", figures):
+            written = write_figures(runs, figures)
+        for path in written:
+            say(f"figure: {path}")
 
 
-def _check(request: ReportRequest) -> None:
-    several, figure = len(request.runs) > 1, request.figure
-    if several and (request.watch or figure is not None):
-        option = "--watch" if request.watch else "--figure"
-        raise UserError(f"{option} takes one run, not {len(request.runs)}.")
-    if request.output is not None and not several:
-        raise UserError(
-            "--output goes with several runs; the report of one is written into its folder."
-        )
-    if request.watch and (figure is not None or request.figures is not None):
-        raise UserError("--watch serves the report and writes nothing; leave out the figures.")
-    if request.port is not None and not request.watch:
-        raise UserError(f"--port is {request.port}, but without --watch nothing is served.")
-    if figure is not None and (figure.suffix != ".png" or not figure.parent.is_dir()):
-        raise UserError(
-            f"--figure is {str(figure)!r}; it must end in .png, in a folder that exists."
-        )
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{option}: {str(path)!r} cannot be written: {error}.") from None

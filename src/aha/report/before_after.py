@@ -19,6 +19,7 @@ from aha.reasoning.compare import Estimate, first_step_at, lift, rise, share
 from aha.reasoning.reflection import count_phrases
 from aha.report.charts import BarChart, Bars
 from aha.report.run_data import (
+    CORRECTED,
     RunData,
     Written,
     between,
@@ -26,29 +27,32 @@ from aha.report.run_data import (
     number,
     pairs,
     percent,
-    values,
     write,
 )
 
-CORRECTED = "corrected"
 LABELS = {
     **{name: name.replace("_", " ") for name in BEHAVIOURS},
     "self_check": "self-check",
     CORRECTED: "corrected itself",
 }
-THRESHOLDS = (0.1, 0.5)
+_THRESHOLDS = (0.1, 0.5)
 _PHRASES = 12  # at most, in the chart
 
 Side = tuple[str, Sequence[Written]]  # a label and its completions
 Rises = dict[str, Estimate]  # a difference by the name of its measure
 
-# Accuracy is 0 or 1, length in tokens; the behaviours are counted in passages.
-_MEASURES: dict[str, Callable[[Written], float]] = {
-    "accuracy": lambda one: one.correct,
-    "length": lambda one: one.tokens,
-    "self_check": lambda one: one.passages("self_check"),
-    "backtracking": lambda one: one.passages("backtracking"),
-}
+# The label of its tile, its value for a completion, and the forms of a mean and of a change.
+_MEASURES: dict[str, tuple[str, Callable[[Written], float], str, str]] = {
+    "accuracy": ("accuracy, strict", lambda one: one.correct, "percent", "points"),
+    "length": ("length, tokens", lambda one: one.tokens, "number", "difference"),
+    "self_check": (
+        "self-checks a completion", lambda one: one.passages("self_check"), "number", "difference",
+    ),
+    "backtracking": (
+        "backtracking a completion", lambda one: one.passages("backtracking"), "number",
+        "difference",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,20 +67,18 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """A behaviour: shares and lifts are 0..1, `passages` the mean number a completion before and
-    after, `reaches` each threshold with the first step that reached it (None: never).
+    """A behaviour. Shares (0..1), passages a completion and lifts are each before and after.
 
-    A value that the run did not record is None or empty.
+    `reaches` has each threshold with the first step that reached it (None: never). A value that
+    the run did not record is None or empty.
     """
 
     label: str
-    before: Estimate
-    after: Estimate
+    shares: Sequence[Estimate]
     rise: Estimate | None
-    passages: tuple[float, float] | None
-    lift_before: Estimate | None
-    lift_after: Estimate | None
-    reaches: tuple[tuple[float, int | None], ...]
+    passages: Sequence[float]
+    lifts: Sequence[Estimate | None]
+    reaches: Sequence[tuple[float, int | None]]
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class Behaviours:
     """A row a behaviour; before and after, the written equations as (judged, share of true
     ones), and the mean number of reflection phrases a completion."""
 
-    rows: tuple[Row, ...]
-    steps: tuple[tuple[int, float | None], tuple[int, float | None]]
-    phrases: tuple[float, float]
+    rows: Sequence[Row]
+    steps: Sequence[tuple[int, float | None]]
+    phrases: Sequence[float]
 
 
 def rises(before: Sequence[Written], after: Sequence[Written]) -> Rises | None:
@@ -96,7 +98,7 @@ def rises(before: Sequence[Written], after: Sequence[Written]) -> Rises | None:
         return None
     return {
         name: rise([measure(one) for one, _ in both], [measure(two) for _, two in both])
-        for name, measure in _MEASURES.items()
+        for name, (_, measure, _, _) in _MEASURES.items()
     }
 
 
@@ -123,7 +125,7 @@ def _training_only(data: RunData) -> list[str]:
     steps = data.metrics[-1]["step"]
     missing = "no evaluation yet after training" if data.before else "no held-out evaluation"
     sentences = [f"{steps:,} of {data.recipe.train.max_steps:,} steps are done, with {missing}."]
-    found = [value for _, value in values(data.metrics, "reward")]
+    found = data.numbers("reward")
     if found:
         width = max(1, len(found) // 10)
         first, last = fmean(found[:width]), fmean(found[-width:])
@@ -153,21 +155,14 @@ def tiles(data: RunData) -> list[Tile]:
     if not (data.before and data.after):
         return []
     paired = rises(data.before, data.after)
-
-    labels = (
-        "accuracy, strict", "length, tokens", "self-checks a completion",
-        "backtracking a completion",
-    )  # fmt: skip
     shown = []
-    for label, (name, measure) in zip(labels, _MEASURES.items(), strict=True):
-        mean, moved, unit = ("number", "difference", "")
-        if name == "accuracy":
-            mean, moved, unit = ("percent", "points", " points")
+    for name, (label, measure, mean, moved) in _MEASURES.items():
         before, after = (
-            write(fmean(measure(one) for one in side), mean) for side in (data.before, data.after)
+            write(fmean(map(measure, side)), mean) for side in (data.before, data.after)
         )
         note = ""
         if paired is not None:
+            unit = " points" if moved == "points" else ""
             note = f"{write(paired[name].value, moved)}{unit} ({between(paired[name], moved)})"
         shown.append(Tile(label, before, after, note))
     return shown
@@ -175,54 +170,37 @@ def tiles(data: RunData) -> list[Tile]:
 
 def behaviours(data: RunData) -> Behaviours | None:
     """The table of behaviours of a run; None without two evaluations."""
-    before, after = data.before, data.after
-    if not (before and after):
+    sides = (data.before, data.after)
+    if not all(sides):
         return None
-    return Behaviours(
-        tuple(_row(data, name) for name in LABELS),
-        (_true_steps(before), _true_steps(after)),
-        (
-            fmean(one.analysis.reflections for one in before),
-            fmean(one.analysis.reflections for one in after),
-        ),
-    )
-
-
-def _row(data: RunData, name: str) -> Row:
-    def shows(written: Sequence[Written]) -> list[bool]:
-        return [_shows(one, name) for one in written]
-
-    def lifted(written: Sequence[Written]) -> Estimate | None:
+    both = pairs(*sides)
+    rows = []
+    for name, label in LABELS.items():
+        shows = [[one.shows(name) for one in side] for side in sides]
+        passages: list[float] = []
+        lifts: list[Estimate | None] = [None, None]
         # A completion that corrected itself is right by definition, so it has no lift.
-        if name == CORRECTED:
-            return None
-        return lift(shows(written), [one.correct for one in written])
-
-    paired = pairs(data.before, data.after)
-    key = f"reasoning/{name}_rate"
-    return Row(
-        label=LABELS[name],
-        before=share(shows(data.before)),
-        after=share(shows(data.after)),
-        rise=rise(shows([one for one, _ in paired]), shows([two for _, two in paired]))
-        if len(paired) > 1
-        else None,
-        passages=None
-        if name == CORRECTED
-        else (
-            fmean(one.passages(name) for one in data.before),
-            fmean(one.passages(name) for one in data.after),
-        ),
-        lift_before=lifted(data.before),
-        lift_after=lifted(data.after),
-        reaches=tuple((part, first_step_at(data.metrics, key, part)) for part in THRESHOLDS)
-        if values(data.metrics, key)
-        else (),
+        if name != CORRECTED:
+            passages = [fmean(one.passages(name) for one in side) for side in sides]
+            lifts = [
+                lift(shown, [one.correct for one in side])
+                for shown, side in zip(shows, sides, strict=True)
+            ]
+        change = None
+        if len(both) > 1:
+            change = rise(
+                [one.shows(name) for one, _ in both], [two.shows(name) for _, two in both]
+            )
+        key = f"reasoning/{name}_rate"
+        reaches = [(part, first_step_at(data.metrics, key, part)) for part in _THRESHOLDS]
+        if not data.numbers(key):
+            reaches = []
+        rows.append(Row(label, [share(shown) for shown in shows], change, passages, lifts, reaches))
+    return Behaviours(
+        rows,
+        steps=[_true_steps(side) for side in sides],
+        phrases=[fmean(one.analysis.reflections for one in side) for side in sides],
     )
-
-
-def _shows(one: Written, name: str) -> bool:
-    return one.analysis.corrected if name == CORRECTED else one.analysis.shows(name)
 
 
 def _true_steps(written: Sequence[Written]) -> tuple[int, float | None]:
@@ -235,7 +213,7 @@ def shares_chart(sides: Sequence[Side]) -> BarChart:
     """The share of completions that show each behaviour, with intervals."""
     bars = []
     for label, written in sides:
-        found = [share([_shows(one, name) for one in written]) for name in LABELS]
+        found = [share([one.shows(name) for one in written]) for name in LABELS]
         bars.append(
             Bars(label, [e.value for e in found], [e.low for e in found], [e.high for e in found])
         )

@@ -6,28 +6,18 @@ for each seed. And a choice of style for the figures: metrics.jsonl holds every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from aha.reasoning.compare import Estimate, share
-from aha.recipe import RecipeChange, changes, dump_recipe
-from aha.report.before_after import Rises, Side, rises, shares_chart, words_chart
+from aha.recipe import RecipeChange, changes
+from aha.report.before_after import Side, rises, shares_chart, words_chart
 from aha.report.charts import Chart, charts_png
-from aha.report.curves import BEHAVIOUR_KEYS, curves_note, panels
+from aha.report.curves import BEHAVIOUR_KEYS, bin_size, panels, window_of
 from aha.report.pages import render
-from aha.report.run_data import (
-    NONE,
-    Metrics,
-    RunData,
-    between,
-    difference,
-    duration,
-    load,
-    percent,
-    values,
-)
+from aha.report.run_data import Metrics, RunData, between, difference, load, percent
 from aha.runs import RunDirectory
 from aha.types import UserError
 from aha.visible import visible
@@ -36,82 +26,56 @@ _CURVES = ("reward", "accuracy", "completions/mean_length", "reflection_rate")
 _POLICY = ("entropy", "kl")
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """A run in the table; None without an evaluation."""
-
-    name: str
-    seed: int
-    steps: int
-    before: Estimate | None
-    after: Estimate | None
-    rises: Rises | None
-    time: str
+# The table's estimates and their forms: accuracy before and after, then paired differences.
+_COLUMNS = {
+    "before": "percent",
+    "after": "percent",
+    "length": "difference",
+    "self_check": "difference",
+    "backtracking": "difference",
+}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe that differ in the seed alone; `runs` and `rows` are in one order."""
+    """Runs of one recipe that differ in the seed alone.
+
+    `found` holds each run's estimates by column; those that need a missing evaluation are left out.
+    """
 
     label: str
-    runs: tuple[RunData, ...]
-    rows: tuple[RunRow, ...]
+    runs: Sequence[RunData]
+    found: Sequence[Mapping[str, Estimate]]
 
     @property
     def seeds(self) -> str:
-        return ", ".join(str(row.seed) for row in self.rows)
+        return ", ".join(str(run.recipe.train.seed) for run in self.runs)
 
     @property
-    def recipe_yaml(self) -> str:
-        return dump_recipe(self.runs[0].recipe)
+    def curves(self) -> tuple[str, list[Metrics]]:
+        """The label of the group's curves, and the metrics of each run."""
+        count = len(self.runs)
+        label = f"{self.label} ({count} seeds)" if count > 1 else self.label
+        return label, [run.metrics for run in self.runs]
 
-    @property
-    def mean(self) -> list[tuple[Estimate | None, str]]:
-        """(spread over seeds, form) of the table's columns; empty for a single run."""
-        if len(self.rows) < 2:
-            return []
-        return [
-            (spread([row.before for row in self.rows]), "percent"),
-            (spread([row.after for row in self.rows]), "percent"),
-            *(
-                (self.mean_rise(name), "difference")
-                for name in ("length", "self_check", "backtracking")
-            ),
-        ]
-
-    def mean_rise(self, measure: str) -> Estimate | None:
-        """The spread over seeds of a paired difference; None without evaluations."""
-        return spread([row.rises[measure] for row in self.rows if row.rises is not None])
-
-
-def build_comparison(runs: Sequence[RunDirectory], path: Path) -> Path:
-    """Write one page that compares `runs` to `path`, and return it.
-
-    Errors: UserError when there are fewer than two runs or one has no steps yet.
-    """
-    path.write_text(render_comparison(runs), encoding="utf-8")
-    return path
+    def mean(self, column: str) -> Estimate | None:
+        """Mean, lowest and highest over the seeds; n is how many. None without an evaluation."""
+        known = [found[column].value for found in self.found if column in found]
+        return Estimate(fmean(known), min(known), max(known), len(known)) if known else None
 
 
 def render_comparison(runs: Sequence[RunDirectory]) -> str:
-    """The comparison's HTML. Errors: as `build_comparison`."""
-    if len(runs) < 2:
-        raise UserError(f"a comparison takes two runs or more, not {len(runs)}.")
+    """The HTML of a page that compares runs. Errors: UserError when one has no steps yet."""
     data = [load(run) for run in runs]
     groups = group_runs(data)
     sides = _sides(groups)
     names = list(dict.fromkeys(one.recipe.name for one in data))
-    sections = [
-        ("runs", "Each run", True),
-        ("curves", "Curves", True),
-        ("behaviours", "Behaviours and words", sides),
-        ("reproduce", "Reproduce", True),
-    ]
+    longest = max(len(one.metrics) for one in data)
     template_values = {
         "title": " and ".join(names) if len(names) < 4 else f"{names[0]} and others",
-        "contents": [(name, title) for name, title, there in sections if there],
         "runs": data,
         "groups": groups,
+        "columns": _COLUMNS,
         "sentences": [
             sentence for group in groups if (sentence := _sentence(group, len(groups) == 1))
         ],
@@ -119,8 +83,9 @@ def render_comparison(runs: Sequence[RunDirectory]) -> str:
             (group.label, [str(change) for change in differing(data[0], group.runs[0])])
             for group in groups[1:]
         ],
-        "curves_note": curves_note(max(len(one.metrics) for one in data), several=True),
-        "headings": panels(_labelled(groups)),
+        "window": window_of(longest),
+        "bin": bin_size(longest),
+        "headings": panels([group.curves for group in groups]),
         "shares": shares_chart(sides) if sides else None,
         "phrases": words_chart(sides, data[0].rules) if sides else None,
     }
@@ -137,15 +102,23 @@ def group_runs(data: Sequence[RunData]) -> list[Group]:
             members.append([one])
         else:
             group.append(one)
-    labels: list[str] = []
-    for group in members:
-        label = _label(group[0], members[0][0])
-        again = labels.count(label)
-        labels.append(label if not again else f"{label} ({again + 1})")
-    return [
-        Group(label, tuple(group), tuple(_row(one) for one in group))
-        for label, group in zip(labels, members, strict=True)
-    ]
+    groups: list[Group] = []
+    for runs in members:
+        label = _label(runs[0], members[0][0])
+        again = sum(group.label == label for group in groups)
+        if again:
+            label = f"{label} ({again + 1})"
+        groups.append(Group(label, runs, [_estimates(run) for run in runs]))
+    return groups
+
+
+def _estimates(data: RunData) -> dict[str, Estimate]:
+    """The estimates of `_COLUMNS` that the run's evaluations give."""
+    found = rises(data.before, data.after) or {}
+    for column, side in (("before", data.before), ("after", data.after)):
+        if side:
+            found[column] = share([one.correct for one in side])
+    return found
 
 
 def differing(one: RunData, two: RunData) -> list[RecipeChange]:
@@ -163,35 +136,6 @@ def _label(data: RunData, first: RunData) -> str:
     changed = differing(first, data)
     keys = ", ".join(f"{change.key.split('.')[-1]}={change.after}" for change in changed[:2])
     return f"{name}, {visible(keys)}" if len(keys) <= 40 else name
-
-
-def _row(data: RunData) -> RunRow:
-    times = [value for _, value in values(data.metrics, "time/step_s")]
-    return RunRow(
-        name=data.name,
-        seed=data.recipe.train.seed,
-        steps=data.metrics[-1]["step"],
-        before=share([one.correct for one in data.before]) if data.before else None,
-        after=share([one.correct for one in data.after]) if data.after else None,
-        rises=rises(data.before, data.after),
-        time=duration(sum(times)) if times else NONE,
-    )
-
-
-def spread(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    """Mean, lowest and highest of the values; n is how many. None when there are none."""
-    found = [one.value for one in estimates if one is not None]
-    return Estimate(fmean(found), min(found), max(found), len(found)) if found else None
-
-
-def _labelled(groups: Sequence[Group]) -> list[tuple[str, list[Metrics]]]:
-    """(label, metrics of each run) for the curves."""
-    labelled = []
-    for group in groups:
-        count = len(group.runs)
-        label = f"{group.label} ({count} seeds)" if count > 1 else group.label
-        labelled.append((label, [run.metrics for run in group.runs]))
-    return labelled
 
 
 def _sides(groups: Sequence[Group]) -> list[Side]:
@@ -215,16 +159,15 @@ def _sides(groups: Sequence[Group]) -> list[Side]:
 
 def _sentence(group: Group, alone: bool) -> str:
     """The result of a recipe, over its seeds if there are several; empty without evaluations."""
-    before = spread([row.before for row in group.rows])
-    after = spread([row.after for row in group.rows])
+    before, after = group.mean("before"), group.mean("after")
     if before is None or after is None:
         return ""
     name = "" if alone else f"{group.label}: "
-    if len(group.rows) == 1:
+    if len(group.runs) == 1:
         return (
             f"{name}accuracy (strict) went from {percent(before.value)} to {percent(after.value)}."
         )
-    length, checks = group.mean_rise("length"), group.mean_rise("self_check")
+    length, checks = group.mean("length"), group.mean("self_check")
     more = ""
     if length is not None and checks is not None:
         more = (
@@ -274,4 +217,5 @@ def write_figures(runs: Sequence[RunDirectory], folder: Path) -> list[Path]:
 
 
 def _panels(groups: Sequence[Group], keys: Sequence[str]) -> list[Chart]:
-    return [panel for _, found in panels(_labelled(groups), keys) for panel in found]
+    curves = [group.curves for group in groups]
+    return [panel for _, found in panels(curves, keys) for panel in found]

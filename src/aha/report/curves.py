@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from aha.reasoning.behaviours import BEHAVIOURS
-from aha.report.before_after import CORRECTED, LABELS
+from aha.report.before_after import LABELS
 from aha.report.charts import Panel, Series
-from aha.report.run_data import Metrics, reward_names, values
+from aha.report.run_data import CORRECTED, Metrics, values
 
 POINTS = 400  # at most, a curve
 # Set by a schedule, not measured: a mean over steps would draw another schedule.
@@ -26,7 +26,12 @@ def shown_metrics(records: Sequence[Metrics]) -> dict[str, list[tuple[str, str, 
     name the rewards.
     """
     share, plain = "percent", "number"
-    rewards = dict.fromkeys(name for metrics in records for name in reward_names(metrics))
+    keys = dict.fromkeys(key for metrics in records for record in metrics for key in record)
+    rewards = dict.fromkeys(key.split("/")[1] for key in keys if key.startswith("rewards/"))
+
+    def same(key: str, form: str, label: str) -> tuple[str, str, str, str]:
+        return key, form, label, label[:1].upper() + label[1:]
+
     return {
         "Reward and accuracy": [
             ("reward", plain, "reward", "Reward, weighted sum"),
@@ -34,51 +39,36 @@ def shown_metrics(records: Sequence[Metrics]) -> dict[str, list[tuple[str, str, 
             ("accuracy_lenient", share, "accuracy, lenient", ""),
             ("eval/accuracy", share, "", "Accuracy on held-out problems, strict"),
             *(
-                (f"rewards/{n}/mean", plain, f"reward {n}, unweighted", f"Reward {n}, unweighted")
-                for n in rewards
+                same(f"rewards/{name}/mean", plain, f"reward {name}, unweighted")
+                for name in rewards
             ),
             ("format_rate", share, "layout followed", ""),
             ("frac_reward_zero_std", share, "groups without signal", ""),
         ],
         "Completions": [
             ("completions/mean_length", plain, "length, tokens", "Completion length, tokens"),
-            ("completions/clipped_ratio", share, "cut off at the limit", "Cut off at the limit"),
-            (
-                "reflection_rate",
-                plain,
-                "reflection phrases a completion",
-                "Reflection phrases a completion",
-            ),
+            same("completions/clipped_ratio", share, "cut off at the limit"),
+            same("reflection_rate", plain, "reflection phrases a completion"),
         ],
         "Behaviours": [
             *(
-                (f"reasoning/{n}_rate", share, LABELS[n], f"Completions with {LABELS[n]}")
-                for n in BEHAVIOURS
+                (f"reasoning/{name}_rate", share, LABELS[name], f"Completions with {LABELS[name]}")
+                for name in BEHAVIOURS
             ),
-            (
-                "reasoning/backtracks",
-                plain,
-                "backtracking, passages a completion",
-                "Backtracking, passages a completion",
-            ),
+            same("reasoning/backtracks", plain, "backtracking, passages a completion"),
             (
                 "reasoning/corrected_rate",
                 share,
                 LABELS[CORRECTED],
                 "Completions that corrected themselves",
             ),
-            (
-                "reasoning/steps_true",
-                share,
-                "written equations that are true",
-                "Written equations that are true",
-            ),
+            same("reasoning/steps_true", share, "written equations that are true"),
         ],
         "The policy and its optimiser": [
             ("entropy", plain, "entropy, nats a token", "Entropy of the policy, nats a token"),
-            ("kl", plain, "KL to the start, nats a token", "KL to the start, nats a token"),
+            same("kl", plain, "KL to the start, nats a token"),
             ("learning_rate", plain, "", "Learning rate, not smoothed"),
-            ("grad_norm", plain, "gradient norm", "Gradient norm"),
+            same("grad_norm", plain, "gradient norm"),
             ("tokens_wasted", share, "tokens without a gradient", ""),
         ],
     }
@@ -165,23 +155,13 @@ def window_of(count: int) -> int:
 
 
 def _bins(numbers: Sequence[float]) -> list[Sequence[float]]:
-    size = -(-len(numbers) // POINTS) or 1
+    size = bin_size(len(numbers))
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
-def curves_note(steps: int, several: bool) -> str:
-    """The page's note on smoothing and thinning, for `steps` records."""
-    window = window_of(steps)
-    strong = f"the running mean over {window} step{'s' if window > 1 else ''}"
-    if several:
-        return (
-            f"Lines: {strong}. For a recipe with several seeds: the mean of the seeds' running "
-            "means, and a band from their lowest to their highest, over the steps all seeds have."
-        )
-    if steps > POINTS:
-        size = -(-steps // POINTS)
-        return f"Strong: {strong}. Faint: from lowest to highest within {size} steps."
-    return f"Strong: {strong}. Faint: each step."
+def bin_size(count: int) -> int:
+    """The records in a point of a curve of `count` records; 1 up to `POINTS`."""
+    return max(1, -(-count // POINTS))
 
 
 def phase_windows(count: int) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from markupsafe import Markup, escape
 
-from aha.reasoning.analysis import Analysis, analyse
+from aha.reasoning.analysis import Analysis
 from aha.report.run_data import Record, RunData, Written, evaluated, known, pairs
 from aha.tasks import check_completions
 from aha.visible import visible
@@ -23,13 +23,6 @@ T = TypeVar("T")
 
 MOST, LEAST = 12, 3  # moments shown
 SAMPLED = 300  # sampled completions read for moments
-RULE = (
-    "Completions that are right in the end, in the required layout, after giving up at least one "
-    "try. They are held-out completions after training and samples from training (only the "
-    f"{SAMPLED} samples with most reward are read). Order: fewest false equations, then most kinds "
-    "of behaviour, then shortest. Each problem is shown once; so are texts that differ only in "
-    "numbers and signs."
-)
 SHOWN = 6_000  # characters; a longer text is shown without its middle
 _HEAD = 4_000
 _FOLDED = 900
@@ -55,12 +48,12 @@ class Case:
 def moments(data: RunData) -> tuple[list[Written], int]:
     """The run's clearest moments, at most twelve, and how many completions qualified.
 
-    `RULE` gives the order. Only the strict verdict counts, not the reward.
+    Only the strict verdict counts, not the reward. The page states the rule.
     """
     found = [
         one
         for one in (*data.after, *sampled(data))
-        if one.correct and one.analysis.corrected and one.analysis.shows("backtracking")
+        if one.correct and one.analysis.corrected and one.shows("backtracking")
     ]
     return _varied(sorted(found, key=_rank)), len(found)
 
@@ -76,34 +69,24 @@ def sampled(data: RunData) -> list[Written]:
         return -reward if known(reward) else math.inf, -row[0]["step"]
 
     rows = [(record, one) for record in data.samples for one in record["completions"]]
-    rows = sorted(rows, key=order)[:SAMPLED]
     return [
-        _sampled(record, one, True, data.rules)
-        for (record, one), right in zip(rows, _verdicts(rows), strict=True)
-        if right
+        evaluated(record, f"training, step {record['step']:,}", data.rules)
+        for record in _judged(sorted(rows, key=order)[:SAMPLED])
+        if record["correct"]
     ]
 
 
-def _verdicts(rows: Sequence[tuple[Record, Record]]) -> list[bool]:
-    """The strict verdict of each (sample record, one of its completions)."""
+def _judged(rows: Sequence[tuple[Record, Record]]) -> list[Record]:
+    """Each (sample record, one of its completions) as a record of an evaluation."""
     verdicts = check_completions(
         [record["prompt"] for record, _ in rows],
         [one["text"] for _, one in rows],
         [record["columns"] for record, _ in rows],
     )
-    return [verdict.strict for verdict in verdicts]
-
-
-def _sampled(record: Record, one: Record, correct: bool, rules: str) -> Written:
-    return Written(
-        key=record["key"],
-        prompt=record["prompt"],
-        text=one["text"],
-        correct=correct,
-        tokens=one["tokens"],
-        where=f"training, step {record['step']:,}",
-        analysis=analyse(one["text"], rules, correct),
-    )
+    return [
+        {**record, "completion": one["text"], "tokens": one["tokens"], "correct": verdict.strict}
+        for (record, one), verdict in zip(rows, verdicts, strict=True)
+    ]
 
 
 def _rank(one: Written) -> tuple[int, int, int, str]:
@@ -151,10 +134,10 @@ def _through_training(data: RunData) -> Case | None:
         "One problem through training",
         f"The problem that was sampled most often, at {len(records)} steps. Shown is the first "
         f"completion of its group at {len(rows)} of these steps.",
-        rows[0][0]["prompt"],
+        records[0]["prompt"],
         tuple(
-            (f"Step {record['step']:,}", _sampled(record, one, right, data.rules))
-            for (record, one), right in zip(rows, _verdicts(rows), strict=True)
+            (f"Step {record['step']:,}", evaluated(record, "training", data.rules))
+            for record in _judged(rows)
         ),
     )
 

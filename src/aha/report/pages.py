@@ -13,7 +13,6 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -28,31 +27,18 @@ from aha.reasoning.compare import Estimate
 from aha.recipe import Recipe, changes, dump_recipe
 from aha.report.before_after import LABELS, behaviours, shares_chart, summary, tiles, words_chart
 from aha.report.charts import chart_svg
-from aha.report.curves import constant, curves_note, panels, phase_table
-from aha.report.moments import LEAST, RULE, SHOWN, case_study, marked, moments, preview
-from aha.report.run_data import RunData, between, duration, load, number, percent, values, write
+from aha.report.curves import bin_size, constant, panels, phase_table, window_of
+from aha.report.moments import LEAST, SAMPLED, SHOWN, case_study, marked, moments, preview
+from aha.report.run_data import RunData, between, duration, load, number, percent, write
 from aha.runs import RunDirectory
 from aha.visible import visible
 
-_EVALUATION_ROWS = (
-    ("accuracy, strict", "accuracy", "percent"),
-    ("accuracy, lenient", "accuracy_lenient", "percent"),
-    ("layout followed", "format_rate", "percent"),
-    ("length, tokens", "mean_length", "number"),
-    ("reflection phrases a completion", "reflection_rate", "number"),
-    ("cut off at the limit", "truncated_rate", "percent"),
-)
 _STEP_PARTS = {
     "writing": "time/rollout_s", "scoring": "time/reward_s", "learning": "time/train_s",
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Live:
-    """A page that is being watched: the version it shows, and how often it asks for a newer."""
-
-    version: str
-    every_ms: int
+EVERY_S = 5.0  # a watched page asks this often for newer figures
 
 
 def build_report(run: RunDirectory) -> Path:
@@ -64,36 +50,23 @@ def build_report(run: RunDirectory) -> Path:
     return run.report_file
 
 
-def render_report(run: RunDirectory, live: Live | None = None) -> str:
-    """The report's HTML; `live` for a page that asks its server for newer figures.
+def render_report(run: RunDirectory, version: str = "") -> str:
+    """The report's HTML; `version` for a page that asks its server for a newer one.
 
     Errors: UserError when the run has no steps yet.
     """
     data = load(run)
-    evaluated = "before" in data.evaluation and "after" in data.evaluation
     table = behaviours(data)
     shown, qualified = moments(data)
-    case = case_study(data)
     sides = [("before", data.before), ("after", data.after)]
     phases, phase_rows = phase_table(data.metrics)
-    sections = [
-        ("alerts", "Alerts", data.alerts),
-        ("evaluation", "Evaluation", evaluated),
-        ("curves", "Curves", True),
-        ("phases", "Phases", True),
-        ("behaviours", "Behaviours", table),
-        ("moments", "Aha moments", shown),
-        ("case", "One problem", case),
-        ("cost", "Cost", True),
-        ("reproduce", "Reproduce", True),
-    ]
     template_values = {
         "data": data,
-        "contents": [(name, title) for name, title, there in sections if there],
         "sentences": summary(data),
         "tiles": tiles(data),
-        "evaluation_rows": _EVALUATION_ROWS if evaluated else (),
-        "curves_note": curves_note(len(data.metrics), several=False),
+        "evaluated": "before" in data.evaluation and "after" in data.evaluation,
+        "window": window_of(len(data.metrics)),
+        "bin": bin_size(len(data.metrics)),
         "constant": constant(data.metrics),
         "headings": panels([(data.name, [data.metrics])]),
         "phases": phases,
@@ -101,14 +74,14 @@ def render_report(run: RunDirectory, live: Live | None = None) -> str:
         "behaviours": table,
         "shares": shares_chart(sides) if table else None,
         "phrases": words_chart(sides, data.rules) if table else None,
-        "recorded": bool(values(data.metrics, f"reasoning/{BEHAVIOURS[0]}_rate")),
+        "recorded": bool(data.numbers(f"reasoning/{BEHAVIOURS[0]}_rate")),
         "moments": shown,
         "qualified": qualified,
-        "rule": RULE,
+        "sampled": SAMPLED,
         "least": LEAST,
         "cut": SHOWN,
         "labels": [(name, LABELS[name]) for name in BEHAVIOURS],
-        "case": case,
+        "case": case_study(data),
         "cost": cost(data),
         "environment": [
             (key.replace("_", " "), _environment_value(key, value))
@@ -116,7 +89,7 @@ def render_report(run: RunDirectory, live: Live | None = None) -> str:
         ],
         "stretches": stretches(data),
     }
-    return render("report.html.j2", template_values, live)
+    return render("report.html.j2", template_values, version)
 
 
 def cost(data: RunData) -> list[tuple[str, str, str]]:
@@ -124,11 +97,7 @@ def cost(data: RunData) -> list[tuple[str, str, str]]:
 
     Left out: money, and energy guessed from a processor's name.
     """
-
-    def recorded(key: str) -> list[float]:
-        return [value for _, value in values(data.metrics, key)]
-
-    times, tokens = recorded("time/step_s"), sum(recorded("tokens"))
+    times, tokens = data.numbers("time/step_s"), sum(data.numbers("tokens"))
     rows = []
     if tokens:
         rows.append(("tokens written in training", f"{tokens:,}", ""))
@@ -138,7 +107,7 @@ def cost(data: RunData) -> list[tuple[str, str, str]]:
         parts = ", ".join(
             f"{name} {percent(sum(found) / total, 0)}"
             for name, key in _STEP_PARTS.items()
-            if (found := recorded(key))
+            if (found := data.numbers(key))
         )
         rows.append(("time in training steps", duration(total), parts))
         rows.append(("a step, median", f"{number(median(times))} s", ""))
@@ -146,9 +115,9 @@ def cost(data: RunData) -> list[tuple[str, str, str]]:
             rows.append(
                 ("tokens a second", number(tokens / total), "written, over the whole step's time")
             )
-    if memory := recorded("memory/peak_gb"):
+    if memory := data.numbers("memory/peak_gb"):
         rows.append(("peak memory", f"{number(max(memory))} GiB", ""))
-    if energy := sum(recorded("machine/energy_j")):
+    if energy := sum(data.numbers("machine/energy_j")):
         rows.append(("energy", f"{number(energy / 3600)} Wh", "measured by the machine"))
     return rows
 
@@ -163,8 +132,8 @@ def _environment_value(key: str, value: Any) -> str:
     return "not known" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def stretches(data: RunData) -> list[tuple[int, int, str, str]]:
-    """(first step, last step, recipe as YAML, command) of the steps that ran with one recipe.
+def stretches(data: RunData) -> list[tuple[int, int, Recipe, str]]:
+    """(first step, last step, recipe, command) of the steps that ran with one recipe.
 
     In order; one where the recipe was never changed. Recipes that no step ran with are left out.
     """
@@ -182,38 +151,27 @@ def stretches(data: RunData) -> list[tuple[int, int, str, str]]:
         for change in changed:
             command += ["--set", f"{change.key}={json.dumps(change.after, ensure_ascii=False)}"]
         commands.append(shlex.join(command))
-    return [
-        (first, last, dump_recipe(recipe), command)
-        for (first, last, recipe), command in zip(parts, commands, strict=True)
-    ]
+    return [(*part, command) for part, command in zip(parts, commands, strict=True)]
 
 
-def render(template: str, template_values: Mapping[str, Any], live: Live | None = None) -> str:
-    """The whole page as text that can be written as UTF-8."""
+def render(template: str, template_values: Mapping[str, Any], version: str = "") -> str:
+    """The whole page as text that can be written as UTF-8; `version` as for `render_report`."""
     environment = _templates()
     scripts = [environment.get_template("script.js.j2").render()]
-    if live is not None:
-        scripts.append(environment.get_template("live.js.j2").render(every_ms=live.every_ms))
+    if version:
+        every_ms = round(EVERY_S * 1000)
+        scripts.append(environment.get_template("live.js.j2").render(every_ms=every_ms))
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    connect = "; connect-src 'self'" if version else ""  # only a watched page asks its server
     return environment.get_template(template).render(
         **template_values,
-        version=live.version if live is not None else "",
-        policy=_policy(scripts, live is not None),
+        version=version,
+        policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
+        f"{connect}; base-uri 'none'; form-action 'none'",
         # Our own files: nothing of a run is in them.
         style=Markup(environment.get_template("style.css.j2").render()),  # noqa: S704
         scripts=[Markup(script) for script in scripts],  # noqa: S704
-    )
-
-
-def _policy(scripts: list[str], live: bool) -> str:
-    """The Content-Security-Policy of a page with these scripts; a live page may ask its server."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-        for script in scripts
-    )
-    connect = "; connect-src 'self'" if live else ""
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
-        f"{connect}; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -223,12 +181,6 @@ def _templates() -> Environment:
         """Plain text without invisible characters; markup has been through this already."""
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    def interval(ends: list[float]) -> str:
-        return between(Estimate(ends[0], ends[0], ends[1], 0), "percent")
-
-    def without_kind(message: str, kind: str) -> str:
-        return message.removeprefix(f"{kind}: ")
-
     environment = Environment(
         loader=PackageLoader("aha.report"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -236,8 +188,9 @@ def _templates() -> Environment:
         finalize=finalize,
     )
     environment.filters |= {
-        "between": between, "interval": interval, "marked": marked, "number": number,
-        "percent": percent, "preview": preview, "svg": chart_svg, "without_kind": without_kind,
-        "write": write,
+        "between": between, "duration": duration, "marked": marked, "number": number,
+        "percent": percent, "preview": preview, "svg": chart_svg, "write": write,
+        "yaml": dump_recipe,
+        "interval": lambda ends: between(Estimate(ends[0], ends[0], ends[1], 0), "percent"),
     }  # fmt: skip
     return environment

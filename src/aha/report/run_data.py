@@ -18,6 +18,7 @@ from aha.runs import RunDirectory
 from aha.tasks import TASKS
 from aha.types import UserError
 
+CORRECTED = "corrected"
 NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -38,6 +39,10 @@ class Written:
     where: str
     analysis: Analysis
 
+    def shows(self, name: str) -> bool:
+        """True if it shows the behaviour, or, for `CORRECTED`, if it corrected itself."""
+        return self.analysis.corrected if name == CORRECTED else self.analysis.shows(name)
+
     def passages(self, behaviour: str) -> int:
         """The number of passages that show the behaviour."""
         return sum(passage.behaviour == behaviour for passage in self.analysis.passages)
@@ -47,11 +52,13 @@ class Written:
 class RunData:
     """A run's files. `before` and `after` hold the held-out completions; empty without a file.
 
+    `rules` names the rules of `aha.reasoning` for its task.
     `during` has the step and the records of each evaluation in between, not analysed.
     `earlier_recipes` are the recipes that a later change replaced, each with its last step.
     """
 
     name: str
+    rules: str
     recipe: Recipe
     earlier_recipes: Sequence[tuple[int, Recipe]]
     environment: Mapping[str, Any]
@@ -63,10 +70,9 @@ class RunData:
     samples: Metrics
     alerts: Metrics
 
-    @property
-    def rules(self) -> str:
-        """The rules of `aha.reasoning` for the run's task."""
-        return TASKS[self.recipe.task.name].rules
+    def numbers(self, key: str) -> list[float]:
+        """The known values of a metric, by step."""
+        return [value for _, value in values(self.metrics, key)]
 
 
 def load(run: RunDirectory) -> RunData:
@@ -85,6 +91,7 @@ def load(run: RunDirectory) -> RunData:
     )
     return RunData(
         name=run.path.resolve().name,
+        rules=rules,
         recipe=recipe,
         earlier_recipes=run.earlier_recipes(),
         environment=run.environment(),
@@ -116,12 +123,6 @@ def evaluated(record: Record, where: str, rules: str) -> Written:
 def values(metrics: Metrics, key: str) -> list[tuple[int, float]]:
     """(step, value) of the steps where `key` is known."""
     return [(record["step"], record[key]) for record in metrics if known(record.get(key))]
-
-
-def reward_names(metrics: Metrics) -> list[str]:
-    """The names of the rewards in the record, in order."""
-    keys = (key for record in metrics for key in record if key.startswith("rewards/"))
-    return list(dict.fromkeys(key.split("/")[1] for key in keys))
 
 
 def pairs(before: Sequence[Written], after: Sequence[Written]) -> list[tuple[Written, Written]]:

@@ -14,11 +14,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from aha.report.pages import Live, render, render_report
+from aha.report.pages import EVERY_S, render, render_report
 from aha.runs import RunDirectory
 from aha.types import UserError
 
-EVERY_S = 5.0
 # A build takes at most this share of one core, however large the run has grown.
 _SHARE = 0.25
 _FILES = ("metrics.jsonl", "samples.jsonl", "alerts.jsonl", "eval.json", "eval-after.jsonl")
@@ -46,12 +45,11 @@ class LiveReport:
             version = self._next()
             if version != self._version:
                 started = self._clock()
-                live = Live(version, round(EVERY_S * 1000))
                 try:
-                    self._page = render_report(self._run, live)
+                    self._page = render_report(self._run, version)
                 except UserError as error:
                     note = {"name": self._run.path.name, "why": str(error)}
-                    self._page = render("waiting.html.j2", note, live)
+                    self._page = render("waiting.html.j2", note, version)
                 self._version = version
                 took = self._clock() - started
                 self._not_before = self._clock() + max(EVERY_S, took / _SHARE)
@@ -94,7 +92,6 @@ def make_server(run: RunDirectory, port: int) -> ThreadingHTTPServer:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
     # With reuse, a second watcher on Windows would share the port with the first.
     allow_reuse_address = False
 
@@ -126,12 +123,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _reply(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
         body = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("X-Frame-Options", "DENY")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        headers = {
+            "Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body)),
+            "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY", "Cross-Origin-Resource-Policy": "same-origin",
+        }  # fmt: skip
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
