@@ -105,7 +105,18 @@ def rises(before: Sequence[Written], after: Sequence[Written]) -> Rises | None:
 def summary(data: RunData) -> list[str]:
     """The run in two sentences: from both evaluations, or from training while one is missing."""
     if not (data.before and data.after):
-        return _training_only(data)
+        missing = "no evaluation yet after training" if data.before else "no held-out evaluation"
+        steps, most = data.metrics[-1]["step"], data.recipe.train.max_steps
+        sentences = [f"{steps:,} of {most:,} steps are done, with {missing}."]
+        found = data.numbers("reward")
+        if found:
+            width = max(1, len(found) // 10)
+            first, last = fmean(found[:width]), fmean(found[-width:])
+            sentences.append(
+                f"The reward of rollouts went from {number(first)} to {number(last)} (means of the "
+                "first and the last tenth of the steps)."
+            )
+        return sentences
     before, after = share([w.correct for w in data.before]), share([w.correct for w in data.after])
     paired = rises(data.before, data.after)
     sentences = [
@@ -118,21 +129,6 @@ def summary(data: RunData) -> list[str]:
         checks = _change("self-checks", ("rose", "fell"), paired["self_check"], "a completion")
         back = _change("backtracking", ("rose", "fell"), paired["backtracking"], "a completion")
         sentences.append(f"Problem by problem, {length}, {checks} and {back}.")
-    return sentences
-
-
-def _training_only(data: RunData) -> list[str]:
-    steps = data.metrics[-1]["step"]
-    missing = "no evaluation yet after training" if data.before else "no held-out evaluation"
-    sentences = [f"{steps:,} of {data.recipe.train.max_steps:,} steps are done, with {missing}."]
-    found = data.numbers("reward")
-    if found:
-        width = max(1, len(found) // 10)
-        first, last = fmean(found[:width]), fmean(found[-width:])
-        sentences.append(
-            f"The reward of rollouts went from {number(first)} to {number(last)} (means of the "
-            "first and the last tenth of the steps)."
-        )
     return sentences
 
 
@@ -196,17 +192,12 @@ def behaviours(data: RunData) -> Behaviours | None:
         if not data.numbers(key):
             reaches = []
         rows.append(Row(label, [share(shown) for shown in shows], change, passages, lifts, reaches))
+    judged = [[step.true for one in side for step in one.analysis.steps] for side in sides]
     return Behaviours(
         rows,
-        steps=[_true_steps(side) for side in sides],
+        steps=[(len(true), fmean(true) if true else None) for true in judged],
         phrases=[fmean(one.analysis.reflections for one in side) for side in sides],
     )
-
-
-def _true_steps(written: Sequence[Written]) -> tuple[int, float | None]:
-    """The number of judged equations, and the share of true ones, over all completions."""
-    steps = [step.true for one in written for step in one.analysis.steps]
-    return len(steps), fmean(steps) if steps else None
 
 
 def shares_chart(sides: Sequence[Side]) -> BarChart:

@@ -243,9 +243,12 @@ def chart_svg(chart: Chart) -> Markup:
     for element in root.iter():
         # In HTML an <svg> needs no namespaces; the page shall name no host.
         element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {
-            name.rpartition("}")[2]: _attribute(value) for name, value in element.attrib.items()
-        }
+        attributes = element.attrib
+        element.attrib = {}
+        for name, value in attributes.items():
+            text = _REPLACED.sub(lambda match: _OF_PAGE[match.group()], " ".join(value.split()))
+            # Coordinates to a hundredth are enough, and make the page smaller.
+            element.attrib[name.rpartition("}")[2]] = _LONG_FRACTION.sub(r"\1", text)
         element.tail = None
         if element.tag == "g":
             # Every drawing has the same ids of groups; nothing refers to them.
@@ -258,12 +261,6 @@ def chart_svg(chart: Chart) -> Markup:
         del root.attrib[name]
     root.attrib |= {"role": "img", "aria-label": visible(describe(chart))}
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 ElementTree escapes labels
-
-
-def _attribute(value: str) -> str:
-    """An attribute of the drawing with the page's colours, and coordinates to a hundredth."""
-    value = _REPLACED.sub(lambda match: _OF_PAGE[match.group()], " ".join(value.split()))
-    return _LONG_FRACTION.sub(r"\1", value)
 
 
 def charts_png(charts: Sequence[Chart], path: Path) -> Path:

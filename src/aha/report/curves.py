@@ -5,7 +5,7 @@ Left out: smoothing by anything cleverer than a running mean, which everybody ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from statistics import fmean
 
 from aha.reasoning.behaviours import BEHAVIOURS
@@ -25,7 +25,7 @@ def shown_metrics(records: Sequence[Metrics]) -> dict[str, list[tuple[str, str, 
     An empty row label is not in the table of phases, an empty title has no chart. The records
     name the rewards.
     """
-    share, plain = "percent", "number"
+    share, plain, corrected = "percent", "number", BEHAVIOUR_KEYS[-1]
     keys = dict.fromkeys(key for metrics in records for record in metrics for key in record)
     rewards = dict.fromkeys(key.split("/")[1] for key in keys if key.startswith("rewards/"))
 
@@ -56,12 +56,7 @@ def shown_metrics(records: Sequence[Metrics]) -> dict[str, list[tuple[str, str, 
                 for name in BEHAVIOURS
             ),
             same("reasoning/backtracks", plain, "backtracking, passages a completion"),
-            (
-                "reasoning/corrected_rate",
-                share,
-                LABELS[CORRECTED],
-                "Completions that corrected themselves",
-            ),
+            (corrected, share, LABELS[CORRECTED], "Completions that corrected themselves"),
             same("reasoning/steps_true", share, "written equations that are true"),
         ],
         "The policy and its optimiser": [
@@ -127,21 +122,14 @@ def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
     rows = [[run[step] for run in drawn] for step in steps]
     low = high = raw = None
     if len(runs) > 1:
-        low = [fmean(part) for part in _bins([min(row) for row in rows])]
-        high = [fmean(part) for part in _bins([max(row) for row in rows])]
+        low, high = _binned(fmean, map(min, rows)), _binned(fmean, map(max, rows))
     elif len(steps) > POINTS:
-        low = [min(part) for part in _bins([value for _, value in runs[0]])]
-        high = [max(part) for part in _bins([value for _, value in runs[0]])]
+        numbers = [value for _, value in runs[0]]
+        low, high = _binned(min, numbers), _binned(max, numbers)
     elif smoothed:
         raw = [value for _, value in runs[0]]
-    return Series(
-        label,
-        [fmean(part) for part in _bins(steps)],
-        [fmean(part) for part in _bins([fmean(row) for row in rows])],
-        raw,
-        low,
-        high,
-    )
+    strong = _binned(fmean, map(fmean, rows))
+    return Series(label, _binned(fmean, steps), strong, raw, low, high)
 
 
 def smooth(numbers: Sequence[float], window: int) -> list[float]:
@@ -154,9 +142,11 @@ def window_of(count: int) -> int:
     return max(1, count // 20)
 
 
-def _bins(numbers: Sequence[float]) -> list[Sequence[float]]:
-    size = bin_size(len(numbers))
-    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+def _binned(reduce: Callable[[Sequence[float]], float], numbers: Iterable[float]) -> list[float]:
+    """The numbers as at most `POINTS`: each bin reduced to one."""
+    found = list(numbers)
+    size = bin_size(len(found))
+    return [reduce(found[start : start + size]) for start in range(0, len(found), size)]
 
 
 def bin_size(count: int) -> int:

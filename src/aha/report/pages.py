@@ -36,8 +36,6 @@ from aha.visible import visible
 _STEP_PARTS = {
     "writing": "time/rollout_s", "scoring": "time/reward_s", "learning": "time/train_s",
 }  # fmt: skip
-
-
 EVERY_S = 5.0  # a watched page asks this often for newer figures
 
 

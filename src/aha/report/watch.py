@@ -59,13 +59,9 @@ class LiveReport:
         """The sizes and times of the run's files; the shown version while a build is too soon."""
         if self._page and self._clock() < self._not_before:
             return self._version
-        parts = []
-        for name in _FILES:
-            path = self._run.path / name
-            if path.exists():
-                status = path.stat()
-                parts.append(f"{status.st_size:x}.{status.st_mtime_ns:x}")
-        return "-".join(parts) or "empty"
+        paths = (self._run.path / name for name in _FILES)
+        states = [path.stat() for path in paths if path.exists()]
+        return "-".join(f"{s.st_size:x}.{s.st_mtime_ns:x}" for s in states) or "empty"
 
 
 def watch(run: RunDirectory, port: int, say: Callable[[str], None]) -> None:
