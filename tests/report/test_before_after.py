@@ -73,8 +73,8 @@ def test_the_sentences_hold_figures_and_intervals(run: RunDirectory) -> None:
     assert "completions grew by 13.3 tokens (95 % interval 2.49 to 24.2)" in sentences[1]
     assert len(sentences) == 2
     shown = tiles(load(run))
-    assert [tile.label for tile in shown][:2] == ["accuracy, strict", "length, tokens"]
-    assert (shown[0].before, shown[0].after) == (f"16.7{NBSP}%", f"83.3{NBSP}%")
+    assert [label for label, *_ in shown][:2] == ["accuracy, strict", "length, tokens"]
+    assert shown[0][1:3] == (f"16.7{NBSP}%", f"83.3{NBSP}%")
 
 
 def test_a_fall_is_told_by_its_size(run: RunDirectory) -> None:

@@ -56,16 +56,6 @@ _MEASURES: dict[str, tuple[str, Callable[[Written], float], str, str]] = {
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A large figure: before, after, and the change with its interval."""
-
-    label: str
-    before: str
-    after: str
-    note: str
-
-
-@dataclass(frozen=True)
 class Row:
     """A behaviour. Shares (0..1), passages a completion and lifts are each before and after.
 
@@ -146,8 +136,11 @@ def _change(subject: str, verbs: tuple[str, str], estimate: Estimate, unit: str)
     )
 
 
-def tiles(data: RunData) -> list[Tile]:
-    """The large figures at the top of the page; none without two evaluations."""
+def tiles(data: RunData) -> list[tuple[str, str, str, str]]:
+    """(label, before, after, change with its interval) of the large figures at the page's top.
+
+    None without two evaluations; the change is empty under two problems in common.
+    """
     if not (data.before and data.after):
         return []
     paired = rises(data.before, data.after)
@@ -160,7 +153,7 @@ def tiles(data: RunData) -> list[Tile]:
         if paired is not None:
             unit = " points" if moved == "points" else ""
             note = f"{write(paired[name].value, moved)}{unit} ({between(paired[name], moved)})"
-        shown.append(Tile(label, before, after, note))
+        shown.append((label, before, after, note))
     return shown
 
 
