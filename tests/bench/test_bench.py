@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from aha.bench import against_trl
 from aha.bench.against_trl import linear_fit
 from aha.bench.native_side import Ratio, generate_ratio
-from aha.bench.worker import Worker, in_turn
+from aha.bench.worker import in_turn
 from aha.bench.workload import (
     SHAPES,
     Spec,
@@ -75,8 +75,7 @@ def test_filling_the_optimizer_moves_nothing() -> None:
 
 def test_workers_take_turns_and_report() -> None:
     spec = Spec("native", "aha-tiny", prompts=2, generations=4, limit=24, threads=1)
-    with Worker(spec) as one, Worker(spec) as two:
-        steps = in_turn([one, two], runs=2)
+    steps = in_turn([spec, spec], runs=2)
     for times in [*steps[0], *steps[1]]:
         assert times.step_s >= times.rollout_s + times.train_s > 0
         assert 8 <= times.tokens <= 2 * 4 * 24
@@ -88,7 +87,7 @@ def test_workers_take_turns_and_report() -> None:
 def test_a_worker_that_dies_says_why() -> None:
     spec = Spec("native", "no/such/model", prompts=1, generations=2, limit=4, threads=1)
     with pytest.raises(RunFailure, match="no/such/model"):
-        Worker(spec).__enter__()
+        in_turn([spec], runs=1)
 
 
 @pytest.mark.slow
@@ -97,8 +96,7 @@ def test_both_sides_work_on_the_embedded_model(tmp_path: Path) -> None:
         Spec(side, "aha-tiny", prompts=4, generations=4, limit=32, threads=2)
         for side in ("native", "trl", "trl-continuous")
     ]
-    with Worker(specs[0]) as native, Worker(specs[1]) as trl, Worker(specs[2]) as continuous:
-        results = in_turn([native, trl, continuous], runs=2)
+    results = in_turn(specs, runs=2)
     tokens = [sum(times.tokens for times in steps) / 2 for steps in results]
     # The same distribution on every side.
     assert max(tokens) < 1.4 * min(tokens)

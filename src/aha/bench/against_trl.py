@@ -7,7 +7,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from transformers import AutoConfig, Qwen2Config
 
 from aha.bench.native_side import Ratio, generate_ratio, seconds_per_token
-from aha.bench.worker import Worker, in_turn
+from aha.bench.worker import in_turn
 from aha.bench.workload import (
     SHAPES,
     Side,
@@ -33,8 +32,6 @@ from aha.runs import find_runs, processor
 from aha.train.checkpoint import latest_checkpoint
 from aha.types import UserError
 
-Say = Callable[[str], None]
-
 _RUNS = Path("runs")
 _SHAPE = "qwen2.5-0.5b"
 _SHAPE_LIMIT = 512
@@ -44,10 +41,8 @@ _PRODUCTS = ((2048, 2048, 2048), (2048, 896, 4864), (2048, 4864, 896), (1024, 40
 _LARGE_PRODUCT = (8192, 8192, 8192)  # what it takes to keep a GPU busy
 
 
-def bench(
-    json_path: Path | None, after: str | None, runs: int, full: bool, say: Say
-) -> dict[str, Any]:
-    """Run the benchmark, print the results with `say`, and write them to `json_path`.
+def bench(json_path: Path | None, after: str | None, runs: int, full: bool) -> None:
+    """Run the benchmark, print the results, and write them to `json_path`.
 
     `after`: a trained embedded model, a run or a checkpoint; default the latest finished run's.
     Errors: UserError for a path that cannot be written, or without TRL.
@@ -62,22 +57,22 @@ def bench(
             "Python 3.11 or newer."
         )
     threads = torch.get_num_threads()
-    trained = _trained(after, say)
+    trained = _trained(after)
     machine = machine_limits(threads)
     result: dict[str, Any] = {"machine": machine}
-    say(
+    print(
         f"machine: {machine['processor']} ({machine['features']}, kernels {machine['kernels']}), "
         f"{threads} threads, {machine['matmul_gflops']:.0f} GFLOP/s in matrix products, "
         f"{machine['read_gb_per_s']:.0f} GB/s"
     )
     for when, model in (("before_rl", "aha-tiny"), ("after_rl", trained)):
-        say(f"embedded model, {when.replace('_', ' ')}:")
-        result[when] = small_model(model, threads, runs, say)
-    say("shape of Qwen2.5-0.5B, 8 x 512 tokens:")
-    result["large"] = large_shape(threads, machine, say)
+        print(f"embedded model, {when.replace('_', ' ')}:")
+        result[when] = small_model(model, threads, runs)
+    print("shape of Qwen2.5-0.5B, 8 x 512 tokens:")
+    result["large"] = large_shape(threads, machine)
     if full:
-        say("costs:")
-        result["costs"] = costs(threads, say)
+        print("costs:")
+        result["costs"] = costs(threads)
     before, trained_result = result["before_rl"], result["after_rl"]
     result = {
         "step_ratio_before_rl": before["step_ratio"]["median"],
@@ -88,11 +83,10 @@ def bench(
     }
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        say(f"written: {json_path}")
-    return result
+        print(f"written: {json_path}")
 
 
-def _trained(after: str | None, say: Say) -> str:
+def _trained(after: str | None) -> str:
     """A trained embedded model: the given one, that of the latest finished run, or a new run's."""
     if after is not None:
         path = Path(after)
@@ -103,11 +97,11 @@ def _trained(after: str | None, say: Say) -> str:
         finished = "after" in directory.evaluation()
         checkpoint = latest_checkpoint(directory.checkpoints)
         if finished and checkpoint and directory.recipe().name == DEFAULT_RECIPE:
-            say(f"after RL: {checkpoint}")
+            print(f"after RL: {checkpoint}")
             return str(checkpoint)
     from aha.train.start import start_run
 
-    say("after RL: no finished run of the default recipe in runs/, so one is trained first")
+    print("after RL: no finished run of the default recipe in runs/, so one is trained first")
     return str(latest_checkpoint(start_run(load_recipe(DEFAULT_RECIPE), None).checkpoints))
 
 
@@ -154,25 +148,23 @@ def _best_time(action: Callable[[], object], device: str, repeats: int = 8) -> f
     return min(times)
 
 
-def small_model(model: str, threads: int, runs: int, say: Say) -> dict[str, Any]:
+def small_model(model: str, threads: int, runs: int) -> dict[str, Any]:
     """Steps of 16 x 8 completions of at most 240 tokens on Countdown, against TRL's two ways."""
     sides: tuple[Side, ...] = ("native", "trl", "trl-continuous")
     specs = [Spec(side, model, 16, 8, 240, threads) for side in sides]
-    with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(spec)) for spec in specs]
-        results = dict(zip(sides, in_turn(workers, runs), strict=True))
+    results = dict(zip(sides, in_turn(specs, runs), strict=True))
     best = min(sides[1:], key=lambda side: _median(results[side], "step_s"))
     ratio = Ratio.of(
         [step.step_s for step in results[best]], [step.step_s for step in results["native"]]
     )
     ceiling = _ceiling(model, results["native"], _median(results[best], "step_s"))
-    say(
+    print(
         f"  step: {_median(results['native'], 'step_s'):.2f} s against {best}'s "
         f"{_median(results[best], 'step_s'):.2f} s: {_spread(ratio)} times; "
         f"the arithmetic alone would allow {ceiling['ratio']:.0f} times"
     )
     generate = generate_ratio(specs[0], runs)
-    say(
+    print(
         f"  rollouts: {generate.tokens_per_s:,.0f} tokens/s against generate's "
         f"{generate.generate_tokens_per_s:,.0f}: {_spread(generate.ratio)} times"
     )
@@ -187,7 +179,7 @@ def small_model(model: str, threads: int, runs: int, say: Say) -> dict[str, Any]
     }
 
 
-def large_shape(threads: int, limits: dict[str, Any], say: Say) -> dict[str, Any]:
+def large_shape(threads: int, limits: dict[str, Any]) -> dict[str, Any]:
     """One step of 8 x 512 tokens in the shape of Qwen2.5-0.5B, random weights, length forced.
 
     Gradient checkpointing is on for both, as in TRL's default; without it TRL needs more memory
@@ -200,9 +192,8 @@ def large_shape(threads: int, limits: dict[str, Any], say: Say) -> dict[str, Any
         ("trl", replace(spec, side="trl")),
         ("native_without_checkpointing", replace(spec, checkpointing=False)),
     ):
-        with Worker(variant) as worker:
-            measured[name] = worker.step()
-        say(f"  {name}: {measured[name].step_s:.0f} s, {measured[name].peak_gb:.1f} GiB")
+        ((measured[name],),) = in_turn([variant], runs=1, warm_up=0)
+        print(f"  {name}: {measured[name].step_s:.0f} s, {measured[name].peak_gb:.1f} GiB")
     config = Qwen2Config(**SHAPES[_SHAPE])
     plain = measured["native_without_checkpointing"]
     flops = training_flops(config, 8, 12, _SHAPE_LIMIT)
@@ -223,7 +214,7 @@ def large_shape(threads: int, limits: dict[str, Any], say: Say) -> dict[str, Any
         "read_gb_per_s_beside_it": bandwidth / 1e9,
         "sides": {name: asdict(times) for name, times in measured.items()},
     }
-    say(
+    print(
         f"  memory {result['memory_ratio']:.2f} of TRL's, step {result['step_ratio']:.1f} times "
         f"faster; training at {result['training_share_of_matmul_peak']:.0%} of the matrix peak, "
         f"decode at {result['decode_share_of_bandwidth']:.0%} of the bandwidth"
@@ -231,15 +222,15 @@ def large_shape(threads: int, limits: dict[str, Any], say: Say) -> dict[str, Any
     return result
 
 
-def costs(threads: int, say: Say) -> dict[str, Any]:
+def costs(threads: int) -> dict[str, Any]:
     """The cost of a native step by completion length, by rows and by model."""
     by_length = []
     for limit in (128, 256, 512, 1024, 2048, 4096):
         spec = Spec("native", _LENGTH_SHAPE, 1, 2, limit, threads)
         # A long step is its own warm-up.
-        by_length.append({"limit": limit, **_native_step(spec, warm_up=limit <= 512)})
+        by_length.append({"limit": limit, **_native_step(spec, int(limit <= 512))})
     fit = linear_fit([row["tokens"] for row in by_length], [row["step_s"] for row in by_length])
-    say(
+    print(
         f"  by length 128 to 4096: {fit['seconds_per_1000_tokens']:.2f} s a 1,000 tokens, "
         f"R^2 of the straight line {fit['r_squared']:.4f}"
     )
@@ -247,7 +238,7 @@ def costs(threads: int, say: Say) -> dict[str, Any]:
     for prompts in (2, 8, 32, 64):
         spec = Spec("native", "aha-tiny", prompts, 8, 240, threads)
         by_rows.append({"rows": prompts * 8, **_native_step(spec)})
-        say(f"  {prompts * 8} rows: {by_rows[-1]['tokens_per_s']:,.0f} tokens/s")
+        print(f"  {prompts * 8} rows: {by_rows[-1]['tokens_per_s']:,.0f} tokens/s")
     by_model = []
     for model in ("aha-tiny", "qwen2.5-0.5b-4-layers", _SHAPE):
         token_s = {rows: seconds_per_token(model, rows, threads, 16) for rows in (1, 8, 32)}
@@ -270,12 +261,8 @@ def linear_fit(tokens: Sequence[float], seconds: Sequence[float]) -> dict[str, f
     }
 
 
-def _native_step(spec: Spec, warm_up: bool = True) -> dict[str, Any]:
-    """A worker's step, after one that warms up."""
-    with Worker(spec) as worker:
-        if warm_up:
-            worker.step()
-        times = worker.step()
+def _native_step(spec: Spec, warm_up: int = 1) -> dict[str, Any]:
+    ((times,),) = in_turn([spec], 1, warm_up)
     return {**asdict(times), "tokens_per_s": times.tokens / times.step_s}
 
 

@@ -117,8 +117,26 @@ def generate_ratio(spec: Spec, runs: int) -> GenerateComparison:
         groups = side.engine.generate(side.prompts, spec.generations, side.settings, seed)
         return sum(len(c.token_ids) for group in groups for c in group)
 
+    tokenizer: Any = side.tokenizer
+    model: Any = side.model
+    texts = [prompt.text for prompt in side.prompts]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+
     def generate(seed: int) -> int:
-        return _generate(side, spec, seed)
+        torch.manual_seed(seed)
+        with torch.inference_mode():
+            output = model.generate(
+                **inputs,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                max_new_tokens=spec.limit,
+                min_new_tokens=spec.limit if spec.is_shape else None,
+                num_return_sequences=spec.generations,
+            )
+        written = output[:, inputs["input_ids"].shape[1] :]
+        ended = written == tokenizer.eos_token_id
+        return int(torch.where(ended.any(1), ended.int().argmax(1) + 1, written.shape[1]).sum())
 
     sides: dict[str, Callable[[int], int]] = {"native": native, "generate": generate}
     speeds: dict[str, list[float]] = {name: [] for name in sides}
@@ -150,24 +168,3 @@ def seconds_per_token(model: str, rows: int, threads: int, tokens: int = 32) -> 
 
     one = seconds(1)
     return (seconds(1 + tokens) - one) / tokens
-
-
-def _generate(side: NativeSide, spec: Spec, seed: int) -> int:
-    torch.manual_seed(seed)
-    tokenizer: Any = side.tokenizer
-    model: Any = side.model
-    texts = [prompt.text for prompt in side.prompts]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
-    with torch.inference_mode():
-        output = model.generate(
-            **inputs,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            max_new_tokens=spec.limit,
-            min_new_tokens=spec.limit if spec.is_shape else None,
-            num_return_sequences=spec.generations,
-        )
-    written = output[:, inputs["input_ids"].shape[1] :]
-    ended = written == tokenizer.eos_token_id
-    return int(torch.where(ended.any(1), ended.int().argmax(1) + 1, written.shape[1]).sum())

@@ -13,31 +13,68 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from aha.bench.workload import Spec, StepTimes, build, fill_optimizer, problems_of, recipe_of
+from aha.bench.workload import (
+    Spec,
+    StepTimes,
+    alternate,
+    build,
+    fill_optimizer,
+    problems_of,
+    recipe_of,
+)
 from aha.observe.record import peak_memory_gb
-from aha.recipe import Recipe
 from aha.rewards.score import rewards_of
 from aha.tasks.prompts import ask
 from trl import GRPOConfig, GRPOTrainer
 
 
 def run(
-    spec: Spec,
-    wait: Callable[[], bool],
-    report: Callable[[StepTimes], None],
-    device: str = "cpu",
+    spec: Spec, wait: Callable[[], None], report: Callable[[StepTimes], None], device: str = "cpu"
 ) -> None:
-    """Train step by step: each begins when `wait` returns true, and is reported."""
-    recipe = recipe_of(spec)
+    """Train step by step: each begins when `wait` returns, and is reported."""
+    recipe, problems = recipe_of(spec), problems_of(spec)
     model, tokenizer = build(spec, device)
     weighted = rewards_of(recipe)
     clock = _Clock(wait, report)
+    prompts = ask(problems, recipe, tokenizer)
+    rows = [
+        {"prompt": prompt.text, **problem.columns}
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
     with tempfile.TemporaryDirectory() as folder:
+        settings = GRPOConfig(
+            output_dir=folder,
+            use_cpu=device == "cpu",
+            bf16=device != "cpu",
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=10**6,
+            max_steps=10**6,
+            learning_rate=0.0,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=spec.prompts * spec.generations,
+            gradient_accumulation_steps=1,
+            num_generations=spec.generations,
+            max_completion_length=spec.limit,
+            temperature=recipe.generation.temperature,
+            top_k=0,
+            beta=0.0,
+            loss_type=recipe.grpo.loss_type,
+            epsilon=recipe.grpo.epsilon,
+            epsilon_high=recipe.grpo.epsilon_high,
+            reward_weights=None if spec.is_shape else [item.weight for item in weighted],
+            max_grad_norm=recipe.optimizer.max_grad_norm,
+            gradient_checkpointing=spec.checkpointing,
+            use_transformers_continuous_batching=spec.side == "trl-continuous",
+            generation_kwargs={"min_new_tokens": spec.limit} if spec.is_shape else None,
+            shuffle_dataset=False,
+        )
         trainer: Any = GRPOTrainer(
             model=model,
-            reward_funcs=[_alternate] if spec.is_shape else [item.reward for item in weighted],
-            args=_config(spec, recipe, folder, [item.weight for item in weighted], device),
-            train_dataset=_dataset(spec, recipe, tokenizer),
+            reward_funcs=[alternate] if spec.is_shape else [item.reward for item in weighted],
+            args=settings,
+            train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[clock],
         )
@@ -45,15 +82,10 @@ def run(
         trainer.train()
 
 
-def _alternate(completions: list[str], **_: Any) -> list[float]:
-    """A reward that gives every group signal, whatever was written."""
-    return [float(index % 2) for index in range(len(completions))]
-
-
 class _Clock(TrainerCallback):  # type: ignore[misc]
     """Holds every step until it is wanted, and measures it and its rollout."""
 
-    def __init__(self, wait: Callable[[], bool], report: Callable[[StepTimes], None]) -> None:
+    def __init__(self, wait: Callable[[], None], report: Callable[[StepTimes], None]) -> None:
         self._wait, self._report = wait, report
         self._started, self._rollout_s, self._tokens = 0.0, 0.0, 0
 
@@ -61,8 +93,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         fill_optimizer(given["optimizer"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if not self._wait():
-            raise SystemExit(0)
+        self._wait()
         self._started, self._rollout_s, self._tokens = time.perf_counter(), 0.0, 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -81,46 +112,3 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
             return result
 
         return measured
-
-
-def _config(spec: Spec, recipe: Recipe, folder: str, weights: list[float], device: str) -> Any:
-    rows = spec.prompts * spec.generations
-    return GRPOConfig(
-        output_dir=folder,
-        use_cpu=device == "cpu",
-        bf16=device != "cpu",
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_steps=10**6,
-        max_steps=10**6,
-        learning_rate=0.0,
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=1,
-        num_generations=spec.generations,
-        max_completion_length=spec.limit,
-        temperature=recipe.generation.temperature,
-        top_k=0,
-        beta=0.0,
-        loss_type=recipe.grpo.loss_type,
-        epsilon=recipe.grpo.epsilon,
-        epsilon_high=recipe.grpo.epsilon_high,
-        reward_weights=None if spec.is_shape else weights,
-        max_grad_norm=recipe.optimizer.max_grad_norm,
-        gradient_checkpointing=spec.checkpointing,
-        use_transformers_continuous_batching=spec.side == "trl-continuous",
-        generation_kwargs={"min_new_tokens": spec.limit} if spec.is_shape else None,
-        shuffle_dataset=False,
-    )
-
-
-def _dataset(spec: Spec, recipe: Recipe, tokenizer: Any) -> Any:
-    problems = problems_of(spec)
-    prompts = ask(problems, recipe, tokenizer)
-    return Dataset.from_list(
-        [
-            {"prompt": prompt.text, **problem.columns}
-            for problem, prompt in zip(problems, prompts, strict=True)
-        ]
-    )

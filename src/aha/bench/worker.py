@@ -1,45 +1,40 @@
-"""A side in a process of its own: a line on standard input is a step, a line back its times.
+"""Work in a process of its own, so that its time and its peak memory are only its own.
 
-`python -m aha.bench.worker SPEC` is the worker; `Worker` starts and asks one. One computes while
-the others wait, so that none disturbs another.
+A worker and its caller talk over a pipe. Of several workers one computes while the others wait.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from types import TracebackType
+from typing import Any
 
 import torch
 
 from aha.bench.workload import Spec, StepTimes
-from aha.types import RunFailure
-
-# TRL prints as well; only lines that begin so are for the benchmark.
-_MARK = "@aha-bench "
+from aha.types import RunFailure, UserError
 
 
 class Worker:
-    """A side in a process of its own, at work only between `step`'s call and return."""
+    """A process that runs `work(argument, connection)`; it is ended when the context is left.
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        # A file, because nobody reads a pipe while the worker computes.
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "aha.bench.worker", spec.to_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+    `work` is a function of a module, `argument` can be pickled.
+    """
+
+    def __init__(self, name: str, work: Callable[[Any, Connection], None], argument: Any) -> None:
+        self._name = name
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_run, args=(work, argument, theirs))
+        self._process.start()
+        theirs.close()
 
     def __enter__(self) -> Worker:
-        self._read()
         return self
 
     def __exit__(
@@ -49,65 +44,78 @@ class Worker:
         trace: TracebackType | None,
     ) -> None:
         self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+        self._process.join()
+        self.connection.close()
 
-    def step(self) -> StepTimes:
-        """One step's times. Errors: RunFailure with the worker's last line when it died."""
-        stdin = self._process.stdin
-        assert stdin is not None
-        stdin.write("step\n")
-        stdin.flush()
-        times = StepTimes(**json.loads(self._read()))
-        self._read()
-        return times
-
-    def _read(self) -> str:
-        stdout = self._process.stdout
-        assert stdout is not None
-        for line in stdout:
-            if line.startswith(_MARK):
-                return line.removeprefix(_MARK).strip()
-        self._errors.seek(0)
-        last = self._errors.read().strip().splitlines()[-1:]
-        raise RunFailure(f"benchmark of {self.spec.side} ended: {' '.join(last)}")
+    def receive(self) -> Any:
+        """The next object the work sends. Errors: those of the work; RunFailure when it died."""
+        try:
+            value = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            code = self._process.exitcode
+            if code == -9:
+                why = "was killed (signal 9), most likely for want of memory."
+            else:
+                why = f"ended with code {code}."
+            raise RunFailure(f"{self._name} {why}") from None
+        if isinstance(value, Exception):
+            raise value
+        return value
 
 
-def in_turn(workers: Sequence[Worker], runs: int, warm_up: int = 1) -> list[list[StepTimes]]:
-    """`runs` steps of every worker, A B C A B C ...: a list of steps for each worker."""
-    results: list[list[StepTimes]] = [[] for _ in workers]
-    for run in range(warm_up + runs):
-        for worker, steps in zip(workers, results, strict=True):
-            times = worker.step()
-            if run >= warm_up:
-                steps.append(times)
+def _run(work: Callable[[Any, Connection], None], argument: Any, connection: Connection) -> None:
+    # Libraries and rewards may print; only the pipe is for the caller.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    try:
+        work(argument, connection)
+    except (UserError, RunFailure) as error:
+        connection.send(error)
+    except Exception as error:
+        connection.send(RunFailure(f"{type(error).__name__}: {error}"))
+
+
+def in_turn(specs: Sequence[Spec], runs: int, warm_up: int = 1) -> list[list[StepTimes]]:
+    """`runs` steps of every side, A B C A B C ...: a list of steps for each spec.
+
+    Errors: RunFailure for a side that fails.
+    """
+    results: list[list[StepTimes]] = [[] for _ in specs]
+    workers: list[Worker] = []
+    with ExitStack() as stack:
+        for spec in specs:
+            workers.append(stack.enter_context(Worker(f"benchmark of {spec.side}", _side, spec)))
+            workers[-1].receive()
+        for run in range(warm_up + runs):
+            for worker, steps in zip(workers, results, strict=True):
+                worker.connection.send(None)
+                times = worker.receive()
+                worker.receive()
+                if run >= warm_up:
+                    steps.append(times)
     return results
 
 
-def _report(times: StepTimes) -> None:
-    print(_MARK + json.dumps(asdict(times)), flush=True)
-
-
-def _wait() -> bool:
-    print(_MARK + "ready", flush=True)
-    return bool(sys.stdin.readline().strip())
-
-
-def main() -> None:
-    spec = Spec.from_json(sys.argv[1])
+def _side(spec: Spec, connection: Connection) -> None:
+    """Build a side, then take a step for each object received; sends None when ready for one."""
     torch.set_num_threads(spec.threads)
-    if spec.side != "native":
-        from aha.bench import trl_side
 
-        trl_side.run(spec, _wait, _report)
-        return
-    from aha.bench.native_side import NativeSide
+    def wait() -> None:
+        connection.send(None)
+        connection.recv()
 
-    side, number = NativeSide(spec), 0
-    while _wait():
-        number += 1
-        _report(side.step(number))
+    try:
+        if spec.side != "native":
+            from aha.bench import trl_side
 
+            trl_side.run(spec, wait, connection.send)
+        from aha.bench.native_side import NativeSide
 
-if __name__ == "__main__":
-    main()
+        side = NativeSide(spec)
+        for number in itertools.count(1):
+            wait()
+            connection.send(side.step(number))
+    except UserError as error:
+        raise RunFailure(f"benchmark of {spec.side} ended: {error}") from None

@@ -139,7 +139,7 @@ def bench(
     """Measure the native engine beside TRL's on this machine: about a quarter of an hour."""
     from aha.bench.against_trl import bench as run_bench
 
-    run_bench(json_, after, runs, full, typer.echo)
+    run_bench(json_, after, runs, full)
 
 
 def doctor(

@@ -40,17 +40,8 @@ from aha.types import Problem, Unreachable, UserError
 
 T = TypeVar("T")
 
-# config.json of huggingface.co/Qwen/Qwen2.5-*, base and -Instruct alike.
-PUBLIC: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen2.5-0.5B": SHAPES["qwen2.5-0.5b"],
-    "Qwen/Qwen2.5-1.5B": SHAPES["qwen2.5-1.5b"],
-    "Qwen/Qwen2.5-3B": SHAPES["qwen2.5-3b"],
-    "Qwen/Qwen2.5-7B": {
-        "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
-        "num_key_value_heads": 4, "intermediate_size": 18_944, "vocab_size": 152_064,
-        "tie_word_embeddings": False,
-    },
-}  # fmt: skip
+# The models of the shipped recipes; `-Instruct` has the same sizes.
+PUBLIC = {f"Qwen/Qwen2.5-{b}B": SHAPES[f"qwen2.5-{b}b"] for b in ("0.5", "1.5", "3", "7")}
 _PUBLISHED = "its published configuration, shipped with aha"
 # A GPU's context and its libraries' workspaces: an assumption, no GPU was at hand.
 GPU_BEFORE = 2**29

@@ -1,33 +1,27 @@
 """`aha doctor --measure`: two real steps of a recipe beside the prediction of their memory.
 
-The steps run in a process of their own, so that the peak is only theirs. `python -m
-aha.doctor.trial` reads the recipe as JSON and writes its measurements as a last line. The first
-step is a warm-up; Adam's moments exist from the second step on. Every completion is trained on:
+The steps run in a process of their own, so that the peak is only theirs. The first step is a
+warm-up; Adam's moments exist from the second step on. Every completion is trained on:
 one more reward alternates, which gives each group signal whatever the model writes.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 
+from aha.bench.worker import Worker
+from aha.bench.workload import alternate
 from aha.doctor.preview import Subject, process_bytes
 from aha.model.free_memory import keep_freed_memory
 from aha.observe.record import peak_memory_gb, step_record
-from aha.recipe import Recipe, parse_recipe
+from aha.recipe import Recipe
 from aha.rewards import CustomReward
 from aha.rewards.score import WeightedReward
 from aha.train.loop import train_step
 from aha.train.memory import predict
 from aha.train.state import prepare
-from aha.types import RunFailure, UserError
 
-# Rewards may print as well; only lines that begin so are for the doctor.
-_MARK = "@aha-doctor "
 # Larger than the recipe's own rewards together, so that no sum of them cancels it.
 _WEIGHT = 1000.0
 
@@ -80,7 +74,8 @@ class Measured:
 def measure(subject: Subject) -> Measured:
     """Errors: UserError and RunFailure as `aha train`; RunFailure when the trial was killed."""
     recipe = subject.recipe
-    trial = _in_a_process(recipe)
+    with Worker("the trial", _run_trial, recipe) as worker:
+        trial: Trial = worker.receive()
     context = subject.place.before if trial.on_gpu else 0  # a GPU's context is no tensor
 
     def peak(completion: int | None) -> int:
@@ -99,43 +94,19 @@ def measure(subject: Subject) -> Measured:
     )
 
 
-def _in_a_process(recipe: Recipe) -> Trial:
-    done = subprocess.run(
-        [sys.executable, "-m", "aha.doctor.trial"],
-        input=json.dumps(recipe.model_dump(mode="json")),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [x.removeprefix(_MARK) for x in done.stdout.splitlines() if x.startswith(_MARK)]
-    if not lines and done.returncode == -9:
-        raise RunFailure("the trial was killed (signal 9), most likely for want of memory.")
-    if not lines:
-        last = " ".join(done.stderr.strip().splitlines()[-1:])
-        raise RunFailure(f"the trial ended with code {done.returncode}: {last or 'no message'}")
-    result = json.loads(lines[-1])
-    if "fault" in result:
-        raise (UserError if result["by_user"] else RunFailure)(result["fault"])
-    return Trial(**result["trial"])
-
-
-def _run_trial(recipe: Recipe) -> Trial:
+def _run_trial(recipe: Recipe, connection: Connection) -> None:
     """Build the recipe's trainer as `aha train` does and take two steps; nothing is written."""
     before = process_bytes(recipe)
     keep_freed_memory()
     # No held-out problems: they are not part of a step.
     recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"n": 0})})
     trainer = prepare(recipe, None)
-
-    def alternate(completions: Sequence[Any], **columns: Any) -> list[float]:
-        return [float(index % 2) for index in range(len(completions))]
-
     alternating = WeightedReward(CustomReward("alternating", alternate, {}), _WEIGHT)
     trainer = replace(trainer, rewards=(*trainer.rewards, alternating))
     first = step_record(train_step(trainer, 1))
     finished = train_step(trainer, 2)
     last = step_record(finished)
-    return Trial(
+    trial = Trial(
         before=before,
         peak=int(peak_memory_gb() * 2**30),
         on_gpu=trainer.model.device.type == "cuda",
@@ -149,16 +120,4 @@ def _run_trial(recipe: Recipe) -> Trial:
         max_length=last["completions/max_length"],
         tokens_per_microbatch=last["tokens_per_microbatch"],
     )
-
-
-def main() -> None:
-    recipe = parse_recipe(json.load(sys.stdin), "the recipe")
-    try:
-        result: dict[str, Any] = {"trial": asdict(_run_trial(recipe))}
-    except (UserError, RunFailure) as error:
-        result = {"fault": str(error), "by_user": isinstance(error, UserError)}
-    print(_MARK + json.dumps(result), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    connection.send(trial)
