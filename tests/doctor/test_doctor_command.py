@@ -174,17 +174,22 @@ def test_bitsandbytes_is_asked_for_where_it_is_needed(here: Machine) -> None:
     assert "bitsandbytes" in found.found
 
 
-def test_where_the_weights_are(here: Machine) -> None:
+def test_where_the_weights_are(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = diagnose("gsm8k-r1-1.5b", memory_gib=80.0).recipe.subject  # type: ignore[union-attr]
     answering, silent = software.Hub("a.hub", ""), software.Hub("a.hub", "", "", "timed out")
-    cached = model_finding(subject, silent, lambda name, file: file == "model.safetensors")
+    cache = {"model.safetensors": "/cache/model.safetensors"}
+    monkeypatch.setattr(
+        "aha.doctor.advice.try_to_load_from_cache", lambda name, file: cache.get(file)
+    )
+    cached = model_finding(subject, silent)
     assert (cached.state, cached.found.endswith("in the hub's cache")) == ("ok", True)
+    cache.clear()
     # 1.54 B parameters of 2 bytes.
-    fetched = model_finding(subject, answering, lambda name, file: False)
+    fetched = model_finding(subject, answering)
     assert "2.88 GiB will be downloaded" in fetched.found
-    assert model_finding(subject, silent, lambda name, file: False).stops
+    assert model_finding(subject, silent).stops
     offline = software.Hub("a.hub", "", "--offline")
-    assert "--offline" in model_finding(subject, offline, lambda name, file: False).found
+    assert "--offline" in model_finding(subject, offline).found
 
 
 def test_room_for_checkpoints(here: Machine) -> None:

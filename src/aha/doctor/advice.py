@@ -7,9 +7,11 @@ never recommended: most updates are rounded away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from huggingface_hub import try_to_load_from_cache
 
 from aha.doctor.hardware import Disk, Finding, note, ok, problem
 from aha.doctor.preview import Subject, model_is_here
@@ -227,13 +229,13 @@ def settings_findings(subject: Subject, find: Find) -> list[Finding]:
     return findings
 
 
-def model_finding(subject: Subject, hub: Hub, cached: Callable[[str, str], bool]) -> Finding:
-    """The place of the weights. `cached`: the hub's cache holds a model's file."""
+def model_finding(subject: Subject, hub: Hub) -> Finding:
+    """The place of the weights: here, in the hub's cache, or on the hub."""
     shape, name = subject.shape, subject.recipe.model.name
     what = f"{name}, {shape.counts.parameters / 1e6:,.2f} M parameters"
     if model_is_here(name):
         return ok("model", f"{what}, on this machine")
-    if any(cached(name, file) for file in _WEIGHTS_FILES):
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS_FILES):
         return ok("model", f"{what}, in the hub's cache")
     if hub.reachable:
         size = _gib(shape.counts.parameters * (shape.saved_item or _PUBLISHED_ITEM))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
+from jinja2 import Environment, PackageLoader
 
 from aha.doctor import hardware, software
 from aha.doctor.advice import (
@@ -22,7 +22,7 @@ from aha.doctor.advice import (
     prediction,
     settings_findings,
 )
-from aha.doctor.hardware import Finding, Machine
+from aha.doctor.hardware import Finding
 from aha.doctor.preview import Subject, place_of, prompts_of, shape_of
 from aha.doctor.trial import Measured, measure
 from aha.recipe import load_recipe
@@ -30,9 +30,6 @@ from aha.rewards.score import require_known
 from aha.train.memory import PARTS, Device, Prediction, RunSizes
 from aha.types import UserError
 from aha.visible import visible
-
-_WIDTH = 100
-_STATE, _WHAT = 10, 20  # widths of the first columns
 
 
 @dataclass(frozen=True)
@@ -64,24 +61,20 @@ class Report:
 
     def as_text(self) -> str:
         """For a terminal, at most 100 columns wide."""
-        lines = _finding_lines("this machine", self.machine) if self.machine else []
-        about = self.recipe
-        if about is not None:
-            name = about.subject.recipe.name
-            lines += ["", *_finding_lines(f"recipe {name}", about.findings), ""]
-            lines += textwrap.wrap(_premises(about), _WIDTH)
-            lines += ["", *_phase_table(about.prediction), ""]
-            lines += [*_option_table(about.advice), "", *_recommendation(about)]
-            if about.measured is not None:
-                lines += ["", *_measured_lines(about.measured)]
-        stopping = dict.fromkeys(finding.what for finding in self.findings if finding.stops)
-        problems = dict.fromkeys(f.what for f in self.findings if f.state == "problem")
-        verdict = "Nothing stands in the way."
-        if stopping:
-            verdict = f"Training cannot work yet: {', '.join(stopping)}."
-        elif problems:
-            verdict = f"Training can work; look at {', '.join(problems)}."
-        return visible("\n".join([*lines, "", verdict]).strip("\n"))
+        environment = Environment(
+            loader=PackageLoader("aha.doctor"),
+            trim_blocks=True,
+            lstrip_blocks=True,
+            autoescape=False,  # noqa: S701 - text for a terminal, made harmless by `visible`
+        )
+        environment.filters |= {
+            "wrap": _wrapped,
+            "gib": lambda count: f"{count / 2**30:.2f}",
+            "millions": lambda count: f"{count / 1e6:,.2f}",
+            "shell": shlex.quote,
+        }
+        text = environment.get_template("report.txt.j2").render(report=self, parts=PARTS)
+        return visible(text.strip("\n"))
 
     def as_json(self) -> str:
         """One object: `fit`, `machine`, and `recipe` if one was asked about."""
@@ -142,153 +135,42 @@ def diagnose(
             "--measure runs the recipe's own model on this machine; leave --memory, --device and "
             "--config out."
         )
-    machine = hardware.this_machine()
-    hub = software.look_at_hub(offline)
-    about = None
+    machine, hub, about = hardware.this_machine(), software.look_at_hub(offline), None
     if recipe is not None:
-        asked = None if memory_gib is None else int(memory_gib * 2**30)
-        about = _recipe_report(recipe, overrides, machine, hub, device, asked, config, measured)
+        loaded = load_recipe(recipe, overrides)
+        require_known(loaded)
+        try:
+            # From this machine if possible: the hub is asked only where it must be.
+            shape = shape_of(loaded.model, config, online=False)
+        except UserError:
+            if not hub.reachable or config is not None:
+                raise
+            shape = shape_of(loaded.model, config, online=True)
+        limit = None if memory_gib is None else int(memory_gib * 2**30)
+        place = place_of(machine, loaded, device, limit)
+        subject = Subject(loaded, shape, place, prompts_of(loaded))
+        advice = advise(subject)
+        found = [memory_finding(subject, advice), *settings_findings(subject, software.installed)]
+        if not elsewhere:
+            saved = 3 * RunSizes(loaded, shape, place, subject.prompts.tokens).trained
+            checkpoints = checkpoints_finding(subject, saved, machine.disks)
+            found = [model_finding(subject, hub), *found, checkpoints]
+        about = RecipeReport(
+            subject=subject,
+            findings=tuple(found),
+            prediction=prediction(subject, {}),
+            advice=advice,
+            measured=measure(subject) if measured else None,
+            command=shlex.join(
+                ["aha", "train", recipe, *(word for x in overrides for word in ("--set", x))]
+            ),
+        )
     if elsewhere:
         return Report((), about)
     findings = hardware.hardware_findings(machine) + software.package_findings()
     return Report((*findings, *software.hub_findings(hub)), about)
 
 
-def _recipe_report(
-    name: str,
-    overrides: Sequence[str],
-    machine: Machine,
-    hub: software.Hub,
-    device: Device | None,
-    memory: int | None,
-    config: Path | None,
-    measured: bool,
-) -> RecipeReport:
-    recipe = load_recipe(name, overrides)
-    require_known(recipe)
-    try:
-        # From this machine if possible: the hub is asked only where it must be.
-        shape = shape_of(recipe.model, config, online=False)
-    except UserError:
-        if not hub.reachable or config is not None:
-            raise
-        shape = shape_of(recipe.model, config, online=True)
-    place = place_of(machine, recipe, device, memory)
-    subject = Subject(recipe, shape, place, prompts_of(recipe))
-    advice = advise(subject)
-    findings = [memory_finding(subject, advice), *settings_findings(subject, software.installed)]
-    if device is None and memory is None:
-        findings.insert(0, model_finding(subject, hub, _cached))
-        saved = 3 * RunSizes(recipe, shape, place, subject.prompts.tokens).trained
-        findings.append(checkpoints_finding(subject, saved, machine.disks))
-    settings = [word for override in overrides for word in ("--set", override)]
-    return RecipeReport(
-        subject=subject,
-        findings=tuple(findings),
-        prediction=prediction(subject, {}),
-        advice=advice,
-        measured=measure(subject) if measured else None,
-        command=shlex.join(["aha", "train", name, *settings]),
-    )
-
-
-def _cached(name: str, file: str) -> bool:
-    return isinstance(try_to_load_from_cache(name, file), str)
-
-
-def _finding_lines(title: str, findings: Sequence[Finding]) -> list[str]:
-    """A title; then state, subject and what was found; under it what to do."""
-    lines, indent = [title], " " * (_STATE + _WHAT)
-    for finding in findings:
-        head = f"  {finding.state:<{_STATE - 2}}{finding.what:<{_WHAT}}"
-        lines += textwrap.wrap(finding.found, _WIDTH, initial_indent=head, subsequent_indent=indent)
-        lines += textwrap.wrap(
-            finding.advice,
-            _WIDTH,
-            initial_indent=indent + "-> ",
-            subsequent_indent=indent + "   ",
-        )
-    return lines
-
-
-def _premises(about: RecipeReport) -> str:
-    subject, predicted = about.subject, about.prediction
-    where = "a CPU" if subject.place.device == "cpu" else "a GPU"
-    counted = "an assumption" if subject.prompts.assumed else "the longest of some"
-    trained = ""
-    if predicted.trained < predicted.parameters:
-        trained = f", {predicted.trained / 1e6:,.2f} M of them trained"
-    return (
-        f"Predicted memory in GiB on {where} with {_gib(subject.place.limit)}: "
-        f"{predicted.parameters / 1e6:,.2f} M parameters{trained} (sizes from "
-        f"{subject.shape.known_from}), prompts of {subject.prompts.tokens} tokens ({counted}), "
-        f"every completion at its limit of {subject.recipe.generation.max_completion_length}, "
-        f"{predicted.tokens_per_microbatch:,} tokens a micro-batch, from the second step on."
-    )
-
-
-def _phase_table(predicted: Prediction) -> list[str]:
-    phases, peak = predicted.phases, predicted.peak.total
-    lines = [f"  {'':<14}" + "".join(f"{phase.name:>16}" for phase in phases)]
-    for part in PARTS:
-        counts = [phase.parts.get(part, 0) for phase in phases]
-        if any(counts):
-            cells = (f"{count / 2**30:.2f}" if count else "-" for count in counts)
-            lines.append(f"  {part:<14}" + "".join(f"{cell:>16}" for cell in cells))
-    totals = (f"{'peak ' * (p.total == peak)}{p.total / 2**30:.2f}" for p in phases)
-    return [*lines, f"  {'all':<14}" + "".join(f"{total:>16}" for total in totals)]
-
-
-def _option_table(advice: Advice) -> list[str]:
-    lines = [f"  {'settings':<66}{'peak, GiB':>10}  {'in':<10}{'fits':>6}"]
-    for option in advice.options:
-        *above, last = textwrap.wrap(" ".join(option.settings) or "as it is", 66)
-        lines += [f"  {line}" for line in above]
-        phase = option.phase.split()[0]
-        lines.append(f"  {last:<66}{option.peak / 2**30:>10.2f}  {phase:<10}{option.fit:>6}")
-    return lines
-
-
-def _recommendation(about: RecipeReport) -> list[str]:
-    advice = about.advice
-    if advice.fits:
-        tight = ", by less than a prediction may be wrong" * (advice.options[0].fit == "tight")
-        return [f"It fits as it is{tight}."]
-    if advice.recommended is None:
-        size = (advice.largest or 0) / 1e6
-        return [f"None of these fits. About {size:,.0f} M parameters of this shape would."]
-    first, *others = (f"--set {shlex.quote(setting)}" for setting in advice.recommended.settings)
-    # A shell takes it as it stands, over several lines too.
-    return " \\\n  ".join([f"Recommended: {about.command} {first}", *others]).split("\n")
-
-
-def _measured_lines(measured: Measured) -> list[str]:
-    """The trial beside the prediction."""
-    trial = measured.trial
-    rows = [
-        ("predicted, completions at their limit", measured.predicted),
-        (f"predicted, completions of {trial.mean_length:.0f} tokens", measured.predicted_here),
-        ("measured, second of two steps", trial.peak),
-    ]
-    if not trial.on_gpu:
-        rows.append(("of which before anything was loaded", trial.before))
-    seconds = measured.run_s
-    duration = f"{seconds / 3600:.1f} hours"
-    if seconds < 7200:
-        duration = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-    text = (
-        f"{trial.rows} completions, {trial.mean_length:.0f} tokens on average, "
-        f"{trial.max_length:.0f} at most. A step took {trial.step_s:.1f} s (rollout "
-        f"{trial.rollout_s:.1f} s, update {trial.train_s:.1f} s); {measured.steps} of them and "
-        f"{measured.evaluations} evaluations of {measured.problems} problems would take "
-        f"{duration} if completions stayed that long."
-    )
-    return [
-        "peak memory" + (" of the GPU's tensors" if trial.on_gpu else " of the process"),
-        *(f"  {label:<44}{_gib(count):>10}" for label, count in rows),
-        *textwrap.wrap(text, _WIDTH),
-    ]
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def _wrapped(text: str, first: str = "", rest: str = "", width: int = 100) -> str:
+    """Lines of at most `width` columns; `first` stands before the first, `rest` before others."""
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest)
