@@ -80,7 +80,7 @@ def advise(subject: Subject) -> Advice:
     nf4 = {**adapters, "model.quantization": "nf4"} if recipe.model.quantization == "none" else {}
     dtype = {} if recipe.model.dtype == "bfloat16" else {"model.dtype": "bfloat16"}
     alone = (
-        _fewer_tokens(subject, {}), _checkpointing(recipe), _fewer_rows(subject, {}), dtype,
+        _halved(subject, {}, _TOKENS), _checkpointing(recipe), _halved(subject, {}, _ROWS), dtype,
         adapters, nf4,
     )  # fmt: skip
     as_it_is = option(subject, {})
@@ -146,39 +146,33 @@ def _with_adapters(recipe: Recipe) -> Changes:
     return {"lora": {}, "optimizer.learning_rate": rate}
 
 
-def _checkpointing(recipe: Recipe) -> Changes:
-    return {} if recipe.train.gradient_checkpointing else {"train.gradient_checkpointing": True}
-
-
 def _savings(subject: Subject, base: Changes) -> Iterator[Changes]:
     """Savings that change no result but take time; combined if single ones are not enough."""
-    tokens, rows = _fewer_tokens(subject, base), _fewer_rows(subject, base)
+    tokens, rows = _halved(subject, base, _TOKENS), _halved(subject, base, _ROWS)
     checkpointing = _checkpointing(subject.recipe)
     yield from filter(None, (tokens, checkpointing, rows, {**tokens, **rows}))
-    tokens = _fewer_tokens(subject, {**base, **checkpointing})
+    tokens = _halved(subject, {**base, **checkpointing}, _TOKENS)
     yield from filter(None, ({**checkpointing, **tokens}, {**checkpointing, **rows}))
     yield {**checkpointing, **tokens, **rows}
 
 
-def _fewer_tokens(subject: Subject, base: Changes) -> Changes:
-    """The largest half, quarter ... of the token budget whose update fits, at least one row."""
-    budget = prediction(subject, base).tokens_per_microbatch
-    longest = subject.prompts.tokens + subject.recipe.generation.max_completion_length
-    return _halved(subject, base, _TOKENS, budget, longest, "training")
+def _checkpointing(recipe: Recipe) -> Changes:
+    return {} if recipe.train.gradient_checkpointing else {"train.gradient_checkpointing": True}
 
 
-def _fewer_rows(subject: Subject, base: Changes) -> Changes:
-    """The largest half, quarter ... of the rows in the cache that fits, at least one group."""
+def _halved(subject: Subject, base: Changes, key: str) -> Changes:
+    """The largest half, quarter ... of a limit with which its phase fits; empty if none is left.
+
+    The tokens of a micro-batch stay enough for one row, the rows in the cache for one group.
+    """
     generation = subject.recipe.generation
-    rows = subject.recipe.grpo.prompts_per_step * generation.num_generations
-    rows = min(generation.max_rows, rows)
-    return _halved(subject, base, _ROWS, rows, generation.num_generations, "rollout")
-
-
-def _halved(
-    subject: Subject, base: Changes, key: str, value: int, least: int, phase: str
-) -> Changes:
-    """The value of `key` halved until the phase fits; empty if no half is at least `least`."""
+    if key == _TOKENS:
+        phase, value = "training", prediction(subject, base).tokens_per_microbatch
+        least = subject.prompts.tokens + generation.max_completion_length
+    else:
+        phase, least = "rollout", generation.num_generations
+        rows = subject.recipe.grpo.prompts_per_step * generation.num_generations
+        value = min(generation.max_rows, rows)
     found: Changes = {}
     while value // 2 >= least:
         value //= 2
@@ -195,29 +189,29 @@ def settings_findings(subject: Subject, find: Find) -> list[Finding]:
     if recipe.engine != "native":
         advice = "Below is the memory of the native engine; TRL takes more (docs/performance.md)."
         findings.append(note("engine", f"{recipe.engine} is not predicted", advice))
+
+    def stop(what: str, found: str, advice: str) -> None:
+        findings.append(problem(what, found, advice, stops=True))
+
     attention = recipe.model.attn_implementation
     if attention == "flash_attention_2" and find("flash-attn") is None:
         advice = "pip install flash-attn, or --set model.attn_implementation=sdpa."
-        found = f"{attention} without flash-attn"
-        findings.append(problem("attention", found, advice, stops=True))
+        stop("attention", f"{attention} without flash-attn", advice)
     kind, lora = recipe.model.quantization, recipe.lora
     if kind != "none" and lora is None:
         adapters = " ".join(f"--set {setting}" for setting in _settings(_with_adapters(recipe)))
         advice = f"Quantised weights are not trained: {adapters} trains adapters on them."
-        found = f"{kind} without adapters"
-        findings.append(problem("quantization", found, advice, stops=True))
+        stop("quantization", f"{kind} without adapters", advice)
     elif kind != "none" and find("bitsandbytes") is None:
         advice = "pip install 'aha-zero[quantized]'."
-        found = f"{kind} without bitsandbytes"
-        findings.append(problem("quantization", found, advice, stops=True))
+        stop("quantization", f"{kind} without bitsandbytes", advice)
     if lora is not None and lora.target_modules != "all-linear":
-        names = {layer.name for layer in adapted_layers(counts, lora)}
-        unknown = [name for name in lora.target_modules if name not in names]
+        allowed = {layer.name for layer in counts.linears}
+        named = {layer.name for layer in adapted_layers(counts, lora)}
+        unknown = [name for name in lora.target_modules if name not in named]
         if unknown:
-            allowed = ", ".join(sorted({layer.name for layer in counts.linears}))
-            advice = f"Allowed are all-linear or {allowed}."
-            found = f"no layer {unknown[0]!r}"
-            findings.append(problem("lora.target_modules", found, advice, stops=True))
+            advice = f"Allowed are all-linear or {', '.join(sorted(allowed))}."
+            stop("lora.target_modules", f"no layer {unknown[0]!r}", advice)
     limit, prompt = subject.shape.positions, subject.prompts.tokens
     completion = recipe.generation.max_completion_length
     if limit is not None and prompt + completion > limit:

@@ -161,35 +161,65 @@ def _existing(path: Path) -> Path:
 
 def hardware_findings(machine: Machine) -> list[Finding]:
     """Every check of the machine, in the order in which it is shown."""
-    return [
-        ok("system", f"{machine.system}, Python {machine.python}"),
-        _processor(machine),
-        _memory(machine),
-        *_gpus(machine),
-        _bfloat16(machine),
-        _attention(machine),
-        _kernels(machine),
-        *map(_disk, machine.disks),
-    ]
+    findings = [ok("system", f"{machine.system}, Python {machine.python}")]
 
-
-def _processor(machine: Machine) -> Finding:
     cores, threads = machine.cores, machine.threads
     found = f"{machine.processor}: {cores} cores, PyTorch uses {threads} threads"
-    if threads > cores:
-        advice = f"Threads wait for each other; start with OMP_NUM_THREADS={cores}."
-        return note("processor", found, advice)
-    return ok("processor", found)
+    advice = f"Threads wait for each other; start with OMP_NUM_THREADS={cores}."
+    crowded = threads > cores
+    findings.append(note("processor", found, advice) if crowded else ok("processor", found))
 
-
-def _memory(machine: Machine) -> Finding:
     found = f"{_gib(machine.memory_free)} free of {_gib(machine.memory_total)}"
     if machine.memory_free < _LEAST_MEMORY:
         advice = f"Free {_gib(_LEAST_MEMORY)} or more: the smallest run needs that."
-        return problem("memory", found, advice, stops=True)
-    if machine.memory_free < _LITTLE_MEMORY:
-        return note("memory", found, "Enough for the embedded model and little else.")
-    return ok("memory", found)
+        findings.append(problem("memory", found, advice, stops=True))
+    elif machine.memory_free < _LITTLE_MEMORY:
+        findings.append(note("memory", found, "Enough for the embedded model and little else."))
+    else:
+        findings.append(ok("memory", found))
+
+    findings += _gpus(machine)
+    if not machine.gpus:
+        has = "has" if machine.cpu_bfloat16 else "lacks"
+        found = f"the processor {has} it; runs on a CPU are in float32 by default"
+        findings.append(ok("bfloat16", found))
+    elif machine.gpus[0].bfloat16:
+        findings.append(ok("bfloat16", "on the GPU: large products and rollouts run in it"))
+    else:
+        advice = "Everything runs in float32: count on twice the memory for activations."
+        findings.append(note("bfloat16", f"not on {machine.gpus[0].name}", advice))
+
+    flash = machine.flash_attn
+    extra = f"flash-attn {flash}" if flash else "flash-attn not installed"
+    if not machine.sdpa:
+        advice = "Switch a backend of scaled_dot_product_attention on: all are off."
+        findings.append(problem("attention", extra, advice, stops=True))
+    else:
+        where = "" if machine.gpus else ", for GPUs; a CPU has its own"
+        needed = "" if flash else " and not needed"
+        found = f"sdpa with {', '.join(machine.sdpa)}{where}; {extra}{needed}"
+        findings.append(ok("attention", found))
+
+    path, why = machine.kernels, machine.kernels_why
+    if path != "off":
+        findings.append(ok("compiled kernels", f"{path}: {why}"))
+    elif machine.gpus:
+        findings.append(ok("compiled kernels", f"off ({why}); a GPU does not use them"))
+    else:
+        advice = "Rollouts take several times as long without them."
+        findings.append(note("compiled kernels", f"off: {why}", advice))
+
+    for disk in machine.disks:
+        what, found = f"disk for {disk.holds}", f"{_gib(disk.free)} free at {disk.path}"
+        if disk.free < _LEAST_DISK:
+            advice = "Free some space: there is no room for what is written there."
+            findings.append(problem(what, found, advice, stops=disk.holds == "runs"))
+        elif disk.free < _LITTLE_DISK:
+            advice = "A model of 1.5 B in float32 writes checkpoints of 17 GiB, with its optimizer."
+            findings.append(note(what, found, advice))
+        else:
+            findings.append(ok(what, found))
+    return findings
 
 
 def _gpus(machine: Machine) -> list[Finding]:
@@ -213,48 +243,6 @@ def _gpus(machine: Machine) -> list[Finding]:
     if build is None:
         advice = "Install a CUDA build of PyTorch (pytorch.org/get-started): this one has none."
     return [problem("GPU", found, advice)]
-
-
-def _bfloat16(machine: Machine) -> Finding:
-    if not machine.gpus:
-        has = "has" if machine.cpu_bfloat16 else "lacks"
-        return ok("bfloat16", f"the processor {has} it; runs on a CPU are in float32 by default")
-    if machine.gpus[0].bfloat16:
-        return ok("bfloat16", "on the GPU: large products and rollouts run in it")
-    advice = "Everything runs in float32: count on twice the memory for activations."
-    return note("bfloat16", f"not on {machine.gpus[0].name}", advice)
-
-
-def _attention(machine: Machine) -> Finding:
-    flash = machine.flash_attn
-    extra = f"flash-attn {flash}" if flash else "flash-attn not installed"
-    if not machine.sdpa:
-        advice = "Switch a backend of scaled_dot_product_attention on: all are off."
-        return problem("attention", extra, advice, stops=True)
-    where = "" if machine.gpus else ", for GPUs; a CPU has its own"
-    needed = "" if flash else " and not needed"
-    return ok("attention", f"sdpa with {', '.join(machine.sdpa)}{where}; {extra}{needed}")
-
-
-def _kernels(machine: Machine) -> Finding:
-    path, why = machine.kernels, machine.kernels_why
-    if path != "off":
-        return ok("compiled kernels", f"{path}: {why}")
-    if machine.gpus:
-        return ok("compiled kernels", f"off ({why}); a GPU does not use them")
-    advice = "Rollouts take several times as long without them."
-    return note("compiled kernels", f"off: {why}", advice)
-
-
-def _disk(disk: Disk) -> Finding:
-    what, found = f"disk for {disk.holds}", f"{_gib(disk.free)} free at {disk.path}"
-    if disk.free < _LEAST_DISK:
-        advice = "Free some space: there is no room for what is written there."
-        return problem(what, found, advice, stops=disk.holds == "runs")
-    if disk.free < _LITTLE_DISK:
-        advice = "A model of 1.5 B in float32 writes checkpoints of 17 GiB, with its optimizer."
-        return note(what, found, advice)
-    return ok(what, found)
 
 
 def _gib(count: float) -> str:

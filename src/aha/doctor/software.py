@@ -71,22 +71,15 @@ def package_findings(find: Find = installed, python: str | None = None) -> list[
 
     declared = [Requirement(text) for text in own.requires]
     needed = [x for x in declared if _applies(x)]
-    faults = [
-        problem(
-            x.name,
-            _mismatch(x, find) or "",
-            f"pip install '{x.name}{x.specifier}'.",
-            stops=find(x.name) is None,
-        )
-        for x in needed
-        if _mismatch(x, find)
-    ]
-    shown = ", ".join(
-        f"{x.name} {found.version}" if found else x.name
-        for x in needed
-        if x.name in _NAMED
-        for found in [find(x.name)]
-    )
+    faults, named = [], []
+    for x in needed:
+        found, mismatch = find(x.name), _mismatch(x, find)
+        if x.name in _NAMED:
+            named.append(f"{x.name} {found.version}" if found else x.name)
+        if mismatch:
+            advice = f"pip install '{x.name}{x.specifier}'."
+            faults.append(problem(x.name, mismatch, advice, stops=found is None))
+    shown = ", ".join(named)
     count = f"{len(needed) - len(faults)} of {len(needed)} within their ranges: {shown}"
     findings += [note("packages", count) if faults else ok("packages", count), *faults]
     findings += _extras(declared, find)
@@ -204,26 +197,29 @@ def hub_findings(hub: Hub) -> list[Finding]:
 
 
 def _fault(endpoint: str) -> str:
-    """Why the hub does not answer. In a thread: looking up a name has no time limit."""
-    result: list[str] = []
-    asking = threading.Thread(target=lambda: result.append(_ask(endpoint)), daemon=True)
-    asking.start()
-    asking.join(_SECONDS + 1)
-    return result[0] if result else f"no answer within {_SECONDS:g} s"
-
-
-def _ask(endpoint: str) -> str:
+    """Why the hub does not answer, empty if it does."""
     if not endpoint.startswith(("https://", "http://")):
         return "HF_ENDPOINT is no web address"
-    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
-            return ""
-    except urllib.error.HTTPError as error:
-        # Any status is an answer, unless it comes from a proxy that refuses.
-        return f"status {error.code}" if error.code in (403, 407) or error.code >= 500 else ""
-    except (OSError, ValueError) as error:
-        # Not its text: it may hold the address, and that a password.
-        reason = getattr(error, "reason", error)
-        name = type(reason).__name__
-        return "its name is not known here" if isinstance(reason, socket.gaierror) else name
+    result = f"no answer within {_SECONDS:g} s"
+
+    def ask() -> None:
+        nonlocal result
+        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
+                result = ""
+        except urllib.error.HTTPError as error:
+            # Any status is an answer, unless it comes from a proxy that refuses.
+            refused = error.code in (403, 407) or error.code >= 500
+            result = f"status {error.code}" if refused else ""
+        except (OSError, ValueError) as error:
+            # Not its text: it may hold the address, and that a password.
+            reason = getattr(error, "reason", error)
+            unknown = isinstance(reason, socket.gaierror)
+            result = "its name is not known here" if unknown else type(reason).__name__
+
+    # In a thread: looking up a name has no time limit.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_SECONDS + 1)
+    return result
