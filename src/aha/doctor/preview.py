@@ -7,10 +7,11 @@ recipes' models are written down here, so that memory can be predicted without a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import torch
@@ -37,8 +38,6 @@ from aha.tasks.prompts import ask
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.memory import Device, Place
 from aha.types import Problem, Unreachable, UserError
-
-T = TypeVar("T")
 
 # The models of the shipped recipes; `-Instruct` has the same sizes.
 PUBLIC = {f"Qwen/Qwen2.5-{b}B": SHAPES[f"qwen2.5-{b}b"] for b in ("0.5", "1.5", "3", "7")}
@@ -231,36 +230,49 @@ def describe(recipe: Recipe) -> str:
 
     A line names each thing that is on the hub and cannot be reached.
     """
-    rewards = rewards_of(recipe)
-    missing: list[str] = []
+    rewards, limit = rewards_of(recipe), recipe.generation.max_completion_length
+    lines, missing, prompt_tokens = [dump_recipe(recipe)], list[str](), 0
+    tokenizer: Any = None
+    config: Any = None
+    problem: Problem | None = None
+    counts: Counts | None = None
 
-    def loaded(load: Callable[[], T], what: str) -> T | None:
+    @contextmanager
+    def noted(what: str) -> Iterator[None]:
         try:
-            return load()
+            yield
         except Unreachable as error:
             missing.append(f"not checked: {what}; {error}")
-            return None
 
-    tokenizer: Any = loaded(lambda: load_tokenizer(recipe.model), "the first prompt")
-    problem = loaded(lambda: _first_problem(recipe), "the problems")
-    model = loaded(lambda: _config_and_counts(recipe), "memory")
-    limit = recipe.generation.max_completion_length
-    lines, prompt_tokens = [dump_recipe(recipe)], 0
-    if problem is not None:
+    with noted("the first prompt"):
+        tokenizer = load_tokenizer(recipe.model)
+    with noted("the problems"):
+        if not _problems_are_here(recipe):
+            # The loader would ask again and again for half a minute.
+            asked = software.look_at_hub(offline=False)
+            if asked.fault:
+                raise Unreachable(f"{asked.host}, which has them, does not answer: {asked.fault}.")
+        (problem,) = load_problems(recipe.task, "train", 1).problems
         lines.append(f"first problem: {dict(problem.columns)}")
+    with noted("memory"):
+        try:
+            config = load_config(recipe.model)
+            counts = counts_of(config, recipe.model.trust_remote_code)
+        except Unreachable:
+            counts = shape_of(recipe.model, online=False).counts
     if problem is not None and tokenizer is not None:
         (prompt,) = ask([problem], recipe, tokenizer)
         prompt_tokens = len(prompt.token_ids)
         try_rewards(rewards, problem, prompt, tokenizer.encode)
-        if model is not None and model[0] is not None:
-            require_positions(model[0], prompt_tokens, limit)
+        if config is not None:
+            require_positions(config, prompt_tokens, limit)
         lines += [
             f"first prompt, {prompt_tokens} tokens, special tokens included:",
             tokenizer.decode(list(prompt.token_ids)),
             "",
         ]
-    if model is not None:
-        lines.append(_memory_line(recipe, model[1]))
+    if counts is not None:
+        lines.append(_memory_line(recipe, counts))
     rows = recipe.grpo.prompts_per_step * recipe.generation.num_generations
     lines.append(
         f"Each of {recipe.train.max_steps} steps writes {rows} completions, at most "
@@ -268,24 +280,6 @@ def describe(recipe: Recipe) -> str:
         "their prompts."
     )
     return "\n".join([*lines, *missing])
-
-
-def _first_problem(recipe: Recipe) -> Problem:
-    if not _problems_are_here(recipe):
-        # The loader would ask again and again for half a minute.
-        asked = software.look_at_hub(offline=False)
-        if asked.fault:
-            raise Unreachable(f"{asked.host}, which has them, does not answer: {asked.fault}.")
-    return load_problems(recipe.task, "train", 1).problems[0]
-
-
-def _config_and_counts(recipe: Recipe) -> tuple[Any, Counts]:
-    """The model's configuration; without it, none and the published sizes."""
-    try:
-        config = load_config(recipe.model)
-    except Unreachable:
-        return None, shape_of(recipe.model, online=False).counts
-    return config, counts_of(config, recipe.model.trust_remote_code)
 
 
 def _memory_line(recipe: Recipe, counts: Counts) -> str:
