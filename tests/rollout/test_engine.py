@@ -28,7 +28,7 @@ from aha.model.kernels.library import kernels
 from aha.model.llama import blocks_of, supports
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import Choice, CPUDecoder, choose
-from aha.rollout.cuda import StaticDecoder
+from aha.rollout.cuda import BlocksDecoder
 from aha.rollout.engine import NativeEngine, _Rollout
 from aha.rollout.hf import HFDecoder
 from aha.rollout.sampler import _draw
@@ -123,7 +123,7 @@ def on_path(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
             NativeEngine,
             "_new_decoder",
             lambda self, rows, longest: (
-                StaticDecoder(self._blocks, rows, longest, fixed_shapes=True)
+                BlocksDecoder(self._blocks, rows, longest, fixed_shapes=True)
                 if self._blocks
                 else HFDecoder(self._model)
             ),
@@ -225,12 +225,11 @@ def test_waiting_prompts_enter_as_rows_leave(
     live: list[int] = []
     admit = _Rollout._admit
 
-    def spy(self: _Rollout, tokens_R: torch.Tensor, max_prompts: int) -> torch.Tensor:
+    def spy(self: _Rollout) -> None:
         before, rows = self._entered, int((self._lengths_B[: 3 * self._entered] == 0).sum())
-        tokens_R = admit(self, tokens_R, max_prompts)
+        admit(self)
         if self._entered > before:
             live.append(rows)
-        return tokens_R
 
     monkeypatch.setattr(_Rollout, "_admit", spy)
     few = engine_of(on_path, model, tokenizer, max_rows=9)

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aha.model.kernels import calls
 from aha.model.llama import blocks_of
-from aha.rollout.base import Partial, SamplingSettings, in_groups, unfinished_text
+from aha.rollout.base import Partial, SamplingSettings, unfinished_text
 from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.engine import NativeEngine
 from aha.rollout.hf import HFDecoder
@@ -119,7 +119,3 @@ def test_only_what_has_ended_is_a_completion() -> None:
     with pytest.raises(ValueError, match="still writing"):
         Partial("a", (1,), (0.0,), None).completion  # noqa: B018
     assert Partial("a", (1,), (0.0,), "length").completion.truncated
-
-
-def test_groups_are_in_order() -> None:
-    assert in_groups([1, 2, 3, 4], 2) == [(1, 2), (3, 4)]

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from aha.doctor.preview import describe
 from aha.model.kernels.library import kernels
 from aha.recipe import Recipe, load_recipe, shipped_recipes
-from aha.rollout.cuda import StaticDecoder
+from aha.rollout.cuda import BlocksDecoder
 from aha.rollout.engine import NativeEngine
 from aha.rollout.hf import Decoder
 from aha.runs import RunDirectory
@@ -221,7 +221,7 @@ def test_a_resumed_run_keeps_to_its_kernels(model_folder: str, tmp_path: Path) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NativeEngine, "_new_decoder", spy)
         resume_run(tmp_path / "run")
-    assert set(decoders) == {StaticDecoder}
+    assert set(decoders) == {BlocksDecoder}
 
 
 @pytest.mark.usefixtures("without_report")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -12,8 +12,6 @@ from aha.model.kernels.decode import Drawn
 from aha.types import Completion, Prompt
 
 INCOMPLETE = "\ufffd"  # a tokenizer decodes bytes that are not a whole character to this
-
-_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,6 @@ class Partial:
 def unfinished_text(decoded: str) -> str:
     """The decoded text without a last character whose bytes are not all written yet."""
     return decoded.rstrip(INCOMPLETE)
-
-
-def in_groups(rows: Sequence[_Row], num_generations: int) -> list[tuple[_Row, ...]]:
-    """The rows in order, one tuple for each prompt."""
-    starts = range(0, len(rows), num_generations)
-    return [tuple(rows[start : start + num_generations]) for start in starts]
 
 
 class Engine(Protocol):

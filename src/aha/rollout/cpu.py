@@ -20,7 +20,7 @@ from aha.model.kernels.decode import DecodedModel, Drawn
 from aha.model.kernels.library import kernels
 from aha.model.llama import LlamaBlocks
 from aha.rollout.base import Decoder
-from aha.rollout.cuda import StaticDecoder
+from aha.rollout.cuda import BlocksDecoder
 from aha.rollout.hf import prompt_mask
 
 _BURST_TOKENS = 16  # tokens that a small model's rows write before ended ones are dropped
@@ -55,7 +55,7 @@ def choose(blocks: LlamaBlocks, before: str = "") -> Choice:
     if found.path == "off" or decoder is None:
         cannot = "the model is not float32, or has layers that the kernels do not know"
         return Choice("off", found.why if found.path == "off" else cannot)
-    twin = StaticDecoder(blocks, _TRIAL_ROWS, _TRIAL_TOKENS + _TRIAL_STEPS + 1)
+    twin = BlocksDecoder(blocks, _TRIAL_ROWS, _TRIAL_TOKENS + _TRIAL_STEPS + 1)
     sides: tuple[Decoder, Decoder] = (decoder, twin)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(len(blocks.embedding), (_TRIAL_PROMPTS, _TRIAL_TOKENS), generator=generator)

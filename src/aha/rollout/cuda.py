@@ -1,4 +1,4 @@
-"""A decoder for Llama-like blocks in PyTorch alone: for GPUs, and where a CPU has no kernels.
+"""The decoder of Llama-like blocks in PyTorch: on GPUs, and on CPUs without kernels.
 
 On a GPU a step of a small model is hundreds of kernels of a few microseconds. Launching them one
 by one from Python takes ten times as long as running them. So rows and cached positions are rounded
@@ -26,7 +26,7 @@ POSITIONS = 256  # on a GPU cached positions are rounded up to a multiple of thi
 PREFILL_TOKENS = 32_768
 
 
-class StaticDecoder(Decoder):
+class BlocksDecoder(Decoder):
     """Keys and values of `slots` rows in two tensors (layers, slots, KV heads, capacity, D).
 
     Row r is slot r. Live rows are always the first slots: when rows leave, the others move down.
