@@ -1,182 +1,166 @@
-"""Runs with LoRA: what is saved, resumed, evaluated and exported; on a quantised base too."""
+"""Adapters change nothing at first, fold in exactly, and can be switched off."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from importlib.util import find_spec
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from aha.model.load import load_model, load_policy
-from aha.recipe import Recipe, load_recipe
-from aha.runs import RunDirectory
-from aha.tiny import weights_path
-from aha.train.start import resume_run, start_run
-from aha.trained.export import export
-from aha.trained.held_out import EvalRequest, run_eval
-from aha.types import UserError
-from stopped_run import stopped_run
-
-pytestmark = pytest.mark.usefixtures("without_report")
-QUANTIZED = pytest.mark.skipif(
-    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+from aha.grpo.batches import Row, micro_batches
+from aha.grpo.logprobs import LogprobModel, WithoutAdapters
+from aha.model.llama import blocks_of
+from aha.model.lora import (
+    adapters_off,
+    add_adapters,
+    can_fold_in,
+    fold_in,
+    folded_copy,
+    has_adapters,
 )
+from aha.rollout.base import SamplingSettings
+from aha.rollout.engine import NativeEngine
+from aha.sections import LoraSection
+from aha.types import Prompt
+from weighted import backward
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
 
-def small(*more: str) -> Recipe:
-    return load_recipe(
-        "countdown-tiny",
-        [
-            "lora={r: 4}", "optimizer.learning_rate=5e-3", "optimizer.warmup_ratio=0",
-            "train.max_steps=3", "train.save_steps=1", "train.save_total_limit=5",
-            "grpo.prompts_per_step=3", "generation.num_generations=4", "evaluation.n=6",
-            "generation.max_completion_length=60", "logging.report_to=[]", *more,
-        ],
-    )  # fmt: skip
+@pytest.fixture
+def base(random_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    return random_model()
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """Three steps with a KL term; only read."""
-    return start_run(small("grpo.beta=0.05"), tmp_path_factory.mktemp("lora") / "run")
+def adapted(base: PreTrainedModel, moved: float, **options: Any) -> PreTrainedModel:
+    """A copy with adapters whose B, zero at first, has been moved as training would."""
+    model = copy.deepcopy(base)
+    add_adapters(model, LoraSection(r=4, alpha=8.0, **options), "base", seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(moved * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
-def comparable(run: RunDirectory) -> list[dict[str, Any]]:
-    return [
-        {k: v for k, v in record.items() if not k.startswith(("time/", "memory/", "machine/"))}
-        for record in run.metrics()
-    ]
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
 
 
-def test_a_checkpoint_is_an_adapter_that_peft_loads(run: RunDirectory) -> None:
-    checkpoint = run.checkpoints / "step-000003"
-    assert {path.name for path in checkpoint.iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "checksums.json", "tokenizer.json",
-        "tokenizer_config.json", "trainer_state.pt",
-    }  # fmt: skip
-    config = json.loads((checkpoint / "adapter_config.json").read_text("utf-8"))
-    assert config["base_model_name_or_path"] == "aha-tiny"
-    assert config["r"] == 4
-    base = AutoModelForCausalLM.from_pretrained(str(weights_path()), dtype=torch.float32)
-    theirs: Any = PeftModel.from_pretrained(base, str(checkpoint)).merge_and_unload()
-    ours = load_model(small(f"model.name={checkpoint}").model)
-    assert all(torch.equal(t, ours.state_dict()[n]) for n, t in theirs.state_dict().items())
+def test_new_adapters_change_nothing_and_are_all_that_is_trained(base: PreTrainedModel) -> None:
+    model = adapted(base, 0.0)
+    assert has_adapters(model)
+    assert torch.equal(logits(model), logits(base))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if ".lora_" in name}
+    # Two layers of seven products, an A and a B each; the head and the embedding have none.
+    assert len(trained) == 2 * 7 * 2
 
 
-def test_the_base_does_not_move_and_the_adapters_do(run: RunDirectory) -> None:
-    first, last = (
-        load_file(run.checkpoints / f"step-00000{step}" / "adapter_model.safetensors")
-        for step in (1, 3)
+def test_the_seed_decides_how_they_begin(base: PreTrainedModel) -> None:
+    def first_a(seed: int) -> torch.Tensor:
+        model = copy.deepcopy(base)
+        torch.manual_seed(seed + 100)  # the process's own stream has no say
+        add_adapters(model, LoraSection(), "base", seed)
+        return next(p for name, p in model.named_parameters() if "lora_A" in name)
+
+    assert torch.equal(first_a(0), first_a(0))
+    assert not torch.equal(first_a(0), first_a(1))
+
+
+def test_folding_in_is_w_plus_scaled_b_a(base: PreTrainedModel) -> None:
+    model = adapted(base, 0.1)
+    layer: Any = model.model.layers[0].self_attn.q_proj
+    by_hand = layer.base_layer.weight + (8 / 4) * (
+        layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     )
-    assert all(not torch.equal(first[name], last[name]) for name in first)
-    policy = load_policy(small(), run.checkpoints / "step-000003")
-    base = load_model(small().model)
-    weights = dict(policy.named_parameters())
-    for name, tensor in base.named_parameters():
-        parent, _, kind = name.rpartition(".")
-        adapted = f"{parent}.base_layer.{kind}"
-        assert torch.equal(weights[adapted if adapted in weights else name], tensor)
+    folded = folded_copy(model)
+    assert torch.equal(folded.model.layers[0].self_attn.q_proj.weight, by_hand)
+    assert type(folded.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+    assert not has_adapters(folded)
+    assert has_adapters(model)
+    torch.testing.assert_close(logits(folded), logits(model), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits(model), logits(base), atol=0.1)
+    assert set(fold_in(model).state_dict()) == set(base.state_dict())
 
 
-def test_the_kl_term_compares_with_the_adapters_switched_off(run: RunDirectory) -> None:
-    kl = [record["kl"] for record in run.metrics()]
-    assert kl[0] == pytest.approx(0, abs=1e-7)
-    assert kl[2] > 1e-6
-    assert max(record["logprob_gap"] for record in run.metrics()) < 1e-4
+def test_peft_itself_folds_the_same(base: PreTrainedModel) -> None:
+    model = adapted(base, 0.1)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    wrapped: Any = get_peft_model(copy.deepcopy(base), config)
+    state = {k: v for k, v in model.state_dict().items() if ".lora_" in k}
+    wrapped.base_model.model.load_state_dict(state, strict=False)
+    assert isinstance(wrapped, PeftModel)
+    theirs = wrapped.merge_and_unload().state_dict()
+    ours = folded_copy(model).state_dict()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
 
-@pytest.mark.parametrize("quantization", ["none", pytest.param("nf4", marks=QUANTIZED)])
-def test_an_interrupted_run_resumes_to_the_bit(
-    quantization: str, run: RunDirectory, tmp_path: Path
+def test_switched_off_the_model_is_its_base_to_the_bit(base: PreTrainedModel) -> None:
+    model = adapted(base, 0.1)
+    with adapters_off(model):
+        assert torch.equal(logits(model), logits(base))
+    assert not torch.equal(logits(model), logits(base))
+    (batch,) = micro_batches([Row(0, (5, 6), (7, 8, 9, 1))], 64, torch.device("cpu"))
+    reference = WithoutAdapters(LogprobModel(model, blocks_of(model)))
+    unstacked = LogprobModel(base, blocks_of(base))
+    torch.testing.assert_close(
+        reference.logprobs(batch, 1.0), unstacked.logprobs(batch, 1.0), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj"), ("down_proj",)])
+def test_the_sampler_draws_from_what_the_trainer_scores(
+    targets: Any, base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    recipe = small("grpo.beta=0.05", f"model.quantization={quantization}")
-    whole = run if quantization == "none" else start_run(recipe, tmp_path / "whole")
-    stopped_run(recipe, tmp_path / "parts", 2)
-    parts = resume_run(tmp_path / "parts")
-    assert comparable(parts) == comparable(whole)
-    assert parts.read_lines("samples.jsonl") == whole.read_lines("samples.jsonl")
-    assert parts.evaluation() == whole.evaluation()
-    name = "checkpoints/step-000003/adapter_model.safetensors"
-    assert (parts.path / name).read_bytes() == (whole.path / name).read_bytes()
-    config = "checkpoints/step-000003/adapter_config.json"
-    assert (parts.path / config).read_bytes() == (whole.path / config).read_bytes()
+    model = adapted(base, 0.1, target_modules=targets)
+    blocks = blocks_of(model)
+    engine = NativeEngine(model, tokenizer, blocks)
+    prompt = Prompt("", "", (5, 6, 7))
+    ((completion,),) = engine.generate([prompt], 1, SamplingSettings(20, ignore_end=True), 0)
+    (batch,) = micro_batches(
+        [Row(0, prompt.token_ids, completion.token_ids)], 64, torch.device("cpu")
+    )
+    scored = LogprobModel(model, blocks).logprobs(batch, 1.0)
+    torch.testing.assert_close(scored, torch.tensor(completion.logprobs), atol=1e-4, rtol=0)
 
 
-def test_a_run_a_checkpoint_and_a_bare_adapter_are_evaluated(
-    run: RunDirectory, tmp_path: Path
-) -> None:
-    after = run.evaluation()["after"]
-    recipe = str(run.path / "recipe.yaml")
-    bare = tmp_path / "adapter"
-    bare.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(run.checkpoints / "step-000003" / name, bare)
-    for target in (str(run.path), str(run.checkpoints / "step-000003"), str(bare)):
-        request = EvalRequest(target, recipe=recipe, output=tmp_path / "texts")
-        assert run_eval(request).outcome.evaluation.summary == after
+def test_only_float32_is_folded_in_for_rollouts(base: PreTrainedModel) -> None:
+    assert can_fold_in(adapted(base, 0.1))
+    assert not can_fold_in(adapted(copy.deepcopy(base).to(torch.bfloat16), 0.1))
 
 
-def test_the_export_is_whole_weights_with_the_same_answers(
-    run: RunDirectory, tmp_path: Path
-) -> None:
-    export(str(run.path), tmp_path / "out")
-    assert not (tmp_path / "out" / "adapter_config.json").exists()
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    base = AutoModelForCausalLM.from_pretrained(str(weights_path()))
-    assert set(model.state_dict()) == set(base.state_dict())
-    request = EvalRequest(str(tmp_path / "out"), output=tmp_path / "texts")
-    assert run_eval(request).outcome.evaluation.summary == run.evaluation()["after"]
+def test_adapters_on_bfloat16_weights_are_float32(base: PreTrainedModel, tmp_path: Path) -> None:
+    model = adapted(copy.deepcopy(base).to(torch.bfloat16), 0.1)
+    types = {p.dtype for p in model.parameters() if p.requires_grad}
+    assert types == {torch.float32}
+    assert logits(model).dtype == torch.bfloat16
 
 
-@QUANTIZED
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantised_base_trains_and_is_exported_whole(quantization: str, tmp_path: Path) -> None:
-    recipe = small(f"model.quantization={quantization}", "train.max_steps=2")
-    run = start_run(recipe, tmp_path / "run")
-    # Quantised, the sampler and the trainer must still compute the same.
-    assert max(record["logprob_gap"] for record in run.metrics()) < 1e-4
-    assert all(record["grad_norm"] > 0 for record in run.metrics() if record["trained_rows"])
-    request = EvalRequest(str(run.path), output=tmp_path / "texts")
-    assert run_eval(request).outcome.evaluation.summary == run.evaluation()["after"]
-    export(str(run.path), tmp_path / "out")
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert {tensor.dtype for tensor in exported.state_dict().values()} == {torch.float32}
-    assert run_eval(EvalRequest(str(tmp_path / "out"), n=2, output=tmp_path / "texts"))
+def test_gradients_reach_adapters_only_and_are_autograds(base: PreTrainedModel) -> None:
+    """The policy's gradients against a plain forward and backward of the same model."""
+    model = adapted(base, 0.1)
+    plain = copy.deepcopy(model)
+    policy = LogprobModel(model, blocks_of(model))
+    (batch,) = micro_batches([Row(0, (5, 6), (7, 8, 9, 1))], 64, torch.device("cpu"))
+    policy.clear_gradients()
+    backward(policy, batch, 1.0, -torch.ones(len(batch.targets_N)))
+    policy.gather_gradients()
 
-
-def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    for recipe, words in (
-        (small("lora.target_modules=[q_proj, lm_head]"), r"'lm_head' is no linear layer .* q_proj"),
-        (small("lora=null", "model.quantization=nf4"), "quantised weights are not trained"),
-    ):
-        with pytest.raises(UserError, match=words):
-            load_policy(recipe, None)
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="does not name its base"):
-        load_model(small(f"model.name={tmp_path}").model)
-    text = json.dumps({"base_model_name_or_path": "aha-tiny", "peft_type": "LORA"})
-    (tmp_path / "adapter_config.json").write_text(text)
-    with pytest.raises(UserError, match="could not be loaded"):
-        load_model(small(f"model.name={tmp_path}").model)
-
-
-def test_a_quantised_base_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aha.model.load.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs bitsandbytes: pip install 'aha-zero\[quantized\]'"):
-        load_policy(small("model.quantization=nf4"), None)
-
-
-@pytest.mark.slow
-def test_the_embedded_model_learns_with_adapters_alone(tmp_path: Path) -> None:
-    """The default recipe's own batches, 80 steps: 20 points more on 300 held-out problems."""
-    changes = ["lora={}", "optimizer.learning_rate=3e-3", "train.max_steps=80", "evaluation.n=300"]
-    run = start_run(load_recipe("countdown-tiny", changes), tmp_path / "run")
-    before, after = (run.evaluation()[when]["accuracy"] for when in ("before", "after"))
-    assert after - before >= 0.20
+    ids = torch.tensor([[5, 6, 7, 8, 9, 1]])
+    logs = torch.log_softmax(plain(input_ids=ids).logits[0, 1:5].float(), dim=-1)
+    (-logs.gather(1, ids[0, 2:, None]).sum()).backward()
+    theirs = {name: p.grad for name, p in plain.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, theirs[name], atol=1e-4, rtol=1e-3)
+        else:
+            assert parameter.grad is None
