@@ -49,7 +49,7 @@ def test_what_changes_no_result_comes_first() -> None:
     advice = advise(subject(0.95 * peak, "cpu", *large))
     assert not advice.fits
     assert advice.recommended is not None
-    # Halving the micro-batch once is enough, and with room.
+    # Halving the microbatch once is enough, and with room.
     assert advice.recommended.settings == ("train.tokens_per_microbatch=20000",)
     assert advice.recommended.fit == "yes"
 

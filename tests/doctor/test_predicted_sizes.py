@@ -125,7 +125,7 @@ def test_micro_batches(small_shape: Shape) -> None:
     assert (one.micro_rows, one.micro_batches) == (8, 1)
     many = RunSizes(recipe("train.tokens_per_microbatch=299"), small_shape, CPU, PROMPT)
     assert (many.micro_rows, many.micro_batches) == (2, 4)
-    # A row that is longer than the budget has a micro-batch of its own.
+    # A row that is longer than the budget has a microbatch of its own.
     longer = RunSizes(recipe("train.tokens_per_microbatch=10"), small_shape, CPU, PROMPT)
     assert (longer.micro_rows, longer.micro_batches) == (1, 8)
     as_written = RunSizes(recipe(), small_shape, CPU, PROMPT, completion_tokens=10)

@@ -55,7 +55,7 @@ def test_gradients_are_those_of_the_models_own_forward(
         monkeypatch.setattr(calls, "usable", lambda *tensors: False)
     model = build(kind, random_model)
     expected = gradients(LogprobModel(copy.deepcopy(model), None), 0.7)
-    # So few logits at a time that every micro-batch has several parts.
+    # So few logits at a time that every microbatch has several parts.
     monkeypatch.setattr(logprobs_module, "LOGIT_BYTES", 224 * 4 * 3)
     ours = gradients(LogprobModel(model, blocks_of(model), recompute), 0.7)
     assert ours.keys() == expected.keys()

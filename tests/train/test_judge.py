@@ -114,7 +114,7 @@ def our_side(
     old_shift: torch.Tensor | None,
     mask_truncated: bool,
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    # A small budget, so that several micro-batches must add up to TRL's one.
+    # A small budget, so that several microbatches must add up to TRL's one.
     settings = UpdateSettings(loss, TEMPERATURE, 1, 1.0, 90, mask_truncated)
     policy = LogprobModel(model, blocks_of(model))
     judge = None if reference is None else LogprobModel(reference, blocks_of(reference))

@@ -40,7 +40,7 @@ def test_a_run_keeps_its_engine(began: str, other: str, small: Make, tmp_path: P
 
 def test_a_dry_run_says_who_does_what(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    plan = "12 completions a step on 2 processes: 1 micro-batch of 6 each."
+    plan = "12 completions a step on 2 processes: 1 microbatch of 6 each."
     assert describe(small("trl")).endswith(f"On TRL, where memory allows: {plan}")
     with pytest.raises(UserError, match="dynamic_sampling"):
         describe(small("trl", "grpo.dynamic_sampling=true"))

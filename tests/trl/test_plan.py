@@ -1,4 +1,4 @@
-"""Rows of a step over processes and micro-batches."""
+"""Rows of a step over processes and microbatches."""
 
 from __future__ import annotations
 

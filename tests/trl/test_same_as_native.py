@@ -25,11 +25,11 @@ from aha.trl.backend import start_run as start_on_trl
 NAME = "model.safetensors"
 Make = Callable[..., Recipe]
 
-# What a machine or a micro-batch makes of a step, and what only one of the engines can say.
+# What a machine or a microbatch makes of a step, and what only one of the engines can say.
 OWN = {"logprob_gap", "tokens_per_microbatch"}
 CASES = {
     "plain": (),
-    "micro-batches": ("train.tokens_per_microbatch=200",),
+    "microbatches": ("train.tokens_per_microbatch=200",),
     "grpo with KL and decay": (
         "grpo.beta=0.1", "train.tokens_per_microbatch=200", "optimizer.weight_decay=0.1",
         "optimizer.lr_scheduler_type=linear", "optimizer.min_lr_ratio=0.2",

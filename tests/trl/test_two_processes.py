@@ -75,7 +75,7 @@ def test_two_processes_make_the_run_of_one(loss_type: str, tmp_path: Path) -> No
     process = start(*train(tmp_path / "trl", *changes), program=DRIVER)
     output = "".join(lines(process))
     assert process.wait() == 0, output
-    assert "12 completions a step on 2 processes: 3 micro-batches of 2 each" in output
+    assert "12 completions a step on 2 processes: 3 microbatches of 2 each" in output
     assert output.count("run directory: ") == output.count("after training: ") == 1
     trl = RunDirectory.open(tmp_path / "trl")
     own = {"logprob_gap", "tokens_per_microbatch"}

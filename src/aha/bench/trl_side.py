@@ -1,6 +1,6 @@
 """TRL's side: GRPOTrainer on the same model, prompts, rewards and settings.
 
-Its micro-batch is the whole step where that fits: fewer passes are its fastest setting.
+Its microbatch is the whole step where that fits: fewer passes are its fastest setting.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The findings on a recipe, and the settings with which it would fit into memory.
 
-Settings that change no result come first (smaller micro-batches, checkpointing, fewer rows at a
+Settings that change no result come first (smaller microbatches, checkpointing, fewer rows at a
 time), then adapters, then adapters on a quantised base. All weights in bfloat16 are shown, but
 never recommended: most updates are rounded away.
 """
@@ -163,7 +163,7 @@ def _checkpointing(recipe: Recipe) -> Changes:
 def _halved(subject: Subject, base: Changes, key: str) -> Changes:
     """The largest half, quarter ... of a limit with which its phase fits; empty if none is left.
 
-    The tokens of a micro-batch stay enough for one row, the rows in the cache for one group.
+    The tokens of a microbatch stay enough for one row, the rows in the cache for one group.
     """
     generation = subject.recipe.generation
     if key == _TOKENS:

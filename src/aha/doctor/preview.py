@@ -286,7 +286,7 @@ def _memory_line(recipe: Recipe, counts: Counts) -> str:
     dtype = choose_dtype(recipe.model, frozen=recipe.lora is not None)
     adapters = adapter_parameters(counts, recipe.lora)
     weights = weights_bytes(counts, dtype.itemsize, recipe.model.quantization)
-    # What is trained has a gradient and AdamW's two moments; adapters are in float32.
+    # Every trainable weight has a gradient and AdamW's two moments; adapters are in float32.
     copies = weights if recipe.grpo.beta and recipe.lora is None else 0
     trained = weights if recipe.lora is None else 4 * adapters
     gigabytes = (weights + copies + 3 * trained + 4 * adapters) / 2**30

@@ -1,1 +1,1 @@
-"""The algorithm: advantages, losses, log-probabilities, micro-batches. No rollouts, no files."""
+"""The algorithm: advantages, losses, log-probabilities, microbatches. No rollouts, no files."""

@@ -1,4 +1,4 @@
-"""Rows of prompt and completion, cut into micro-batches by a budget of tokens."""
+"""Rows of prompt and completion, cut into microbatches by a budget of tokens."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class MicroBatch:
 
 
 def micro_batches(rows: Sequence[Row], token_budget: int, device: torch.device) -> list[MicroBatch]:
-    """All rows, longest first, in micro-batches of at most `token_budget` padded tokens.
+    """All rows, longest first, in microbatches of at most `token_budget` padded tokens.
 
-    A row longer than the budget gets a micro-batch of its own.
+    A row longer than the budget gets a microbatch of its own.
     """
     batches: list[MicroBatch] = []
     pending: list[Row] = []

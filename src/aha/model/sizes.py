@@ -152,7 +152,7 @@ class Pass:
 
 
 def kept_per_token(widths: Widths, how: Pass) -> int:
-    """Bytes that the forward pass keeps for the backward pass, for one token of a micro-batch.
+    """Bytes that the forward pass keeps for the backward pass, for one token of a microbatch.
 
     All blocks' tensors; with `recompute` only their inputs, and one block whole while it is run
     again. A block keeps its input and the stream between its halves; both norms' outputs;

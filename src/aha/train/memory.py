@@ -1,6 +1,6 @@
 """The memory of a run, from its recipe and its model's configuration, without weights.
 
-The engines choose the tokens of a micro-batch by these formulas (`token_budget`). `--dry-run` and
+The engines choose the tokens of a microbatch by these formulas (`token_budget`). `--dry-run` and
 `aha doctor` predict with them (`predict`): every completion is as long as the recipe allows and
 every group has signal, which is the most that a step can need. The peak is the largest phase,
 from the second step on, when Adam's moments exist.
@@ -56,11 +56,11 @@ PARTS = (
     "activations", "logits", "fragments",
 )  # fmt: skip
 
-# Beyond this, a CPU's caches hold less than a micro-batch and a step gets slower (docs/log.md).
+# Beyond this, a CPU's caches hold less than a microbatch and a step gets slower (docs/log.md).
 _MOST_TOKENS = {"cpu": 2048, "cuda": 65_536, "mps": 8192}
 _MOST_HIDDEN_VALUES = 2**20
 _FEWEST_TOKENS = 256
-# The share of free memory that a micro-batch may take; the rest is for what this does not count.
+# The share of free memory that a microbatch may take; the rest is for what this does not count.
 _SHARE = 0.5
 _ADAPTER_ITEM = 4  # adapters are trained in float32 in every case
 # Layers with one input that the fused blocks compute as one product (`aha.model.llama`).
@@ -75,7 +75,7 @@ _FRAGMENTS = 0.06
 
 
 def token_budget(widths: Widths, per_token: float, free: float, trained: int, device: str) -> int:
-    """Tokens of a micro-batch: half of what is `free` once gradients and moments exist.
+    """Tokens of a microbatch: half of what is `free` once gradients and moments exist.
 
     `free` and `trained` (the weights with a gradient) are in bytes.
     """
@@ -92,7 +92,7 @@ def tokens_that_fit(
 ) -> int:
     """`token_budget` of a loaded model, by default for the memory that is free on its device.
 
-    `fused`: the fused blocks run the model; without them all logits of a micro-batch exist at
+    `fused`: the fused blocks run the model; without them all logits of a microbatch exist at
     once.
     """
     free = free_memory(model.device) if free_bytes is None else free_bytes
@@ -127,7 +127,7 @@ class RunSizes:
 
     `item`, `product_item`, `rollout_item`: bytes of a weight, of a large product's values, and of
     a weight in rollouts. `rows`: completions in the cache at a time, of `groups` prompts.
-    `budget`: tokens of a micro-batch; `micro_rows` of `longest` tokens fill it, and the update
+    `budget`: tokens of a microbatch; `micro_rows` of `longest` tokens fill it, and the update
     takes `micro_batches` of them. `weights` and `trained` are bytes, adapters included.
     """
 
@@ -286,7 +286,7 @@ def predict(
 def _training(run: RunSizes) -> Mapping[str, int]:
     """The largest moment of an update: the head's part, the last block's, or the end of a block.
 
-    The first micro-batch's gradients come as its activations go; the next one finds them there.
+    The first microbatch's gradients come as its activations go; the next one finds them there.
     """
     w, counts, item, how = run.shape.widths, run.shape.counts, run.item, run.how
     tokens = run.micro_rows * run.longest

@@ -193,7 +193,7 @@ class BatchPlan:
         return (
             f"{self.rows} completions a step on {self.processes} "
             f"process{'es' if self.processes > 1 else ''}: {self.gradient_accumulation_steps} "
-            f"micro-batch{'es' if self.gradient_accumulation_steps > 1 else ''} of "
+            f"microbatch{'es' if self.gradient_accumulation_steps > 1 else ''} of "
             f"{self.per_device_train_batch_size} each"
         )
 
