@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 from recited import GIVES_UP, GOES_ON, MakeSession
 
-from aha.play.page_html import game_html, heading_html, refusal_html, style
 from aha.play.scene import Scene
 from aha.play.session import Draw, Session, Tally
-from aha.play.web import GAMES_PER_MINUTE, Limiter, Page, Visit
+from aha.play.web import GAMES_PER_MINUTE, Limiter, Page, Visit, page_html, style
 
 HOSTILE = (
     "<script>alert(1)</script> <img src=x onerror=alert(2)> </div></section> \" onclick='x' "
@@ -60,7 +59,7 @@ def last_scene(session: Session, problem: str = "15 from 3 13 5") -> Scene:
 
 def test_both_sides_their_steps_and_verdicts_are_there(make_session: MakeSession) -> None:
     scene = last_scene(make_session(base=[GIVES_UP], trained=[GOES_ON]))
-    text = seen(game_html(scene, Tally().with_game(scene).with_game(scene))).text
+    text = seen(page_html("game", scene, Tally().with_game(scene).with_game(scene))).text
     for part in (
         "Make 15 from 3135", "base", "trained", "10 - 5 = 6✗", "13 + 2 = 15✓",
         "wrong at the first try, 25 tokens: it is 44, not 15",
@@ -68,7 +67,7 @@ def test_both_sides_their_steps_and_verdicts_are_there(make_session: MakeSession
         "wrote the same 15 tokens", "so far: base 0 of 2, trained 2 of 2",
     ):  # fmt: skip
         assert part in text
-    html = game_html(scene, Tally())
+    html = page_html("game", scene, Tally())
     assert (
         '<span class="m-false">10 - 5 = 6<span class="sign" role="img" aria-label="false">' in html
     )
@@ -80,7 +79,7 @@ def test_of_an_unfinished_game_there_is_no_summary(make_session: MakeSession) ->
     scenes = session.play(session.typed("15 from 3 13 5"), Draw())
     first = next(scenes)
     scenes.close()
-    html = game_html(first, Tally())
+    html = page_html("game", first, Tally())
     assert "aha-summary" not in html
     assert "… 1 token" in seen(html).text
 
@@ -89,15 +88,18 @@ def test_of_an_unfinished_game_there_is_no_summary(make_session: MakeSession) ->
 def test_what_others_wrote_is_only_ever_text(where: str, make_session: MakeSession) -> None:
     plain = last_scene(make_session(one=["no"]))
     if where == "text":
-        html, usual = game_html(last_scene(make_session(one=[HOSTILE])), Tally()), plain
+        html, usual = page_html("game", last_scene(make_session(one=[HOSTILE])), Tally()), plain
     elif where == "name":
-        html, usual = game_html(last_scene(make_session(**{HOSTILE: ["no"]})), Tally()), plain
-        html += heading_html([HOSTILE])
+        html, usual = (
+            page_html("game", last_scene(make_session(**{HOSTILE: ["no"]})), Tally()),
+            plain,
+        )
+        html += page_html("heading", [HOSTILE])
     else:
-        html, usual = refusal_html(HOSTILE), plain
+        html, usual = page_html("refusal", HOSTILE), plain
     parsed = seen(html)
     assert set(parsed.tags) <= {"div", "span", "p", "section", "header", "h1", "h2", "strong"}
-    known = seen(game_html(usual, Tally())).attributes
+    known = seen(page_html("game", usual, Tally())).attributes
     assert parsed.attributes <= known | {"class", "role", "aria-label", "title"}
     assert "<script>alert(1)</script>" in parsed.text
     assert "⟨U+001B⟩[31m ⟨U+202E⟩gnp.exe" in parsed.text
@@ -106,7 +108,7 @@ def test_what_others_wrote_is_only_ever_text(where: str, make_session: MakeSessi
 
 def test_a_hostile_question_is_text_too(make_session: MakeSession) -> None:
     session = make_session(["task.name=gsm8k", "prompt.style=r1"], one=["no"])
-    parsed = seen(game_html(last_scene(session, f"{HOSTILE} #### <i>1</i>"), Tally()))
+    parsed = seen(page_html("game", last_scene(session, f"{HOSTILE} #### <i>1</i>"), Tally()))
     assert {"script", "img", "b", "i"}.isdisjoint(parsed.tags)
     assert "${alert(3)} {{constructor}}" in parsed.text
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from recited import GIVES_UP, GOES_ON, MakeSession
 
-from aha.play.scene import UNICODE, Row, Scene
+from aha.play.scene import Row, Scene
 from aha.play.session import Draw, Session, Tally, who_plays
 from aha.rollout.base import Partial
 from aha.tasks.countdown import make_problem
@@ -67,7 +67,7 @@ def test_both_readings_are_told_apart(make_session: MakeSession) -> None:
     scene = last_scene(make_session(one=["</think> so <answer> 13 + 5 - 3 </answer>"]))
     row = scene.lanes[0].rows[0]
     assert row.kind == "lenient"
-    assert row.details(UNICODE) == "strict ✗ · lenient ✓"
+    assert row.details == "strict ✗ · lenient ✓"
     assert (scene.lanes[0].right, scene.lanes[0].judged) == (0, 1)
 
 
@@ -78,7 +78,7 @@ def test_sums_are_counted() -> None:
         ("1 + 1 = 2 .", "1 of 1 sum true"),
         ("no", ""),
     ):
-        assert Row(problem, Partial(text, (), (), "stop")).details(UNICODE) == expected
+        assert Row(problem, Partial(text, (), (), "stop")).details == expected
 
 
 def test_how_far_two_models_wrote_the_same(make_session: MakeSession) -> None:

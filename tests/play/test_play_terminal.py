@@ -8,7 +8,7 @@ from recited import GIVES_UP, GOES_ON, MakeSession
 from rich.console import Console
 
 from aha.play.session import Draw, Session
-from aha.play.terminal import HELP, Terminal, panels, signs_for
+from aha.play.terminal import HELP, Terminal
 
 HOSTILE = (
     "\x1b[31mred\x1b[2J [bold red]styled[/] [link=http://evil.example]x[/link] :boom: "
@@ -79,11 +79,12 @@ def test_while_it_is_written_the_end_of_a_long_text_is_on_screen(
     session = make_session(base=[long], trained=[long], limit=2_000)
     on = console(width, 30)
     *_, scene = session.play(session.typed("15 from 3 13 5"), Draw(samples))
-    lines = on.render_lines(panels(scene, on, signs_for(on), fit=True))
+    terminal = Terminal(session, on, Draw(samples), pace=0.0)
+    lines = on.render_lines(terminal.panels(scene, fit=True))
     assert len(lines) <= 30
     text = "".join(segment.text for line in lines for segment in line)
     assert text.count("the end") == 2 * samples
-    whole = on.render_lines(panels(scene, on, signs_for(on), fit=False))
+    whole = on.render_lines(terminal.panels(scene, fit=False))
     assert len(whole) > 60
 
 

@@ -47,16 +47,17 @@ def serve() -> Iterator[Serve]:
     with contextlib.ExitStack() as stack:
 
         def begin(session: Session, pace: float = 0.0) -> str:
-            server = make_server(session, Draw(), pace, 0)
-            thread = threading.Thread(target=server.run)
+            server, listening = make_server(session, Draw(), pace, 0)
+            port = listening.getsockname()[1]
+            thread = threading.Thread(target=server.run, args=([listening],))
             thread.start()
 
             def end() -> None:
-                server.uvicorn.should_exit = True
+                server.should_exit = True
                 thread.join()
 
             stack.callback(end)
-            return server.address
+            return f"http://127.0.0.1:{port}/"
 
         yield begin
 

@@ -22,7 +22,7 @@ from aha.answers.equations import WrittenStep, written_steps
 from aha.answers.expression import ExpressionError, parse_equation
 from aha.reasoning.behaviours import find_behaviours
 from aha.rollout.base import Partial
-from aha.tasks import TASKS, Verdict, task_of
+from aha.tasks import TASKS, Task, Verdict, task_of
 from aha.types import Problem
 
 Mark = Literal["", "true", "false", "turn", "check", "plan", "tag"]
@@ -41,23 +41,18 @@ _OPEN_END = re.compile("[0-9+\\-*/().,$\u20ac\u00a3%=\u2248 \t\u00d7\u00f7\u2212
 _CLOSED = re.compile("[.,] ")
 _OPERATORS = tuple("+-*/\u00d7\u00f7\u2212")
 
-
-# A sign for each mark and outcome, for people who do not see the colours; and one in ASCII, for
-# terminals whose encoding lacks it.
-_SIGNS = {
-    "true": ("\u2713", "(ok)"),
-    "false": ("\u2717", "(NO)"),
-    "missing": ("\u26a0", "!"),
-    "dot": ("\u00b7", "-"),
-    "writing": ("\u2026", "..."),
-    "right": ("\u2713", "(ok)"),
-    "lenient": ("\u223c", "~"),
-    "wrong": ("\u2717", "(NO)"),
-    "unknown": ("?", "?"),
+# A sign for each mark and outcome, for people who do not see the colours.
+SIGNS = {
+    "true": "\u2713",
+    "false": "\u2717",
+    "missing": "\u26a0",
+    "dot": "\u00b7",
+    "writing": "\u2026",
+    "right": "\u2713",
+    "lenient": "\u223c",
+    "wrong": "\u2717",
+    "unknown": "?",
 }
-Signs = Mapping[str, str]
-UNICODE: Signs = {name: sign for name, (sign, _) in _SIGNS.items()}
-ASCII: Signs = {name: sign for name, (_, sign) in _SIGNS.items()}
 
 
 @dataclass(frozen=True)
@@ -99,10 +94,15 @@ class Row:
     partial: Partial
     verdict: Verdict | None = None
 
+    @property
+    def task(self) -> Task:
+        """The task that judges the completion."""
+        return task_of(self.problem.columns)
+
     @cached_property
     def marked(self) -> MarkedText:
         """The text so far, line by line."""
-        pool = task_of(self.problem.columns).pool(self.problem.columns)
+        pool = self.task.pool(self.problem.columns)
         finished = self.partial.finish_reason is not None
         return mark_text(self.partial.text, pool, TASKS[self.problem.task].rules, finished)
 
@@ -124,8 +124,7 @@ class Row:
         tokens = f"{count:,} token{'' if count == 1 else 's'}"
         if self.verdict is None:
             return tokens
-        columns, turns = self.problem.columns, self.marked.turns
-        task = task_of(columns)
+        task, turns = self.task, self.marked.turns
         if turns and task.searches:
             after = f" after {turns} given-up {'try' if turns == 1 else 'tries'}"
         elif turns:
@@ -139,20 +138,22 @@ class Row:
         first = after or (" at the first try" if task.searches else "")
         if self.kind == "wrong":
             ending = f"cut off{after}" if cut_off else f"wrong{first}"
-            return f"{ending}, {tokens}: {task.why_wrong(self.verdict.answer, columns)}"
+            why = task.why_wrong(self.verdict.answer, self.problem.columns)
+            return f"{ending}, {tokens}: {why}"
         layout = "" if self.kind == "right" else ", but not in the layout"
         return f"right{first}{layout}, {tokens}"
 
-    def details(self, signs: Signs) -> str:
+    @property
+    def details(self) -> str:
         """The sums that are true and both readings of the answer; "" when there are none."""
         found = []
         sums = self.marked.true + self.marked.false
         if sums:
             found.append(f"{self.marked.true} of {sums:,} sum{'' if sums == 1 else 's'} true")
         if self.kind in ("right", "lenient", "wrong"):
-            found.append(f"strict {signs['true' if self.kind == 'right' else 'false']}")
-            found.append(f"lenient {signs['false' if self.kind == 'wrong' else 'true']}")
-        return f" {signs['dot']} ".join(found)
+            found.append(f"strict {SIGNS['true' if self.kind == 'right' else 'false']}")
+            found.append(f"lenient {SIGNS['false' if self.kind == 'wrong' else 'true']}")
+        return f" {SIGNS['dot']} ".join(found)
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,7 @@ class Lane:
             return self.rows[0].outcome
         tokens = fmean(len(row.partial.token_ids) for row in self.rows)
         turns = fmean(row.marked.turns for row in self.rows)
-        tries = task_of(self.rows[0].problem.columns).searches
-        turned = "given-up tries" if tries else "turns back"
+        turned = "given-up tries" if self.rows[0].task.searches else "turns back"
         average = f"{tokens:.0f} tokens and {turns:.1f} {turned} on average"
         if not self.judged:
             return average
@@ -215,6 +215,11 @@ class Scene:
     notes: tuple[str, ...] = ()
 
     @property
+    def task(self) -> Task:
+        """The task that judges the completions."""
+        return task_of(self.problem.columns)
+
+    @property
     def heading(self) -> str:
         """The problem as it is asked."""
         make = "Make " if self.pool else ""
@@ -223,7 +228,7 @@ class Scene:
     @property
     def pool(self) -> tuple[int, ...]:
         """The numbers that an answer must use once each; none in tasks without them."""
-        return task_of(self.problem.columns).pool(self.problem.columns)
+        return self.task.pool(self.problem.columns)
 
     @property
     def over(self) -> bool:
@@ -360,19 +365,16 @@ class Tries:
         numbers = found.expression.numbers
         if len(numbers) < 2:
             return None
-        taken, missing = _take(self._pool, numbers)
+        left, made_of, missing = _take(self._pool, numbers)
         if missing:
-            anew, missing_anew = _take(self._given, numbers)
-            if not missing_anew:
+            anew = _take(self._given, numbers)
+            if not anew[-1]:
                 self.begin()
-                taken, missing = anew, []
-        for number in taken:
-            self._pool.remove(number)
+                left, made_of, missing = anew
         # The text goes on from the result that it wrote, true or not.
         wrote = found.claimed_value
         self._last = found.expression.value if wrote is None else wrote
-        made_of = frozenset().union(*(places for _, places in taken))
-        self._pool.append((self._last, made_of))
+        self._pool = [*left, (self._last, made_of)]
         self._used |= made_of
         given = {value for value, _ in self._given}
         self.faults = tuple(
@@ -382,14 +384,19 @@ class Tries:
         return tuple(place in self._used for place in range(len(self._given)))
 
 
-def _take(pool: Sequence[_Number], numbers: Sequence[int]) -> tuple[list[_Number], list[int]]:
-    """The members of the pool with those values, the newest first, and the values not found."""
-    left, taken, missing = list(pool), [], []
+def _take(
+    pool: Sequence[_Number], numbers: Sequence[int]
+) -> tuple[list[_Number], frozenset[int], list[int]]:
+    """What is left of the pool, the places of the numbers taken, and the numbers not found.
+
+    Of equal numbers the newest is taken.
+    """
+    left, taken, missing = list(pool), frozenset[int](), []
     for number in numbers:
         found = next((one for one in reversed(left) if one[0] == number), None)
         if found is None:
             missing.append(number)
         else:
             left.remove(found)
-            taken.append(found)
-    return taken, missing
+            taken |= found[1]
+    return left, taken, missing

@@ -20,7 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from aha.play.scene import ASCII, UNICODE, Kind, Line, Mark, Row, Scene, Signs
+from aha.play.scene import SIGNS, Kind, Line, Mark, Row, Scene
 from aha.play.session import Draw, Session, Tally, frames, who_plays
 from aha.types import Problem, UserError
 from aha.visible import quoted, visible
@@ -28,6 +28,10 @@ from aha.visible import quoted, visible
 _LISTED = 10
 _SIDE_BY_SIDE = 90  # columns; on narrower terminals one model stands below the other
 _BORDERS = ("blue", "magenta")
+# For terminals whose encoding lacks the signs.
+_ASCII = str.maketrans(
+    {"✓": "(ok)", "✗": "(NO)", "\u26a0": "!", "\u00b7": "-", "\u2026": "...", "\u223c": "~"}
+)
 _STYLES: dict[Mark, str] = {
     "": "",
     "true": "green",
@@ -97,7 +101,7 @@ class Terminal:
         self._console = console
         self._draw = draw
         self._pace = pace
-        self._signs = signs_for(console)
+        self._signs = _ASCII if console.options.ascii_only else {}
         self._tally = Tally()
         self._last: Problem | None = None
 
@@ -105,9 +109,8 @@ class Terminal:
         """Say who plays, and how to begin."""
         who = who_plays([player.name for player in self._session.players])
         self._say(f"{who}. Enter plays a random held-out problem, :help says what else there is.")
-        signs = self._signs
         self._say(
-            f"{signs['true']} true  {signs['false']} false  {signs['missing']} a number that is "
+            f"{SIGNS['true']} true  {SIGNS['false']} false  {SIGNS['missing']} a number that is "
             "not there  [3,13,_] the numbers that the try has used",
             style="dim",
         )
@@ -131,7 +134,7 @@ class Terminal:
     def play(self, problem: Problem) -> None:
         """Play one game, to its end or until it is interrupted."""
         self._last = problem
-        console, signs = self._console, self._signs
+        console = self._console
         scenes = self._session.play(problem, self._draw)
         self._draw = replace(self._draw, seed=self._draw.seed + 1)
         try:
@@ -141,7 +144,7 @@ class Terminal:
                     Live(console=console, auto_refresh=False, transient=True) as live,
                 ):
                     for scene in shown:
-                        live.update(panels(scene, console, signs, fit=True), refresh=True)
+                        live.update(self.panels(scene, fit=True), refresh=True)
             else:
                 scene = deque(scenes, maxlen=1).pop()
         except KeyboardInterrupt:
@@ -149,9 +152,9 @@ class Terminal:
             return
         self._tally = self._tally.with_game(scene)
         if console.is_terminal:
-            console.print(panels(scene, console, signs, fit=False))
+            console.print(self.panels(scene, fit=False))
         else:
-            console.print(plain(scene, signs), soft_wrap=True)
+            console.print(self._plain(scene), soft_wrap=True)
         for sentence in (*scene.summary(), str(self._tally)):
             if sentence:
                 self._say(sentence)
@@ -187,7 +190,77 @@ class Terminal:
 
     def _say(self, text: str, style: str = "") -> None:
         wraps = self._console.is_terminal
-        self._console.print(Text(visible(text), style=style), soft_wrap=not wraps)
+        self._console.print(self._text(text, style), soft_wrap=not wraps)
+
+    def panels(self, scene: Scene, fit: bool) -> RenderableType:
+        """The scene in boxes; with `fit`, of a text too long for the screen only its end."""
+        console = self._console
+        beside = console.width >= _SIDE_BY_SIDE and len(scene.lanes) > 1
+        rows = max(len(lane.rows) for lane in scene.lanes)
+        stacked = 1 if beside else len(scene.lanes)
+        # A heading of two lines, an edge above and below each box, three lines of each row besides.
+        left = (console.height - 3 - 2 * stacked) // (rows * stacked) - 3
+        width = console.width // (len(scene.lanes) if beside else 1) - 4
+        boxes = []
+        for lane, border in zip(scene.lanes, _BORDERS, strict=False):
+            texts = []
+            for row in lane.rows:
+                text = Text("\n").join(self._line(line, scene.pool) for line in row.marked.lines)
+                if fit:
+                    text = Text("\n").join(list(text.wrap(console, width))[-max(1, left) :])
+                texts.append(Text("\n").join([text, self._status(row)]))
+            boxes.append(
+                Panel(
+                    Text("\n\n").join(texts),
+                    title=self._text(lane.name, "bold"),
+                    subtitle=self._text(lane.speed, "dim") if lane.speed else None,
+                    border_style=border,
+                )
+            )
+        if not beside:
+            return Group(self._heading(scene), *boxes)
+        table = Table.grid(expand=True)
+        for _ in boxes:
+            table.add_column(ratio=1)
+        table.add_row(*boxes)
+        return Group(self._heading(scene), table)
+
+    def _plain(self, scene: Scene) -> Group:
+        """The scene as lines, one model after the other."""
+        parts = [self._heading(scene)]
+        for lane in scene.lanes:
+            parts.append(self._text(f"\n{lane.name}, {lane.speed}"))
+            for row in lane.rows:
+                lines = [self._line(line, scene.pool) for line in row.marked.lines]
+                parts += [Text("  ") + line for line in (*lines, *self._status(row).split())]
+        return Group(*parts)
+
+    def _heading(self, scene: Scene) -> Text:
+        notes = (self._text(f"\n{note}", "yellow") for note in scene.notes)
+        return Text().join([self._text(scene.heading, "bold"), *notes])
+
+    def _line(self, line: Line, pool: tuple[int, ...]) -> Text:
+        parts = []
+        for piece in line.pieces:
+            sign = f" {SIGNS[piece.mark]}" if piece.mark in ("true", "false") else ""
+            parts.append(self._text(piece.text + sign, _STYLES[piece.mark]))
+            if piece.note:
+                parts.append(self._text(f" {SIGNS['missing']} {piece.note}", "bold red"))
+        if line.used is not None:
+            shown = (str(n) if used else "_" for n, used in zip(pool, line.used, strict=True))
+            parts.append(self._text(f" [{','.join(shown)}]", "dim"))
+        return Text().join(parts)
+
+    def _status(self, row: Row) -> Text:
+        """The row's outcome, and below it the details."""
+        status = self._text(f"{SIGNS[row.kind]} {row.outcome}", _KINDS[row.kind])
+        if row.details:
+            status = Text("\n  ").join([status, self._text(row.details, "dim")])
+        return status
+
+    def _text(self, text: str, style: str = "") -> Text:
+        """Text to show: all of it goes through here, so that none steers the terminal."""
+        return Text(visible(text).translate(self._signs), style=style)
 
 
 def pace_of(value: float) -> float:
@@ -211,85 +284,3 @@ def _decimal(command: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise UserError(f"{command} takes a number, not {quoted(value)}.") from None
-
-
-def signs_for(console: Console) -> Signs:
-    """Signs that the console's encoding has."""
-    return ASCII if console.options.ascii_only else UNICODE
-
-
-def panels(scene: Scene, console: Console, signs: Signs, fit: bool) -> RenderableType:
-    """The scene in boxes; with `fit`, texts too long for the screen are shown from their end."""
-    beside = console.width >= _SIDE_BY_SIDE and len(scene.lanes) > 1
-    rows = max(len(lane.rows) for lane in scene.lanes)
-    stacked = 1 if beside else len(scene.lanes)
-    # A heading of two lines, an edge above and below each box, three lines of each row besides.
-    left = (console.height - 3 - 2 * stacked) // (rows * stacked) - 3
-    width = console.width // (len(scene.lanes) if beside else 1) - 4
-    boxes = []
-    for lane, border in zip(scene.lanes, _BORDERS, strict=False):
-        texts = []
-        for row in lane.rows:
-            text = Text("\n").join(_lines(row, scene, signs))
-            if fit:
-                text = Text("\n").join(list(text.wrap(console, width))[-max(1, left) :])
-            texts.append(Text("\n").join([text, _status(row, signs)]))
-        boxes.append(
-            Panel(
-                Text("\n\n").join(texts),
-                title=Text(visible(lane.name), style="bold"),
-                subtitle=Text(lane.speed, style="dim") if lane.speed else None,
-                border_style=border,
-            )
-        )
-    if not beside:
-        return Group(_heading(scene), *boxes)
-    table = Table.grid(expand=True)
-    for _ in boxes:
-        table.add_column(ratio=1)
-    table.add_row(*boxes)
-    return Group(_heading(scene), table)
-
-
-def plain(scene: Scene, signs: Signs) -> Group:
-    """The scene as lines, one model after the other."""
-    parts = [_heading(scene)]
-    for lane in scene.lanes:
-        parts.append(Text(f"\n{visible(lane.name)}, {lane.speed}"))
-        for row in lane.rows:
-            lines = [*_lines(row, scene, signs), *_status(row, signs).split()]
-            parts += [Text("  ") + line for line in lines]
-    return Group(*parts)
-
-
-def _heading(scene: Scene) -> Text:
-    heading = Text(visible(scene.heading), style="bold")
-    for note in scene.notes:
-        heading.append(f"\n{note}", style="yellow")
-    return heading
-
-
-def _lines(row: Row, scene: Scene, signs: Signs) -> list[Text]:
-    return [_line(line, scene.pool, signs) for line in row.marked.lines]
-
-
-def _line(line: Line, pool: tuple[int, ...], signs: Signs) -> Text:
-    text = Text()
-    for piece in line.pieces:
-        text.append(visible(piece.text), style=_STYLES[piece.mark])
-        if piece.mark in ("true", "false"):
-            text.append(f" {signs[piece.mark]}", style=_STYLES[piece.mark])
-        if piece.note:
-            text.append(f" {signs['missing']} {piece.note}", style="bold red")
-    if line.used is not None:
-        shown = (str(n) if used else "_" for n, used in zip(pool, line.used, strict=True))
-        text.append(f" [{','.join(shown)}]", style="dim")
-    return text
-
-
-def _status(row: Row, signs: Signs) -> Text:
-    """The row's outcome, and below it the details."""
-    text = Text(f"{signs[row.kind]} {visible(row.outcome)}", style=_KINDS[row.kind])
-    if details := row.details(signs):
-        text.append(f"\n  {details}", style="not bold dim default")
-    return text

@@ -11,6 +11,7 @@ can open the page), and a record (a page that is closed is forgotten).
 
 from __future__ import annotations
 
+import html
 import logging
 import math
 import os
@@ -18,18 +19,25 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from aha.play.page_html import WAITING, game_html, heading_html, refusal_html, style
-from aha.play.session import MAX_CHARACTERS, Draw, Session, Tally, frames
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from aha.play.scene import SIGNS
+from aha.play.session import MAX_CHARACTERS, Draw, Session, Tally, frames, who_plays
 from aha.types import RunFailure, UserError
-from aha.visible import quoted
+from aha.visible import quoted, visible
 
 if TYPE_CHECKING:
+    import uvicorn
     from gradio import Blocks
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_SAMPLES = 8
 GAMES_PER_MINUTE = 30
@@ -62,10 +70,8 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
-_Scope = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+# gradio's template engine reads these signs in HTML; as entities they are only text.
+_TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 
 
 class Guard:
@@ -75,11 +81,11 @@ class Guard:
     closed paths, and large bodies. It tells the browser to load nothing from elsewhere.
     """
 
-    def __init__(self, app: _App, port: int) -> None:
+    def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
         self._hosts = {f"{name}:{port}" for name in (_HOST, "localhost")}
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         if scope["type"] != "http":
@@ -94,14 +100,14 @@ class Guard:
             await send({"type": "http.response.body", "body": reason.encode("ascii")})
             return
 
-        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: _Scope) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """The status and the reason for a request that is not answered."""
         given: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
@@ -125,21 +131,51 @@ class Limiter:
     """At most `per_minute` admissions within any minute, for all pages together; thread-safe."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_minute = per_minute
         self._clock = clock
         self._lock = threading.Lock()
-        self._admitted: deque[float] = deque()
+        self._admitted: deque[float] = deque(maxlen=per_minute)
 
     def admit(self) -> float:
         """0 for an admission, else the seconds until there may be one."""
         with self._lock:
             now = self._clock()
-            while self._admitted and now - self._admitted[0] >= _MINUTE_S:
-                self._admitted.popleft()
-            if len(self._admitted) >= self._per_minute:
-                return self._admitted[0] + _MINUTE_S - now
-            self._admitted.append(now)
+            if len(self._admitted) == self._admitted.maxlen:
+                wait = self._admitted[0] + _MINUTE_S - now
+                if wait > 0:
+                    return wait
+            self._admitted.append(now)  # drops the oldest of so many
             return 0.0
+
+
+def page_html(macro: str, *values: object) -> str:
+    """The HTML of a macro of page.html.j2, such as `page_html("refusal", message)`."""
+    return str(getattr(_macros(), macro)(*values))
+
+
+@cache
+def _macros() -> Any:
+    """The template. Every value it shows is escaped, so that a text is only ever text."""
+
+    def only_text(value: object) -> Markup:
+        if isinstance(value, Markup):  # the result of another macro
+            return value
+        escaped = html.escape(visible(str(value)), quote=True)
+        return Markup(escaped.translate(_TEMPLATE_SIGNS))  # noqa: S704
+
+    environment = Environment(
+        loader=PackageLoader("aha.play"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=only_text,
+        trim_blocks=True,
+    )
+    environment.globals |= {"signs": SIGNS, "who_plays": who_plays, "zip": zip}
+    return environment.get_template("page.html.j2").module
+
+
+def style() -> str:
+    """The page's own style sheet."""
+    return (resources.files("aha.play") / "templates/page.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -185,9 +221,9 @@ class Page:
                 for scene in shown:
                     if scene.over:
                         visit = replace(visit, tally=visit.tally.with_game(scene))
-                    yield game_html(scene, visit.tally), visit
+                    yield page_html("game", scene, visit.tally), visit
         except (UserError, RunFailure) as error:
-            yield refusal_html(str(error)), visit
+            yield page_html("refusal", error), visit
 
     def random_problem(self, visit: Visit) -> str:
         """A held-out problem, as a person would type it. Errors: UserError as `held_out`."""
@@ -217,7 +253,7 @@ def build(session: Session, draw: Draw, pace: float) -> Blocks:
     blocks: Blocks = gr.Blocks(analytics_enabled=False, title="aha play")
     with blocks:
         visit = gr.State(Visit())
-        show(heading_html([player.name for player in session.players]))
+        show(page_html("heading", [player.name for player in session.players]))
         with gr.Row(equal_height=True):
             problem = gr.Textbox(
                 label="Problem",
@@ -256,7 +292,7 @@ def build(session: Session, draw: Draw, pace: float) -> Blocks:
                 )
             ]
         asked = [problem, *sliders, visit]
-        shown = [show(WAITING, "game"), visit]
+        shown = [show(page_html("waiting"), "game"), visit]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         # One game at a time, whichever button began it.
         one: dict[str, Any] = {**quiet, "concurrency_limit": 1, "concurrency_id": "game"}
@@ -272,25 +308,10 @@ def build(session: Session, draw: Draw, pace: float) -> Blocks:
     return blocks
 
 
-@dataclass(frozen=True)
-class Server:
-    """The page's server, bound to its port but not yet serving."""
-
-    uvicorn: Any
-    listening: socket.socket
-
-    @property
-    def address(self) -> str:
-        return f"http://{_HOST}:{self.listening.getsockname()[1]}/"
-
-    def run(self) -> None:
-        """Serve until `uvicorn.should_exit`, or Ctrl-C in the main thread."""
-        with self.listening:
-            self.uvicorn.run(sockets=[self.listening])
-
-
-def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
-    """The page's server; `port` 0 takes a free one.
+def make_server(
+    session: Session, draw: Draw, pace: float, port: int
+) -> tuple[uvicorn.Server, socket.socket]:
+    """The page's server, and the socket it is to serve; `port` 0 takes a free one.
 
     Errors: UserError when the port cannot be used.
     """
@@ -300,15 +321,10 @@ def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
     import uvicorn
     from fastapi import FastAPI
 
-    listening = socket.socket()
-    # A port that a server just left can be used again, but not one that is still in use.
-    if os.name == "posix":
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((_HOST, port))
-        listening.listen()
+        # A port that a server just left can be used again, but not one that is still in use.
+        listening = socket.create_server((_HOST, port))
     except OSError as error:
-        listening.close()
         raise UserError(f"--port {port} cannot be used: {error}.") from None
     port = listening.getsockname()[1]
     app = gr.mount_gradio_app(
@@ -349,14 +365,15 @@ def make_server(session: Session, draw: Draw, pace: float, port: int) -> Server:
         ws="none",
         timeout_graceful_shutdown=1,
     )
-    return Server(Quiet(config), listening)
+    return Quiet(config), listening
 
 
 def serve(session: Session, draw: Draw, pace: float, port: int) -> None:
     """Serve the page until Ctrl-C, and print its address. Errors: as `make_server`."""
-    server = make_server(session, draw, pace, port)
-    print(f"play at {server.address} (Ctrl-C ends)", flush=True)
+    server, listening = make_server(session, draw, pace, port)
+    print(f"play at http://{_HOST}:{listening.getsockname()[1]}/ (Ctrl-C ends)", flush=True)
     try:
-        server.run()
+        with listening:
+            server.run(sockets=[listening])
     except KeyboardInterrupt:
         print("ended", flush=True)
