@@ -311,77 +311,51 @@ def _line(text: str, start: int, end: int, owners: Sequence[_Span]) -> Line:
     return Line(tuple(pieces), used)
 
 
-def _step_spans(
-    text: str, steps: Sequence[WrittenStep], turns: Sequence[int], pool: Sequence[int]
-) -> Iterator[_Span]:
-    tries = Tries(pool)
-    last = 0
-    for step in steps:
-        if any(last <= turn <= step.start for turn in turns):
-            tries.begin()
-        goes_on = last > 0 and not text[last : step.start].strip()
-        used = tries.follow(text[step.start : step.end], goes_on) if pool else None
-        last = step.end
-        note = "" if used is None else ", ".join(tries.faults)
-        yield _Span(step.start, step.end, "true" if step.true else "false", note, used)
-
-
 # A number that may be used, and the places of the given numbers that it is made of.
 _Number = tuple[Fraction, frozenset[int]]
 
 
-class Tries:
-    """Follows the sums of a text, try by try.
+def _step_spans(
+    text: str, steps: Sequence[WrittenStep], turns: Sequence[int], pool: Sequence[int]
+) -> Iterator[_Span]:
+    """The sums, each with what its try has used of the pool by then, and what is wrong with it.
 
-    A sum that lacks a number, but could begin anew, begins a new try. `faults` says what was
-    wrong with the numbers of the last sum.
+    A try ends where the text turns back, and where a sum lacks a number but could begin anew.
     """
-
-    def __init__(self, pool: Sequence[int]) -> None:
-        self._given: list[_Number] = [
-            (Fraction(n), frozenset({place})) for place, n in enumerate(pool)
-        ]
-        self.faults: tuple[str, ...] = ()
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin a new try: all given numbers can be used again."""
-        self._pool = list(self._given)
-        self._used: frozenset[int] = frozenset()
-        self._last: Fraction | None = None
-
-    def follow(self, equation: str, goes_on: bool) -> tuple[bool, ...] | None:
-        """Use the numbers of the next sum; for each given number, if its try has used it by now.
-
-        `goes_on` when the sum begins with the result of the one before. None when its numbers
-        cannot be read.
-        """
-        if goes_on and self._last is not None and equation.startswith(_OPERATORS):
-            equation = f"{self._last} {equation}"
+    given: list[_Number] = [(Fraction(n), frozenset({place})) for place, n in enumerate(pool)]
+    there, used = given, frozenset[int]()
+    reached: Fraction | None = None
+    last = 0
+    for step in steps:
+        mark: Mark = "true" if step.true else "false"
+        written = text[step.start : step.end]
+        if any(last <= turn <= step.start for turn in turns):
+            there, used, reached = given, frozenset(), None
+        if reached is not None and not text[last : step.start].strip():
+            # `- 5 = 5` right after `13 - 3 = 10` goes on from the 10.
+            written = f"{reached} {written}" if written.startswith(_OPERATORS) else written
+        last = step.end
         try:
-            found = parse_equation(equation)
+            found = parse_equation(written) if pool else None
         except ExpressionError:
-            return None
-        numbers = found.expression.numbers
-        if len(numbers) < 2:
-            return None
-        left, made_of, missing = _take(self._pool, numbers)
+            found = None
+        if found is None or len(found.expression.numbers) < 2:
+            yield _Span(step.start, step.end, mark)
+            continue
+        left, made_of, missing = _take(there, found.expression.numbers)
         if missing:
-            anew = _take(self._given, numbers)
+            anew = _take(given, found.expression.numbers)
             if not anew[-1]:
-                self.begin()
                 left, made_of, missing = anew
+                used = frozenset()
         # The text goes on from the result that it wrote, true or not.
         wrote = found.claimed_value
-        self._last = found.expression.value if wrote is None else wrote
-        self._pool = [*left, (self._last, made_of)]
-        self._used |= made_of
-        given = {value for value, _ in self._given}
-        self.faults = tuple(
-            f"{number} is used up" if number in given else f"{number} is not there"
-            for number in missing
-        )
-        return tuple(place in self._used for place in range(len(self._given)))
+        reached = found.expression.value if wrote is None else wrote
+        there = [*left, (reached, made_of)]
+        used |= made_of
+        note = ", ".join(f"{n} is {'used up' if n in pool else 'not there'}" for n in missing)
+        in_use = tuple(place in used for place in range(len(pool)))
+        yield _Span(step.start, step.end, mark, note, in_use)
 
 
 def _take(

@@ -85,7 +85,12 @@ def open_session(
     `against` None: the model that the run began from, if any; "none": no second model.
     Errors: UserError naming what is wrong with an option or a model.
     """
-    target = target or _latest_run_of_tiny() or TINY_NAME
+    runs_of_tiny = (
+        str(run.path)
+        for run in find_runs()
+        if latest_checkpoint(run.checkpoints) and run.recipe().model.name == TINY_NAME
+    )
+    target = target or next(runs_of_tiny, TINY_NAME)
     first = find_subject(target)
     other = against or (None if first.run is None else first.run.recipe().model.name)
     second = None if other in (None, ALONE, target) else find_subject(str(other))
@@ -114,13 +119,6 @@ def open_session(
         player.loaded.engine.generate([prompt], 1, settings, seed=0)
     limit = max_tokens or first_recipe.generation.max_completion_length
     return Session(tuple(players), first_recipe, limit)
-
-
-def _latest_run_of_tiny() -> str | None:
-    for run in find_runs():
-        if latest_checkpoint(run.checkpoints) and run.recipe().model.name == TINY_NAME:
-            return str(run.path)
-    return None
 
 
 @dataclass
@@ -177,28 +175,22 @@ class Session:
         """
         tokens = draw.max_tokens or self.limit
         prompts = [_prompt_for(player, problem, tokens) for player in self.players]
-        settings = SamplingSettings(tokens, draw.temperature, stop=self.recipe.generation.stop)
-        return self._run(problem, prompts, settings, draw)
+        return self._scenes(problem, prompts, draw)
 
-    def _run(
-        self,
-        problem: Problem,
-        prompts: Sequence[Prompt],
-        settings: SamplingSettings,
-        draw: Draw,
+    def _scenes(
+        self, problem: Problem, prompts: Sequence[Prompt], draw: Draw
     ) -> Generator[Scene, None, None]:
+        settings = SamplingSettings(
+            draw.max_tokens or self.limit, draw.temperature, stop=self.recipe.generation.stop
+        )
         blank = tuple(Row(problem, Partial("", (), (), None)) for _ in range(draw.samples))
         lanes = [Lane(player.name, blank) for player in self.players]
         notes = self.task.notes(problem, self.recipe.task)
         with ExitStack() as stack:
-            streams = [
-                stack.enter_context(
-                    closing(
-                        player.loaded.engine.stream([prompt], draw.samples, settings, draw.seed)
-                    )
-                )
-                for player, prompt in zip(self.players, prompts, strict=True)
-            ]
+            streams = []
+            for player, prompt in zip(self.players, prompts, strict=True):
+                stream = player.loaded.engine.stream([prompt], draw.samples, settings, draw.seed)
+                streams.append(stack.enter_context(closing(stream)))
             while not all(lane.over for lane in lanes):
                 for place, lane in enumerate(lanes):
                     if lane.over:
