@@ -184,20 +184,16 @@ def can_fold_in(model: PreTrainedModel) -> bool:
 
 
 def folded_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with W + (alpha / r) B A in place of W; the model stays as it is."""
-    return fold_in(copy.deepcopy(model))
-
-
-def fold_in(model: PreTrainedModel) -> PreTrainedModel:
-    """Add the adapters to the weights of the model itself, and remove them."""
+    """A copy without adapters, with W + (alpha / r) B A in place of W; the model is not changed."""
+    folded = copy.deepcopy(model)
     with torch.no_grad():
-        for name, layer in _adapted(model):
+        for name, layer in _adapted(folded):
             layer.merge()
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    model._hf_peft_config_loaded = False
-    del model.peft_config
-    return model
+            setattr(folded.get_submodule(parent), child, layer.get_base_layer())
+    folded._hf_peft_config_loaded = False
+    del folded.peft_config
+    return folded
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from aha.model.kernels.library import kernels
 from aha.model.llama import LlamaBlocks
 from aha.rollout.base import Decoder
 from aha.rollout.cuda import BlocksDecoder
-from aha.rollout.hf import prompt_mask
 
 _BURST_TOKENS = 16  # tokens that a small model's rows write before ended ones are dropped
 SLAB_BLOCKS = 64  # blocks are allocated this many at a time
@@ -150,7 +149,14 @@ class CPUDecoder(Decoder):
         for row, prompt in enumerate(prompts):
             ids_PT[row, width - len(prompt) :] = torch.tensor(prompt)
         first, tables_PN = len(self._owned), self._new_rows(length_P.tolist(), repeats)
-        mask_P1TT = prompt_mask(padding_P, width) if bool(padding_P.any()) else None
+        mask_P1TT = None
+        if bool(padding_P.any()):
+            position_T = torch.arange(width)
+            causal_TT = position_T[None] <= position_T[:, None]
+            real_PT = position_T[None] >= padding_P[:, None]
+            # Padding attends to itself, so that no softmax is empty.
+            itself_TT = torch.eye(width, dtype=torch.bool)
+            mask_P1TT = ((causal_TT & real_PT[:, None]) | itself_TT)[:, None]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             query, key, value = (x.unflatten(0, (-1, width)) for x in (query, key, value))
@@ -215,16 +221,13 @@ class _BlockPool:
 
     def __init__(self, floats_per_position: int) -> None:
         self._floats = floats_per_position * calls.BLOCK
-        self._slabs: list[Tensor] = []
         self._views: dict[int, Tensor] = {}
         self._free: list[int] = []
         self._owners: dict[int, int] = {}
 
     def take(self) -> int:
         if not self._free:
-            slab = torch.empty(SLAB_BLOCKS, self._floats)
-            self._slabs.append(slab)
-            for block in slab:
+            for block in torch.empty(SLAB_BLOCKS, self._floats):
                 self._views[block.data_ptr()] = block
                 self._free.append(block.data_ptr())
         address = self._free.pop()

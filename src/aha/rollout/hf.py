@@ -192,15 +192,3 @@ def _cat_states(mine: Any, theirs: Any) -> Any:
     if isinstance(mine, dict):
         return {key: _cat_states(state, theirs[key]) for key, state in mine.items()}
     return None if mine is None else torch.cat((mine, theirs))
-
-
-def prompt_mask(padding_P: Tensor, width: int) -> Tensor:
-    """True (P, 1, T, T) where a position attends to another: to itself and to earlier tokens.
-
-    Prompts are padded on the left. Padding attends to itself, so that no softmax is empty.
-    """
-    position_T = torch.arange(width, device=padding_P.device)
-    causal_TT = position_T[None] <= position_T[:, None]
-    real_PT = position_T[None] >= padding_P[:, None]
-    itself_TT = torch.eye(width, dtype=torch.bool, device=padding_P.device)
-    return ((causal_TT & real_PT[:, None]) | itself_TT)[:, None]
