@@ -261,7 +261,7 @@ class TrlSection(Section):
 
     @model_validator(mode="after")
     def _check_vllm(self) -> TrlSection:
-        for mode, keys in _VLLM_KEYS.items():
+        for mode, keys in VLLM_KEYS.items():
             for key in keys if self.vllm != mode else ():
                 if getattr(self, key) != TrlSection.model_fields[key].default:
                     raise ValueError(f"{key} goes with vllm: {mode}; vllm is {self.vllm!r}")
@@ -269,7 +269,7 @@ class TrlSection(Section):
 
 
 # The keys of the `trl` section that only one way of sampling uses.
-_VLLM_KEYS = {
+VLLM_KEYS = {
     "server": ("vllm_server_host", "vllm_server_port"),
     "colocate": (
         "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode",

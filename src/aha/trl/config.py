@@ -1,175 +1,41 @@
 """A recipe as arguments of TRL's GRPOConfig, and the checks before anything loads. No torch.
 
-`KEYS` has an entry for every key of a recipe. A mapped key becomes an argument of GRPOConfig or of
-something beside it. A key that aha does itself is honoured by the same code as natively. A refused
-key is one that neither can honour: any value but the named ones is an error, so that no key is
-ever dropped in silence. Left out: TRL's objectives and regularisers that a recipe has no key for;
-they stay off.
+`keys.yaml` says for every key of a recipe if TRL takes it, aha honours it, or it is refused.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from aha.recipe import Recipe, require_trainable
-from aha.sections import TrlSection
+from aha.sections import VLLM_KEYS, TrlSection
 from aha.types import UserError
 
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
 _TRL = "1.16"
-# Arguments for a vLLM server, and for vLLM beside the policy in the same process.
-_VLLM = {
-    "server": ("vllm_server_host", "vllm_server_port"),
-    "colocate": (
-        "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_enable_sleep_mode",
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Mapped:
-    """An argument of TRL, `to`, takes the key's value; as it is, if `copied`."""
-
-    to: str
-    copied: bool = False
-
-
-@dataclass(frozen=True)
-class ByAha:
-    """aha honours the key itself; `how` says where."""
-
-    how: str
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Only `allowed` values may stand there, for this `reason`."""
-
-    allowed: tuple[Any, ...]
-    reason: str
-
-
-Entry = Mapped | ByAha | Refused
-
-
-def _copied(section: str, names: str) -> dict[str, Entry]:
-    """Keys that have TRL's own name and value."""
-    return {f"{section}.{name}": Mapped(name, copied=True) for name in names.split()}
-
-
-def _by_aha(section: str, names: str, how: str) -> dict[str, Entry]:
-    return {f"{section}.{name}": ByAha(how) for name in names.split()}
-
-
-KEYS: dict[str, Entry] = {
-    "name": ByAha("names the run directory"),
-    "description": ByAha("describes the run"),
-    "engine": ByAha("selects TRL"),
-    **_by_aha(
-        "model",
-        "name dtype attn_implementation trust_remote_code quantization",
-        "loads the policy with aha's own loader, which TRL is then given",
-    ),
-    "model.autocast": Mapped("bf16"),
-    "model.device": Mapped("use_cpu"),
-    **{
-        f"lora.{name}": Mapped("peft.LoraConfig")
-        for name in ("r", "alpha", "use_rslora", "target_modules")
-    },
-    **_by_aha(
-        "task",
-        "name source test_source columns num_train data_seed sizes number_min number_max "
-        "target_min target_max max_value",
-        "draws the same problems in the same order: the sampler of TRL's data loader",
-    ),
-    **_by_aha(
-        "prompt",
-        "style format prefill system examples.problem examples.completion",
-        "writes and tokenizes the prompts; TRL's tokenizing is replaced",
-    ),
-    **_by_aha(
-        "rewards",
-        "name options on_error timeout_s",
-        "scores the whole step at once, as natively, on the main process",
-    ),
-    "rewards.weight": Mapped("reward_weights"),
-    **_copied("generation", "num_generations max_completion_length temperature top_p top_k"),
-    "generation.min_p": Mapped("min_p"),
-    "generation.stop": ByAha("the native engine's rule; vLLM is told them, to end there too"),
-    "generation.max_rows": ByAha("calls the sampler with as many rows; vLLM sizes its own cache"),
-    "grpo.prompts_per_step": Mapped("per_device_train_batch_size, gradient_accumulation_steps"),
-    **_copied(
-        "grpo",
-        "num_iterations beta use_bias_correction_kl epsilon epsilon_high scale_rewards "
-        "mask_truncated_completions",
-    ),
-    "grpo.loss_type": Mapped("loss_type"),
-    "grpo.dynamic_sampling": Refused(
-        (False,), "TRL draws a step's prompts once, and cannot draw more for groups without signal"
-    ),
-    "grpo.max_sampling_rounds": ByAha("has no meaning without grpo.dynamic_sampling"),
-    **_copied(
-        "optimizer", "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm"
-    ),
-    **_by_aha(
-        "optimizer",
-        "lr_scheduler_type warmup_ratio min_lr_ratio",
-        "LambdaLR of the native engine's schedule, in place of TRL's",
-    ),
-    "train.max_steps": Mapped("max_steps"),
-    **_copied("train", "seed gradient_checkpointing"),
-    "train.save_steps": ByAha("asks TRL to save after these steps"),
-    "train.save_total_limit": ByAha("removes older checkpoints once a new one is whole"),
-    "train.save_in_background": Refused(
-        (False,), "TRL's state is written by all processes together, between two steps"
-    ),
-    "train.max_hours": ByAha("stops all processes after the same step"),
-    "train.max_skipped_steps": ByAha("drops a gradient that is not finite, and counts"),
-    "train.tokens_per_microbatch": Mapped("per_device_train_batch_size"),
-    **_by_aha("evaluation", "n every temperature", "the native engine, on the main process"),
-    **_by_aha(
-        "logging",
-        "logging_steps console report_to project samples_steps samples_groups "
-        "samples_successful_only samples_limit samples_print alerts_window",
-        "aha's own record, observers and samples; TRL's are off",
-    ),
-    "trl.vllm": Mapped("use_vllm, vllm_mode"),
-    **{f"trl.{name}": Mapped(name) for names in _VLLM.values() for name in names},
-    "trl.use_kernels": ByAha("asks transformers for them once the policy is loaded"),
-    "trl.use_liger_kernel": Refused(
-        (False,), "TRL deprecates it; trl.use_kernels takes the hub's kernels, Liger's among them"
-    ),
-    "trl.deepspeed": Mapped("deepspeed"),
-}
+# What becomes of each key of a recipe: `copied`, `mapped`, `by_aha` or `refused`.
+KEYS: dict[str, Any] = yaml.safe_load(
+    (resources.files("aha.trl") / "keys.yaml").read_text(encoding="utf-8")
+)
 
 
 def refuse(recipe: Recipe) -> None:
     """Errors: UserError naming the first key that cannot be honoured, and why."""
-    for key, entry in KEYS.items():
-        if isinstance(entry, Refused):
-            for value in _values(recipe, key.split(".")):
-                if value not in entry.allowed:
-                    allowed = ", ".join(repr(choice) for choice in entry.allowed)
-                    raise UserError(
-                        f"{key} is {value!r}; with engine trl allowed is {allowed}: {entry.reason}."
-                    )
-
-
-def _values(node: Any, path: list[str]) -> Iterator[Any]:
-    """The value at a path, if its section is there."""
-    for name in path:
-        node = getattr(node, name, None)
-        if node is None:
-            return
-    yield node
+    for key, reason in KEYS["refused"].items():
+        section, name = key.split(".")
+        # A recipe need not have the section `trl`.
+        if getattr(getattr(recipe, section), name, False):
+            raise UserError(f"{key} is True; with engine trl allowed is False: {reason}.")
 
 
 @dataclass(frozen=True)
@@ -177,8 +43,7 @@ class BatchPlan:
     """A step's rows by process and microbatch, under TRL's names.
 
     TRL gives every process as many rows, in order, and gathers rewards. So a group may lie across
-    two processes, and only the rows, prompts_per_step * num_generations, must divide:
-    processes * per_device_train_batch_size * gradient_accumulation_steps.
+    two processes, and `processes` must divide only the rows: prompts_per_step * num_generations.
     """
 
     processes: int
@@ -347,12 +212,10 @@ def config_arguments(
     `max_steps * num_iterations` of them.
     """
     generation, grpo, section = recipe.generation, recipe.grpo, trl_section(recipe)
-    arguments = {
-        entry.to: value
-        for key, entry in KEYS.items()
-        if isinstance(entry, Mapped) and entry.copied
-        for value in [getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1])]
-    }
+    arguments: dict[str, Any] = {}
+    for key in KEYS["copied"]:
+        part, name = key.split(".")
+        arguments[name] = getattr(getattr(recipe, part), name)
     arguments |= {
         "output_dir": str(folder),
         "use_cpu": on_cpu,
@@ -389,7 +252,7 @@ def config_arguments(
     if section.deepspeed is not None:
         arguments["deepspeed"] = str(Path(os.path.expanduser(section.deepspeed)))
     if section.vllm != "off":
-        arguments |= {name: getattr(section, name) for name in _VLLM[section.vllm]}
+        arguments |= {name: getattr(section, name) for name in VLLM_KEYS[section.vllm]}
         arguments |= {
             "vllm_mode": section.vllm,
             "vllm_importance_sampling_correction": True,
