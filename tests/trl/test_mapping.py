@@ -114,7 +114,7 @@ CHANGED = {
 def arguments(*overrides: str) -> dict[str, Any]:
     recipe = load_recipe("countdown-tiny", ["engine=trl", *overrides])
     plan = BatchPlan(2, 12, 8)
-    return config_arguments(recipe, plan, Path("x"), bf16=False, on_cpu=True, longest_prompt=33)
+    return config_arguments(recipe, plan, bf16=False, on_cpu=True, longest_prompt=33)
 
 
 @pytest.mark.parametrize(("override", "expected"), CHANGED.items(), ids=CHANGED)

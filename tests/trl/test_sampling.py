@@ -18,7 +18,7 @@ from aha.sections import TrlSection
 from aha.tiny import weights_path
 from aha.trained import find_subject
 from aha.trl.backend import require_vllm_server, resume_run, start_run
-from aha.trl.materials import Endings, Row, groups_of
+from aha.trl.materials import Endings, groups_of
 from aha.types import Completion, Problem, Prompt, RunFailure, UserError
 
 Make = Callable[..., Recipe]
@@ -44,8 +44,8 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(
 
 
 def test_rows_of_two_problems_make_no_group() -> None:
-    def row(key: str) -> Row:
-        return Row(key, Completion("", (1,), (), "stop"))
+    def row(key: str) -> tuple[str, Completion]:
+        return key, Completion("", (1,), (), "stop")
 
     problems = {key: Problem("t", key, {}) for key in "ab"}
     groups = groups_of([row("a"), row("a"), row("b"), row("b")], 2, problems, lambda p: PROMPT)

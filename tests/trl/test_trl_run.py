@@ -201,7 +201,7 @@ def test_another_sharding_is_refused_before_anything_is_touched(
         start_run(small("trl", "train.max_hours=1e-9", "evaluation.n=0"), tmp_path / "run")
     run = RunDirectory(tmp_path / "run")
     run.append_metrics({"step": 2})
-    monkeypatch.setattr("aha.trl.ranks.asked_for_fsdp", lambda: True)
+    monkeypatch.setattr("aha.trl.config.asked_for_fsdp", lambda: True)
     with pytest.raises(UserError, match="written with sharding 'none', and it is 'fsdp' now"):
         resume_run(run.path)
     assert [record["step"] for record in run.metrics()] == [1, 2]

@@ -118,6 +118,15 @@ class StopStrings:
             last.add(INCOMPLETE)  # a token may hold only the last bytes of such a character
         self._may_end_V = torch.tensor([any(c in last for c in piece[start:]) for piece in pieces])
 
+    def forget(self) -> None:
+        """Begin with other rows."""
+        self._tails.clear()
+
+    def end_of(self, tokens: Sequence[int]) -> int:
+        """The count of a whole row's tokens until a stop string is complete; 0: none is."""
+        self.forget()
+        return next((n for n, token in enumerate(tokens, 1) if self._reached(0, token)), 0)
+
     def reached(self, row_R: Tensor, tokens_R: Tensor) -> Tensor:
         """True (R,) for each row whose newest token completes a stop string."""
         rows, tokens = row_R.tolist(), tokens_R.tolist()

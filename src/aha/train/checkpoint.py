@@ -165,10 +165,13 @@ def read_state(checkpoint: Path, mapped: bool = False) -> dict[str, Any]:
     """A checkpoint's state besides the weights: tensors and plain values, no code.
 
     `mapped`: tensors stay in the file until they are read.
+    Errors: RunFailure if the state is another checkpoint's.
     """
     state: dict[str, Any] = torch.load(
         checkpoint / _STATE, weights_only=True, map_location="cpu", mmap=mapped
     )
+    if state["step"] != int(checkpoint.name.removeprefix("step-")):
+        raise RunFailure(f"{checkpoint}: its state is of step {state['step']}.")
     return state
 
 
@@ -223,18 +226,12 @@ def damage(checkpoint: Path) -> str | None:
     return None if _STATE in expected else f"{checkpoint} is damaged: {_STATE} is missing."
 
 
-def checkpoint_step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
-
-
 def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Progress:
     """Load the optimizer's state and the random streams.
 
     Errors: RunFailure if the state is another checkpoint's.
     """
     state = read_state(checkpoint)
-    if state["step"] != checkpoint_step(checkpoint):
-        raise RunFailure(f"{checkpoint}: its state is of step {state['step']}.")
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["torch_rng"])
     if torch.cuda.is_available() and state["cuda_rng"]:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+from accelerate import DistributedType, PartialState
 from rich.console import Console
 from transformers import TrainerCallback
 
@@ -27,7 +30,7 @@ from aha.observe.services import require_services
 from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.sections import TrlSection
-from aha.train.checkpoint import newest_valid
+from aha.train.checkpoint import newest_valid, read_state
 from aha.train.start import finish, watched, where_from
 from aha.train.state import TrainingData, build_engine
 from aha.train.stop import StopRequest
@@ -39,10 +42,11 @@ from aha.trl.config import (
     check_deepspeed,
     config_arguments,
     processes,
+    sharding,
     trl_section,
 )
 from aha.trl.materials import Policy, load_data, load_policy, loading_whole, rows_that_fit
-from aha.trl.ranks import Keeper, Ranks, read_resumed, require_same_sharding, require_shared
+from aha.trl.ranks import Ranks, require_shared
 from aha.trl.trainer import RecipeTrainer
 from aha.types import Stopped, UserError
 from trl import GRPOConfig
@@ -82,7 +86,7 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
         ranks.on_main(lambda: RunDirectory.require_new(output))
     # Model, rewards and data are loaded before a folder is made: most mistakes show there.
     built = _build(recipe, ranks)
-    with ranks.parting(), _held(ranks, lambda: RunDirectory.begun(recipe, output)) as run:
+    with _held(ranks, lambda: RunDirectory.begun(recipe, output)) as run:
         return _run(built, run, stop)
 
 
@@ -103,17 +107,23 @@ def resume_run(
     ranks = _join(recipe)
     # Files that a recipe names may be elsewhere on other nodes: the main process decides.
     _, changed = ranks.on_main(lambda: run.resumed_recipe(overrides, allow_change))
-    with ranks.parting(), _held(ranks, run.locked):
+    with _held(ranks, run.locked):
         found = ranks.on_main(lambda: newest_valid(run))
-        resumed = None if found.path is None else read_resumed(found.path)
+        state = {} if found.path is None else read_state(found.path)
+        if state and state.get("engine") != "trl":
+            raise UserError(
+                f"{found.path} was written by engine native; a run goes on under its own engine."
+            )
         built = _build(recipe, ranks)
-        if resumed is not None:
-            require_same_sharding(resumed, built.arguments)
-        done = resumed.progress.step if resumed else 0
-        lengths = resumed.progress.record_bytes if resumed else {}
-        lost = ranks.on_main(
-            lambda: run.rewind(done, lengths or dict.fromkeys(run.record_bytes(), 0))
-        )
+        here = sharding(built.arguments)
+        if state.get("sharding", here) != here:
+            raise UserError(
+                f"--resume: the run's checkpoints were written with sharding "
+                f"{state['sharding']!r}, and it is {here!r} now; launch it as before."
+            )
+        done = state.get("step", 0)
+        lengths = state.get("record_bytes") or dict.fromkeys(run.record_bytes(), 0)
+        lost = ranks.on_main(lambda: run.rewind(done, lengths))
         if changed:
             ranks.on_main(lambda: run.change_recipe(recipe, done))
         notes = [*found.faults, *(f"changed {change}" for change in changed)]
@@ -122,8 +132,8 @@ def resume_run(
 
 @contextmanager
 def _held(ranks: Ranks, enter: Callable[[], AbstractContextManager[_T]]) -> Iterator[_T]:
-    """Hold the run for this launch; the main process has its lock."""
-    with ExitStack() as stack:
+    """Hold the run for this launch; the main process has its lock. Then part the processes."""
+    with ranks.parting(), ExitStack() as stack:
         yield ranks.on_main(lambda: stack.enter_context(enter()))
 
 
@@ -167,7 +177,6 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
         **config_arguments(
             recipe,
             plan,
-            folder=Path(),  # known when there is a run directory
             # TRL's mixed precision: for products in bfloat16, or weights that are.
             bf16=product_dtype(recipe) == torch.bfloat16,
             on_cpu=choose_device(recipe.model).type == "cpu",
@@ -176,14 +185,17 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
     )
     # One process uses one device, as natively, however many it sees.
     arguments._n_gpu = min(1, arguments.n_gpu)
-    if asked_for_fsdp():
-        ranks.introduce_fsdp()
+    if asked_for_fsdp() and PartialState().distributed_type == DistributedType.MULTI_CPU:
+        # By itself accelerate shards only among GPUs.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
     if arguments.deepspeed_plugin is not None:
         check_deepspeed(arguments.deepspeed_plugin.deepspeed_config, "the DeepSpeed configuration")
-        ranks.introduce_deepspeed()
+        if ranks.count > 1:
+            # On a CPU accelerate does not connect DeepSpeed's processes: each would be alone.
+            comm: Any = import_module("deepspeed.comm")
+            if not comm.is_initialized():
+                comm.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
     policy = ranks.together(lambda: load_policy(recipe, arguments))
-    # In a mixture of experts, some may have no token in a step.
-    arguments.ddp_find_unused_parameters = policy.has_experts
     return _Built(ranks, data, plan, arguments, policy)
 
 
@@ -197,7 +209,7 @@ def _run(
     notes: Sequence[str] = (),
 ) -> RunDirectory:
     """Train from a checkpoint, or from the start; write the report."""
-    recipe, ranks = built.data.recipe, built.ranks
+    data, ranks, recipe = built.data, built.ranks, built.data.recipe
     # Only the main process has observers.
     reporter = ranks.together(
         lambda: StepReporter(
@@ -208,76 +220,59 @@ def _run(
         reporter.note(note)
     started = time.monotonic()
     with watched(run, reporter, stop), ranks.apart():
-        _train(built, run, checkpoint, reporter, stop)
+        if built.arguments.deepspeed_plugin is not None and ranks.count > 1:
+            require_shared(run.path, ranks)
+        staging = run.checkpoints / ".trl"
+        # A killed process may have left a folder half written.
+        ranks.on_main(lambda: shutil.rmtree(staging, ignore_errors=True))
+        built.arguments.output_dir = str(staging)
+        trainer = RecipeTrainer(data, built.arguments, built.policy, ranks, run)
+        for note in data.notes:
+            reporter.note(note)
+        measured = partial(_measure, data, trainer, staging / "weights")
+        evaluator = RunEvaluator(recipe, run, reporter.note, measured)
+        between = BetweenSteps(trainer, evaluator, reporter, stop)
+        trainer.add_callback(between)
+        if ranks.on_main(lambda: "before" not in run.evaluation()):
+            evaluator.at_end("before")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if between.stopped is None:
+            evaluator.at_end("after")
+        if ranks.is_main:
+            shutil.rmtree(staging, ignore_errors=True)
+        if between.stopped is not None:
+            raise between.stopped
     minutes = (time.monotonic() - started) / 60
     ranks.on_main(lambda: finish(run, reporter, minutes))
     return run
 
 
-def _train(
-    built: _Built,
-    run: RunDirectory,
-    checkpoint: Path | None,
-    reporter: StepReporter,
-    stop: StopRequest,
-) -> None:
-    data, ranks = built.data, built.ranks
-    recipe = data.recipe
-    if built.arguments.deepspeed_plugin is not None and ranks.count > 1:
-        require_shared(run.path, ranks)
-    keeper = Keeper(run, recipe.train.save_total_limit, recipe.grpo.num_iterations)
-    ranks.on_main(keeper.clear)
-    built.arguments.output_dir = str(keeper.staging)
-    trainer = RecipeTrainer(data, built.arguments, built.policy, ranks, keeper)
-    for note in data.notes:
-        reporter.note(note)
-    measured = partial(_measure, data, trainer, keeper.staging / "weights")
-    evaluator = RunEvaluator(recipe, run, reporter.note, measured)
-    between = BetweenSteps(trainer, evaluator, reporter, stop)
-    trainer.add_callback(between)
-    if ranks.on_main(lambda: "before" not in run.evaluation()):
-        evaluator.at_end("before")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if between.stopped is None:
-        evaluator.at_end("after")
-    if ranks.is_main:
-        keeper.clear()
-    if between.stopped is not None:
-        raise between.stopped
-
-
+@dataclass(eq=False)
 class BetweenSteps(TrainerCallback):  # type: ignore[misc]
     """Ends each step as the native loop does: record, evaluate, save, stop. All processes agree.
 
     `stopped` says why the run ended before its last step, if it did.
     """
 
-    def __init__(
-        self,
-        trainer: RecipeTrainer,
-        evaluator: RunEvaluator,
-        reporter: StepReporter,
-        stop: StopRequest,
-    ) -> None:
-        self._trainer = trainer
-        self._evaluator = evaluator
-        self._reporter = reporter
-        self._stop = stop
-        self._slowest_s = 0.0
-        self.stopped: Stopped | None = None
+    trainer: RecipeTrainer
+    evaluator: RunEvaluator
+    reporter: StepReporter
+    stop: StopRequest
+    slowest_s: float = 0.0
+    stopped: Stopped | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        recipe = self._trainer.recipe
+        recipe = self.trainer.recipe
         number, rest = divmod(state.global_step, recipe.grpo.num_iterations)
         if rest:
             return control
-        step = self._trainer.finish_step(number)
-        evaluated = self._evaluator.after_step(number)
-        self._trainer.ranks.on_main(lambda: self._reporter.report(step, evaluated))
-        self._slowest_s = max(self._slowest_s, step.times["time/step_s"])
+        step = self.trainer.finish_step(number)
+        evaluated = self.evaluator.after_step(number)
+        self.trainer.ranks.on_main(lambda: self.reporter.report(step, evaluated))
+        self.slowest_s = max(self.slowest_s, step.times["time/step_s"])
         last = number == recipe.train.max_steps
         # Twice the slowest step: the checkpoint must still be written.
-        self.stopped = self._agree(0.0 if last else 2 * self._slowest_s)
+        self.stopped = self._agree(0.0 if last else 2 * self.slowest_s)
         control.should_save = (
             last or self.stopped is not None or number % recipe.train.save_steps == 0
         )
@@ -288,10 +283,10 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
         """The reason to stop, when any process has one."""
         mine = None
         try:
-            self._stop.check(next_step_s)
+            self.stop.check(next_step_s)
         except Stopped as stopped:
             mine = (str(stopped), stopped.code)
-        reasons = [reason for reason in self._trainer.ranks.gather(mine) if reason is not None]
+        reasons = [reason for reason in self.trainer.ranks.gather(mine) if reason is not None]
         return Stopped(*reasons[0]) if reasons else None
 
 
@@ -309,25 +304,23 @@ def _measure(
     """
     recipe, ranks = data.recipe, trainer.ranks
 
-    def answers(model: Any) -> Evaluation:
+    def keep_answers(model: Any) -> None:
         engine = build_engine(recipe, model, data.tokenizer, blocks_of(model))
-        return evaluate_held_out(recipe, engine, data.tokenizer, data.held_out)
+        keep(evaluate_held_out(recipe, engine, data.tokenizer, data.held_out))
 
     def keep_here() -> None:
         model = trainer.policy
         with own_forward(model):
             if recipe.lora is not None and model.device.type == "cpu" and can_fold_in(model):
                 model = folded_copy(model)
-            keep(answers(model))
+            keep_answers(model)
 
     def keep_written() -> None:
         with loading_whole(trainer.args):
             model = load_model(recipe.model, None if untrained else str(folder))
-        evaluation = answers(model)
-        if torch.cuda.is_available():
-            del model
-            torch.cuda.empty_cache()
-        keep(evaluation)
+        keep_answers(model)
+        del model
+        torch.cuda.empty_cache()
 
     if not trainer.is_sharded:
         ranks.on_main(keep_here)

@@ -112,6 +112,13 @@ def asked_for_fsdp() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
+def sharding(arguments: Any) -> str:
+    """The library that shards the optimizer's state; only it can read the state again."""
+    if arguments.deepspeed_plugin is not None:
+        return "deepspeed"
+    return "fsdp" if asked_for_fsdp() else "none"
+
+
 def check(recipe: Recipe, count: int) -> BatchPlan:
     """Check a recipe before anything loads; the plan on `count` processes, microbatches aside.
 
@@ -204,9 +211,9 @@ def check_deepspeed(found: dict[str, Any], where: str) -> None:
 
 
 def config_arguments(
-    recipe: Recipe, plan: BatchPlan, folder: Path, bf16: bool, on_cpu: bool, longest_prompt: int
+    recipe: Recipe, plan: BatchPlan, bf16: bool, on_cpu: bool, longest_prompt: int
 ) -> dict[str, Any]:
-    """Arguments of GRPOConfig; `longest_prompt` in tokens, `folder` for the files that TRL writes.
+    """Arguments of GRPOConfig but `output_dir`, which a run has later; `longest_prompt` in tokens.
 
     An optimizer step of TRL is one of the recipe's `num_iterations` updates, so TRL counts
     `max_steps * num_iterations` of them.
@@ -217,7 +224,6 @@ def config_arguments(
         part, name = key.split(".")
         arguments[name] = getattr(getattr(recipe, part), name)
     arguments |= {
-        "output_dir": str(folder),
         "use_cpu": on_cpu,
         "bf16": bf16,
         "per_device_train_batch_size": plan.per_device_train_batch_size,

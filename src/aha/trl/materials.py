@@ -17,7 +17,6 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 from transformers.integrations.deepspeed import (
@@ -65,6 +64,7 @@ def load_data(recipe: Recipe) -> TrainingData:
     return data
 
 
+@dataclass(eq=False)
 class StepSampler(Sampler[int]):
     """The native engine's problems in its order, as places in TRL's data set.
 
@@ -73,62 +73,29 @@ class StepSampler(Sampler[int]):
     is one epoch to TRL, so on resumption it skips the steps that are done.
     """
 
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        stream: ProblemStream,
-        max_steps: int,
-        num_generations: int,
-        repeats: int,
-    ) -> None:
-        self._place = {problem.key: place for place, problem in enumerate(problems)}
-        self._stream = stream
-        self._max_steps = max_steps
-        self._num_generations = num_generations
-        self._repeats = repeats
+    problems: Sequence[Problem]
+    stream: ProblemStream
+    max_steps: int
+    num_generations: int
+    repeats: int
 
     def __iter__(self) -> Iterator[int]:
-        for step in range(1, self._max_steps + 1):
-            places = [self._place[problem.key] for problem in self._stream.at(step)]
-            for _ in range(self._repeats):
-                for place in places:
-                    yield from (place for _ in range(self._num_generations))
+        place = {problem.key: place for place, problem in enumerate(self.problems)}
+        for step in range(1, self.max_steps + 1):
+            places = [place[problem.key] for problem in self.stream.at(step)]
+            for _ in range(self.repeats):
+                for one in places:
+                    yield from (one for _ in range(self.num_generations))
 
     def __len__(self) -> int:
-        rows = len(self._stream.at(1)) * self._num_generations
-        return self._max_steps * rows * self._repeats
-
-
-@dataclass(frozen=True)
-class Row:
-    """One completion as its process wrote it; `key` is its problem's."""
-
-    key: str
-    completion: Completion
-
-
-class _Watch(StopStrings):
-    """Stop strings for one batch of rows after another."""
-
-    def forget(self) -> None:
-        self._tails.clear()
-
-
-class _UntilStop(StoppingCriteria):  # type: ignore[misc]
-    """Ends a row of transformers' `generate` by the native engine's rule.
-
-    transformers' own stop strings fail on some tokenizers, such as the embedded model's.
-    """
-
-    def __init__(self, watch: _Watch) -> None:
-        self._watch = watch
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        return self._watch.reached(torch.arange(len(input_ids)), input_ids[:, -1])
+        return self.max_steps * len(self.stream.at(1)) * self.num_generations * self.repeats
 
 
 class Endings:
-    """Finds the end of a completion as the native engine does: an end token or a stop string."""
+    """Finds the end of a completion as the native engine does: an end token or a stop string.
+
+    transformers' own stop strings fail on some tokenizers, such as the embedded model's.
+    """
 
     def __init__(
         self,
@@ -137,7 +104,7 @@ class Endings:
         stops: Sequence[str],
     ) -> None:
         self._end_ids = frozenset(end_ids)
-        self._watch = _Watch(tokenizer, stops) if stops else None
+        self._watch = StopStrings(tokenizer, stops) if stops else None
 
     def ending(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap transformers' `generate`, so that its rows also end with a stop string."""
@@ -145,80 +112,63 @@ class Endings:
         if watch is None:
             return generate
 
+        def stopped(input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            return watch.reached(torch.arange(len(input_ids)), input_ids[:, -1])
+
         def until_stop(*arguments: Any, **options: Any) -> Any:
             watch.forget()
-            criteria = StoppingCriteriaList([_UntilStop(watch)])
+            criteria = StoppingCriteriaList([stopped])
             return generate(*arguments, **options, stopping_criteria=criteria)
 
         return until_stop
 
     def cut(self, rows: Sequence[list[int]]) -> list[list[int]]:
         """The rows up to the token that completes a stop string, without padding after it."""
-        if self._watch is None:
-            return list(rows)
-        return [row[: end or len(row)] for row, end in zip(rows, self._ends(rows), strict=True)]
+        watch = self._watch
+        return list(rows) if watch is None else [row[: watch.end_of(row) or None] for row in rows]
 
     def stopped(self, rows: Sequence[Sequence[int]]) -> list[bool]:
         """True for each row that ended by itself, and not at the limit."""
-        ended = [row[-1] in self._end_ids for row in rows]
-        if self._watch is None:
-            return ended
+        watch = self._watch
         return [
-            by_token or end == len(row)
-            for by_token, row, end in zip(ended, rows, self._ends(rows), strict=True)
+            row[-1] in self._end_ids or (watch is not None and watch.end_of(row) == len(row))
+            for row in rows
         ]
-
-    def _ends(self, rows: Sequence[Sequence[int]]) -> list[int]:
-        """The count of tokens of each row until a stop string is complete; 0: none is."""
-        watch, ends = self._watch, [0] * len(rows)
-        assert watch is not None
-        watch.forget()
-        for place in range(max(map(len, rows))):
-            live = [r for r, row in enumerate(rows) if not ends[r] and place < len(row)]
-            tokens = torch.tensor([rows[r][place] for r in live])
-            reached = watch.reached(torch.tensor(live), tokens).tolist() if live else []
-            for r, complete in zip(live, reached, strict=True):
-                ends[r] = place + 1 if complete else 0
-        return ends
 
 
 def groups_of(
-    rows: Sequence[Row],
+    rows: Sequence[tuple[str, Completion]],
     num_generations: int,
     problems: Mapping[str, Problem],
     prompt_of: Callable[[Problem], Prompt],
 ) -> list[Group]:
-    """The step's rows as groups, not scored yet. Errors: RunFailure when TRL mixed them up."""
+    """The step's rows, each a problem's key and a completion, as groups that have no scores yet.
+
+    Errors: RunFailure when TRL mixed them up.
+    """
     groups = []
     for first in range(0, len(rows), num_generations):
         members = rows[first : first + num_generations]
-        if len({row.key for row in members}) > 1:
+        if len({key for key, _ in members}) > 1:
             raise RunFailure(f"rows {first} to {first + num_generations} are not of one problem.")
-        problem = problems[members[0].key]
-        group = Group(problem, prompt_of(problem), tuple(row.completion for row in members))
-        groups.append(group)
+        problem = problems[members[0][0]]
+        completions = tuple(completion for _, completion in members)
+        groups.append(Group(problem, prompt_of(problem), completions))
     return groups
 
 
-@dataclass(frozen=True)
-class Policy:
-    """The model for TRL, loaded or by its place, and the adapters that TRL is to put on it."""
-
-    model: PreTrainedModel | str
-    adapters: LoraConfig | None
-
-    @property
-    def has_experts(self) -> bool:
-        config = getattr(self.model, "config", None)
-        return config is not None and hasattr(config.get_text_config(), "output_router_logits")
+# The model, loaded or by its path, and the adapters that TRL is to put on it.
+Policy = tuple[PreTrainedModel | str, LoraConfig | None]
 
 
 def load_policy(recipe: Recipe, arguments: Any) -> Policy:
-    """The policy as natively, but where TRL places it: on the CPU, unless it is quantised.
+    """The policy and its adapters.
 
-    If it is sharded while it loads, the policy is its path, and the options for loading go into
-    `arguments`. Errors: UserError as the native engine's, or for a model that cannot be sharded.
+    It is loaded as natively, but where TRL places it: on the CPU, unless it is quantised. If it is
+    sharded while it loads, the policy is its path. `arguments` take what TRL must know of it.
+    Errors: UserError as the native engine's, or for a model that cannot be sharded.
     """
+    arguments.ddp_find_unused_parameters = False
     section, frozen = recipe.model, recipe.lora is not None
     dtype = "bfloat16" if choose_dtype(section, frozen) == torch.bfloat16 else "float32"
     use_kernels = trl_section(recipe).use_kernels
@@ -242,9 +192,9 @@ def load_policy(recipe: Recipe, arguments: Any) -> Policy:
             "device_map": None,
         }
         if recipe.lora is None:
-            return Policy(place, None)
+            return place, None
         with loading_whole(arguments):
-            return Policy(place, lora_config(_empty_model(recipe), recipe.lora))
+            return place, lora_config(_empty_model(recipe), recipe.lora)
     changes = {"dtype": dtype} | ({"device": "cpu"} if section.quantization == "none" else {})
     model: Any = load_model(section.model_copy(update=changes), frozen=frozen)
     if use_kernels:
@@ -252,7 +202,10 @@ def load_policy(recipe: Recipe, arguments: Any) -> Policy:
     if section.quantization != "none" and model.device.type == "cuda":
         # accelerate compares devices by their numbers.
         model.hf_device_map = {"": torch.cuda.current_device()}
-    return Policy(model, None if recipe.lora is None else lora_config(model, recipe.lora))
+    # In a mixture of experts, some may have no token in a step.
+    has_experts = hasattr(model.config.get_text_config(), "output_router_logits")
+    arguments.ddp_find_unused_parameters = has_experts
+    return model, None if recipe.lora is None else lora_config(model, recipe.lora)
 
 
 def rows_that_fit(recipe: Recipe, longest_prompt: int, neighbours: int) -> int:
@@ -262,11 +215,8 @@ def rows_that_fit(recipe: Recipe, longest_prompt: int, neighbours: int) -> int:
     processes share a CPU's memory; a GPU is each process's own.
     """
     row = longest_prompt + recipe.generation.max_completion_length
-    tokens = recipe.train.tokens_per_microbatch or _tokens_that_fit(recipe, neighbours)
-    return max(1, tokens // row)
-
-
-def _tokens_that_fit(recipe: Recipe, neighbours: int) -> int:
+    if recipe.train.tokens_per_microbatch is not None:
+        return max(1, recipe.train.tokens_per_microbatch // row)
     device, section = choose_device(recipe.model), trl_section(recipe)
     free = float(free_memory(device))
     if device.type == "cpu":
@@ -288,7 +238,7 @@ def _tokens_that_fit(recipe: Recipe, neighbours: int) -> int:
     )
     # TRL's head makes the logits of a few hundred tokens at a time.
     per_token = kept_per_token(widths, how) - logits_per_token(widths, how)
-    return token_budget(widths, per_token, free - loaded, trained, device.type)
+    return max(1, token_budget(widths, per_token, free - loaded, trained, device.type) // row)
 
 
 def _empty_model(recipe: Recipe) -> PreTrainedModel:

@@ -1,50 +1,30 @@
-"""The processes of a run: what they decide together, and the checkpoints they write together.
+"""The processes of a run: what they decide together.
 
 Every process runs the same command line. Only the main one makes the run directory, writes and
 prints. Work of a single process is done inside `on_main` or `together`: its error is then raised
 by all, and no process waits for ever.
-
-A checkpoint is one folder a step, whole or absent, with checksums. transformers writes weights,
-tokenizer, optimizer, schedule and each process's random streams, and DeepSpeed or FSDP their
-shards, into a staging folder. When all processes are through, the main one adds the step and the
-record's length, seals the folder and gives it its name. `aha eval`, `play`, `export` and
-`--resume` read it like the native engine's.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch.distributed as dist
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 
-from aha.runs import RunDirectory
-from aha.train.checkpoint import (
-    Progress,
-    checkpoint_step,
-    publish_checkpoint,
-    read_state,
-    require_space,
-    writing,
-)
-from aha.trl.config import COLLECTIVE_TIMEOUT_S, asked_for_fsdp
+from aha.trl.config import COLLECTIVE_TIMEOUT_S
 from aha.types import RunFailure, Stopped, UserError
 
 _T = TypeVar("_T")
-_ENGINE = "trl"
 # Network file systems show a new file to other nodes after up to this long.
 _PATIENCE_S = 60.0
 # Errors that end a run with one sentence. Any other is a bug and keeps its traceback.
-_Fault = UserError | RunFailure | OSError
 _FAULTS = (UserError, RunFailure, OSError)
 
 
@@ -63,19 +43,6 @@ class Ranks:
     def join(cls, on_cpu: bool) -> Ranks:
         state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         return cls(state.process_index, state.num_processes)
-
-    def introduce_deepspeed(self) -> None:
-        """Connect DeepSpeed's processes: on a CPU accelerate does not, and each would be alone."""
-        if self.count > 1:
-            comm: Any = import_module("deepspeed.comm")
-            if not comm.is_initialized():
-                comm.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
-
-    def introduce_fsdp(self) -> None:
-        """Let accelerate shard on CPUs as well: by itself it shards only among GPUs."""
-        state = PartialState()
-        if state.distributed_type == DistributedType.MULTI_CPU:
-            state.distributed_type = DistributedType.MULTI_GPU
 
     @property
     def is_main(self) -> bool:
@@ -147,17 +114,17 @@ class Ranks:
         Errors: the first process's UserError, RunFailure or OSError, on all.
         """
         mine = _outcome(action)
-        faults = self.gather(mine if isinstance(mine, _Fault) else None)
+        faults = self.gather(mine if isinstance(mine, _FAULTS) else None)
         return self._opened([fault for fault in faults if fault is not None] or [mine])
 
     def _opened(self, outcomes: list[Any]) -> Any:
-        if isinstance(outcomes[0], _Fault):
+        if isinstance(outcomes[0], _FAULTS):
             self._shared = outcomes[0]
             raise outcomes[0]
         return outcomes[0]
 
 
-def _outcome(action: Callable[[], _T]) -> _T | _Fault:
+def _outcome(action: Callable[[], _T]) -> _T | Exception:
     try:
         return action()
     except _FAULTS as error:
@@ -193,83 +160,3 @@ def require_shared(folder: Path, ranks: Ranks, patience_s: float = _PATIENCE_S) 
         ranks.together(look)
     finally:
         ranks.on_main(lambda: (folder / token).unlink(missing_ok=True))
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """A checkpoint's state besides weights: how far the run was, and who sharded its files."""
-
-    progress: Progress
-    sharding: str
-
-
-class Keeper:
-    """Writes a run's checkpoints; TRL writes into `staging` first."""
-
-    def __init__(self, run: RunDirectory, total_limit: int, updates_per_step: int) -> None:
-        self._run = run
-        self._total_limit = total_limit
-        self._updates = updates_per_step
-        self.staging = run.checkpoints / ".trl"
-
-    def clear(self) -> None:
-        """Remove what a killed process has left half written."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-
-    @contextmanager
-    def writing(self, trainer: Any) -> Iterator[Path]:
-        """Give transformers a folder to write into.
-
-        Errors: RunFailure for a disk that is too full or fails; earlier checkpoints stay whole.
-        """
-        if trainer.args.should_save and not trainer.is_sharded:
-            parameters = [p for p in trainer.model.parameters() if p.requires_grad]
-            trained = sum(p.numel() * p.element_size() for p in parameters)
-            # The trained weights, and AdamW's two moments of each.
-            require_space(self._run.checkpoints, 3 * trained)
-        staged = self.staging / f"checkpoint-{trainer.state.global_step}"
-        with writing(staged, self._run.checkpoints, self._step(trainer)):
-            yield staged
-
-    def publish(self, staged: Path, trainer: Any) -> None:
-        """Seal the folder and give it its name among the checkpoints. Main process only."""
-        step = self._step(trainer)
-        state = {
-            "engine": _ENGINE,
-            "step": step,
-            "record_bytes": self._run.record_bytes(),
-            "sharding": sharding(trainer.args),
-        }
-        publish_checkpoint(staged, self._run.checkpoints, step, state, self._total_limit)
-
-    def _step(self, trainer: Any) -> int:
-        return int(trainer.state.global_step) // self._updates
-
-
-def sharding(arguments: Any) -> str:
-    """The library that shards the optimizer's state; only it can read the state again."""
-    if arguments.deepspeed_plugin is not None:
-        return "deepspeed"
-    return "fsdp" if asked_for_fsdp() else "none"
-
-
-def read_resumed(checkpoint: Path) -> Resumed:
-    """Read a whole checkpoint's state. Errors: UserError for one of another engine."""
-    state = read_state(checkpoint)
-    if state.get("engine") != _ENGINE:
-        raise UserError(
-            f"{checkpoint} was written by engine native; a run goes on under its own engine."
-        )
-    if state["step"] != checkpoint_step(checkpoint):
-        raise RunFailure(f"{checkpoint}: its state is of step {state['step']}.")
-    return Resumed(Progress(state["step"], state["record_bytes"]), state["sharding"])
-
-
-def require_same_sharding(resumed: Resumed, arguments: Any) -> None:
-    """Errors: UserError where the optimizer's state could not be read back."""
-    here = sharding(arguments)
-    if resumed.sharding != here:
-        raise UserError(
-            f"--resume: the run's checkpoints were written with sharding {resumed.sharding!r}, and "
-            f"it is {here!r} now; launch it as before."
-        )

@@ -5,6 +5,12 @@ Overridden methods have their names in TRL 1.16 and transformers 5.23: the sampl
 (`_generate_single_turn`), the rewards (`_calculate_rewards`), the schedule, and the handling of a
 gradient that is not finite. Distribution, sampling, reference, advantages, loss and optimizer are
 TRL's. Left out: TRL's usage statistics, which it would send to the hub.
+
+A checkpoint is one folder a step, whole or absent, with checksums. transformers writes weights,
+tokenizer, optimizer, schedule and each process's random streams, and DeepSpeed or FSDP their
+shards, into a staging folder. When all processes are through, the main one adds the step and the
+record's length, seals the folder and gives it its name. `aha eval`, `play`, `export` and
+`--resume` read it like the native engine's.
 """
 
 from __future__ import annotations
@@ -14,8 +20,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -25,18 +32,20 @@ from transformers import PrinterCallback
 from aha.grpo.update import UpdateStats
 from aha.model.load import product_dtype, switch_off_dropout
 from aha.observe.record import FinishedStep
+from aha.runs import RunDirectory
 from aha.tasks.prompts import ask
+from aha.train.checkpoint import publish_checkpoint, require_space, writing
 from aha.train.loop import score_groups
 from aha.train.schedule import learning_rate_at
 from aha.train.state import TrainingData
-from aha.trl.materials import Endings, Policy, Row, StepSampler, groups_of, vllm_in
-from aha.trl.ranks import Keeper, Ranks
+from aha.trl.config import sharding
+from aha.trl.materials import Endings, Policy, StepSampler, groups_of, vllm_in
+from aha.trl.ranks import Ranks
 from aha.types import Completion, Group, Problem, Prompt, RunFailure
 from trl import GRPOTrainer
 
 
-@dataclass(frozen=True)
-class MicrobatchSums:
+class MicrobatchSums(NamedTuple):
     """One process's part of a microbatch. Rows are trained on for an advantage or a KL term."""
 
     tokens: int
@@ -74,22 +83,21 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     lr_scheduler: Any
 
     def __init__(
-        self, data: TrainingData, arguments: Any, policy: Policy, ranks: Ranks, keeper: Keeper
+        self, data: TrainingData, arguments: Any, policy: Policy, ranks: Ranks, run: RunDirectory
     ) -> None:
         recipe = data.recipe
-        self.recipe, self.ranks, self._data = recipe, ranks, data
-        self._keeper = keeper
+        self.recipe, self.ranks, self._data, self._directory = recipe, ranks, data, run
         self._problems = {problem.key: problem for problem in data.problems}
         self._sums = StepSums()
         self._computed_BT = (torch.empty(0), torch.empty(0))
         with vllm_in(product_dtype(recipe)):
             super().__init__(
-                model=policy.model,
+                model=policy[0],
                 reward_funcs=[item.reward for item in data.rewards],
                 args=arguments,
                 train_dataset=Dataset.from_dict({"prompt": list(self._problems)}),
                 processing_class=data.tokenizer,
-                peft_config=policy.adapters,
+                peft_config=policy[1],
             )
         # TRL's `disable_dropout` knows the modules only, and loads a sharded policy itself.
         switch_off_dropout(self.policy)
@@ -192,45 +200,35 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         self, inputs: Any, prompts: list[str], completions: list[str], ids: list[list[int]]
     ) -> Tensor:
         started = time.perf_counter()
-        mine = self._rows(prompts, completions, ids)
+        known = self._sums.logprobs or [()] * len(ids)
+        stopped = self._endings.stopped(ids)
+        mine = []
+        for key, text, tokens, drawn, ended in zip(
+            prompts, completions, ids, known, stopped, strict=True
+        ):
+            logprobs = tuple(math.nan if value is None else value for value in drawn)
+            completion = Completion(text, tuple(tokens), logprobs, "stop" if ended else "length")
+            mine.append((key, completion))
         rows = [row for part in self.ranks.collect(mine) for row in part]
-        raw, has_signal = self.ranks.on_main(lambda: self._score(rows))
+
+        def score_all() -> tuple[list[list[float]], list[bool]]:
+            """Every row's rewards, NaN where one does not apply; every group's signal."""
+            groups = groups_of(rows, self.num_generations, self._problems, self._prompt_of)
+            self._sums.groups = score_groups(self._data.rewards, groups)
+            names = [item.reward.name for item in self._data.rewards]
+            raw = [
+                [math.nan if (value := score.raw[name]) is None else value for name in names]
+                for group in self._sums.groups
+                for score in group.scores
+            ]
+            return raw, [group.has_signal for group in self._sums.groups]
+
+        raw, has_signal = self.ranks.on_main(score_all)
         device = self.accelerator.device
         signal_P = torch.tensor(has_signal, device=device)
         self._sums.has_signal_B = signal_P.repeat_interleave(self.num_generations)
         self._sums.reward_s = time.perf_counter() - started
         return torch.tensor(raw, dtype=torch.float32, device=device)
-
-    def _rows(self, keys: list[str], texts: list[str], ids: list[list[int]]) -> list[Row]:
-        known = self._sums.logprobs or [()] * len(ids)
-        stopped = self._endings.stopped(ids)
-        return [
-            Row(
-                key,
-                Completion(
-                    text,
-                    tuple(tokens),
-                    tuple(math.nan if value is None else value for value in logprobs),
-                    "stop" if ended else "length",
-                ),
-            )
-            for key, text, tokens, logprobs, ended in zip(
-                keys, texts, ids, known, stopped, strict=True
-            )
-        ]
-
-    def _score(self, rows: Sequence[Row]) -> tuple[list[list[float]], list[bool]]:
-        """Every row's rewards, NaN where one does not apply; every group's signal. Keeps groups."""
-        size = self.num_generations
-        groups = groups_of(rows, size, self._problems, self._prompt_of)
-        self._sums.groups = score_groups(self._data.rewards, groups)
-        names = [item.reward.name for item in self._data.rewards]
-        raw = [
-            [math.nan if (value := score.raw[name]) is None else value for name in names]
-            for group in self._sums.groups
-            for score in group.scores
-        ]
-        return raw, [group.has_signal for group in self._sums.groups]
 
     # The update.
 
@@ -317,34 +315,32 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         step, last = self._sums, self.args.gradient_accumulation_steps
         step_s = time.perf_counter() - step.started
         told = self.ranks.gather((step.microbatches, sorted(step.nonfinite_rows)))
-        together = list(zip(*(sums for sums, _ in told), strict=True))[-last:]
-        everything = [sums for of_processes in together for sums in of_processes]
-        trained = sum(sums.trained_tokens for sums in everything)
+        # The last update's microbatches, each summed over the processes.
+        sums_M4 = np.sum([microbatches for microbatches, _ in told], axis=0)[-last:]
+        tokens_M, whole = sums_M4[:, 0], MicrobatchSums(*sums_M4.sum(axis=0))
+        trained = whole.trained_tokens
         logged = dict(self._metrics["train"])
         self._metrics["train"].clear()
 
         def mean(name: str) -> float:
             """Over trained tokens, from TRL's means over each microbatch's tokens."""
-            values = logged.get(name, ())[-last:]
             if not trained:
                 return math.nan
-            if not values:
+            if not logged.get(name):
                 return 0.0
-            tokens = [sum(sums.tokens for sums in of_processes) for of_processes in together]
             # The mean of a microbatch without tokens is not a number.
-            pairs = [(value, n) for value, n in zip(values, tokens, strict=True) if n]
-            return sum(value * n for value, n in pairs) / trained
+            sums_M = np.where(tokens_M > 0, logged[name][-last:] * tokens_M, 0.0)
+            return float(sums_M.sum() / trained)
 
-        entropy = sum(sums.entropy for sums in everything)
         gaps = logged.get("sampling/sampling_logp_difference/max", ())
         stats = UpdateStats(
             loss=step.last_loss,
             grad_norm=step.grad_norm,
             kl=mean("kl"),
-            entropy=entropy / trained if trained else math.nan,
+            entropy=float(whole.entropy / trained) if trained else math.nan,
             clip_ratio=mean("clip_ratio/region_mean"),
             logprob_gap=gaps[-1] if gaps else math.nan,
-            trained_rows=sum(sums.trained_rows for sums in everything),
+            trained_rows=int(whole.trained_rows),
             tokens_per_microbatch=step.tokens_per_microbatch,
             skipped=step.skipped,
             nonfinite_rows=tuple(row for _, rows in told for row in rows),
@@ -361,15 +357,34 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     # Checkpoints.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """As transformers does, into a folder that is aha's checkpoint once it is whole."""
-        staged = self.ranks.together(lambda: self._write_checkpoint(model, trial))
-        self.ranks.on_main(lambda: self._keeper.publish(staged, self))
+        """As transformers does, into a folder that is aha's checkpoint once it is whole.
 
-    def _write_checkpoint(self, model: Any, trial: Any) -> Path:
-        with self._keeper.writing(self) as staged:
-            # Not GRPOTrainer's, which also writes a model card beside the checkpoints.
-            super(GRPOTrainer, self)._save_checkpoint(model, trial)
-        return staged
+        Errors: RunFailure for a disk that is too full or fails; earlier checkpoints stay whole.
+        """
+        update, folder = int(self.state.global_step), self._directory.checkpoints
+        step = update // self.recipe.grpo.num_iterations
+        staged = Path(self.args.output_dir) / f"checkpoint-{update}"
+
+        def write() -> None:
+            if self.args.should_save and not self.is_sharded:
+                trained = [p for p in self.model.parameters() if p.requires_grad]
+                # The trained weights, and AdamW's two moments of each.
+                require_space(folder, 3 * sum(p.numel() * p.element_size() for p in trained))
+            with writing(staged, folder, step):
+                # Not GRPOTrainer's, which also writes a model card beside the checkpoints.
+                super(GRPOTrainer, self)._save_checkpoint(model, trial)
+
+        def publish() -> None:
+            state = {
+                "engine": "trl",
+                "step": step,
+                "record_bytes": self._directory.record_bytes(),
+                "sharding": sharding(self.args),
+            }
+            publish_checkpoint(staged, folder, step, state, self.recipe.train.save_total_limit)
+
+        self.ranks.together(write)
+        self.ranks.on_main(publish)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.recipe.lora is None:
