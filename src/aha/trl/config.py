@@ -23,7 +23,7 @@ from aha.types import UserError
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
 _TRL = "1.16"
-# What becomes of each key of a recipe: `copied`, `mapped`, `by_aha` or `refused`.
+# Each key of a recipe is one of these: `copied`, `mapped`, `by_aha` or `refused`.
 KEYS: dict[str, Any] = yaml.safe_load(
     (resources.files("aha.trl") / "keys.yaml").read_text(encoding="utf-8")
 )
