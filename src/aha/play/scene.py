@@ -361,7 +361,7 @@ def _step_spans(
 def _take(
     pool: Sequence[_Number], numbers: Sequence[int]
 ) -> tuple[list[_Number], frozenset[int], list[int]]:
-    """What is left of the pool, the places of the numbers taken, and the numbers not found.
+    """The rest of the pool, the places of the numbers taken, and the numbers not found.
 
     Of equal numbers the newest is taken.
     """
