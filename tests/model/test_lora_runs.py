@@ -175,8 +175,11 @@ def test_a_quantised_base_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slow
 def test_the_embedded_model_learns_with_adapters_alone(tmp_path: Path) -> None:
-    """The default recipe's own batches, 80 steps: 20 points more on 300 held-out problems."""
-    changes = ["lora={}", "optimizer.learning_rate=3e-3", "train.max_steps=80", "evaluation.n=300"]
+    """The default recipe's own batches, 80 steps: 20 points more on 300 held-out problems.
+
+    At ten times the recipe's rate one seed of two collapses within 80 steps (docs/lora.md).
+    """
+    changes = ["lora={}", "optimizer.learning_rate=1e-3", "train.max_steps=80", "evaluation.n=300"]
     run = start_run(load_recipe("countdown-tiny", changes), tmp_path / "run")
     before, after = (run.evaluation()[when]["accuracy"] for when in ("before", "after"))
     assert after - before >= 0.20
