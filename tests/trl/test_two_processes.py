@@ -129,7 +129,13 @@ def test_a_signal_ends_both_and_they_go_on_together(whom: str, tmp_path: Path) -
 
 
 def test_a_reward_that_fails_on_the_main_process_ends_both(tmp_path: Path) -> None:
-    (tmp_path / "rewards.py").write_text("def fails(completions, **_):\n    return 1 / 0\n")
+    # Its first call is the trial before the start, in both processes.
+    (tmp_path / "rewards.py").write_text(
+        "calls = []\n"
+        "def fails(completions, **_):\n"
+        "    calls.append(1)\n"
+        "    return [1 / (len(calls) == 1) for _ in completions]\n"
+    )
     rewards = f"rewards=[{{name: '{tmp_path / 'rewards.py'}:fails'}}]"
     process = start(*train(tmp_path / "run", rewards))
     output = "".join(lines(process))
