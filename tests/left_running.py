@@ -1,4 +1,4 @@
-"""Whether what was started here has ended."""
+"""A check that the processes started here have ended."""
 
 from __future__ import annotations
 

@@ -32,6 +32,11 @@ def quoted(value: object) -> str:
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 40]} ... {text[-30:]}"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its repr if the message is empty."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def did_you_mean(
     name: object, allowed: Iterable[str], written: Mapping[str, str] | None = None
 ) -> str:

@@ -32,7 +32,7 @@ def build(kind: str, random_model: Callable[..., PreTrainedModel]) -> PreTrained
 
 
 def gradients(policy: LogprobModel, temperature: float) -> dict[str, torch.Tensor]:
-    """Of a loss that weighs every token differently."""
+    """The gradients of a loss that weighs every token differently."""
     policy.clear_gradients()
     for batch in micro_batches(ROWS, 20, torch.device("cpu")):
         weight_N = (batch.targets_N + batch.index_B[batch.row_N]).float()

@@ -1,4 +1,4 @@
-"""Where completions end, who writes them, and with which adapters."""
+"""Ends of completions, their sampler, and the adapters it uses."""
 
 from __future__ import annotations
 

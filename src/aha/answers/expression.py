@@ -181,11 +181,11 @@ def read_side(text: str) -> Side | None:
 
 
 def bare_equation(answer: str) -> str:
-    """A Countdown answer without what may stand around its mathematics.
+    """A Countdown answer without the marks that may stand around its mathematics.
 
-    That is `\\boxed{}`, dollars, `\\( \\)`, backticks, asterisks around a side or the whole, and
-    one full stop at the end. Full-width characters become plain ones. Words stay, so that an answer
-    in prose is no expression.
+    The marks are `\\boxed{}`, dollars, `\\( \\)`, backticks, asterisks around a side or the whole,
+    and one full stop at the end. Full-width characters become plain ones. Words stay, so that an
+    answer in prose is no expression.
     """
     text = answer.strip()
     if len(text) > MAX_CHARACTERS:

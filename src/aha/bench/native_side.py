@@ -158,7 +158,7 @@ def seconds_per_token(model: str, rows: int, threads: int, tokens: int = 32) -> 
     side = NativeSide(Spec("native", model, 1, max(rows, 2), tokens, threads))
 
     def seconds(limit: int) -> float:
-        """Of a rollout of `limit` tokens, the best of three."""
+        """The best of three rollouts of `limit` tokens."""
         settings, times = SamplingSettings(limit, ignore_end=True), []
         for _ in range(3):
             started = time.perf_counter()

@@ -38,6 +38,7 @@ from aha.tasks.prompts import ask
 from aha.tiny import TINY_NAME, weights_path
 from aha.train.memory import Device, Place
 from aha.types import Problem, Unreachable, UserError
+from aha.visible import first_line
 
 # The models of the shipped recipes; `-Instruct` has the same sizes.
 PUBLIC = {f"Qwen/Qwen2.5-{b}B": SHAPES[f"qwen2.5-{b}b"] for b in ("0.5", "1.5", "3", "7")}
@@ -97,7 +98,7 @@ def measured(config: Any, name: str, known_from: str, trust_remote_code: bool = 
     except (AttributeError, ValueError) as error:
         raise UserError(
             f"model.name: {name!r} is no causal language model of attention blocks; only those are "
-            f"predicted: {_first_line(error)}"
+            f"predicted: {first_line(error)}"
         ) from None
     return Shape(
         name=name,
@@ -158,12 +159,8 @@ def _read(source: str, trust: bool, key: str = "model.name") -> Any:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{key}: {source!r} has no usable configuration: {_first_line(error)}"
+            f"{key}: {source!r} has no usable configuration: {first_line(error)}"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def place_of(

@@ -26,7 +26,7 @@ from aha.recipe import Recipe, require_trainable
 from aha.sections import ModelSection
 from aha.tiny import TINY_NAME, weights_path
 from aha.types import Unreachable, UserError
-from aha.visible import did_you_mean
+from aha.visible import did_you_mean, first_line
 
 
 def find_model(name: str) -> str:
@@ -265,7 +265,7 @@ def _load(factory: Any, section: ModelSection, source: str, **options: Any) -> A
             source, trust_remote_code=section.trust_remote_code, **options
         )
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        first = first_line(error)
         if "does not support an attention implementation" in first:
             raise UserError(
                 f"model.attn_implementation is {section.attn_implementation!r}, which "

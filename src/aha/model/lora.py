@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from aha.sections import LoraSection
 from aha.types import RunFailure, UserError
-from aha.visible import did_you_mean
+from aha.visible import did_you_mean, first_line
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -113,9 +113,8 @@ def with_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
         quantised = getattr(base, "is_quantized", False)
         return wrapped.get_base_model() if quantised else wrapped.merge_and_unload()
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        first = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(
-            f"model.name: the adapter {str(folder)!r} could not be loaded: {first}"
+            f"model.name: the adapter {str(folder)!r} could not be loaded: {first_line(error)}"
         ) from None
 
 

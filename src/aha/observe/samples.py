@@ -20,7 +20,7 @@ Order = Literal["step", "advantage", "reward", "length"]
 class SamplesObserver(Observer):
     """Writes `samples_groups` groups every `samples_steps` steps, and prints them where asked.
 
-    Of a skipped step it writes the groups to blame, or all.
+    For a skipped step it writes the groups to blame, or all.
     """
 
     def __init__(

@@ -363,7 +363,7 @@ def _take(
 ) -> tuple[list[_Number], frozenset[int], list[int]]:
     """The rest of the pool, the places of the numbers taken, and the numbers not found.
 
-    Of equal numbers the newest is taken.
+    If numbers are equal, the newest is taken.
     """
     left, taken, missing = list(pool), frozenset[int](), []
     for number in numbers:

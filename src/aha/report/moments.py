@@ -61,7 +61,7 @@ def moments(data: RunData) -> tuple[list[Written], int]:
 def sampled(data: RunData) -> list[Written]:
     """The right ones (strictly) among the `SAMPLED` sampled completions with most reward.
 
-    Of equal rewards the latest come first. The limit bounds the time that a report takes.
+    If rewards are equal, the latest come first. The limit bounds the time that a report takes.
     """
 
     def order(row: tuple[Record, Record]) -> tuple[float, int]:

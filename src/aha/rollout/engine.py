@@ -1,7 +1,7 @@
 """The native engine: rollouts inside the training process, on the policy's own weights.
 
-No copy of the weights is kept, so nothing must be synchronised, and the sampler computes the
-trainer's log-probabilities up to rounding (`logprob_gap` logs the largest difference).
+No copy of the weights is kept between calls, so nothing must be synchronised, and the sampler
+computes the trainer's log-probabilities up to rounding (`logprob_gap` logs the largest difference).
 At most `max_rows` completions are in the cache. Finished ones leave it, and waiting prompts enter.
 """
 

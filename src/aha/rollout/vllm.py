@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aha.rollout.base import SamplingSettings
 from aha.types import Completion, Prompt, RunFailure, UserError
+from aha.visible import first_line
 
 # vLLM refuses hotter sampling, and is greedy below the least.
 _LEAST_TEMPERATURE, _MAX_TEMPERATURE = 1e-5, 2.0
@@ -55,7 +56,7 @@ class VllmEngine:
                 logprobs_mode="processed_logprobs",
             )
         except (RuntimeError, ValueError) as error:
-            raise RunFailure(f"vLLM could not load {model!r}: {_first_line(error)}") from error
+            raise RunFailure(f"vLLM could not load {model!r}: {first_line(error)}") from error
 
     def close(self) -> None:
         """Give the GPU's memory back, which vLLM does when its engine is collected."""
@@ -131,7 +132,3 @@ def _seed_of(seed: int, index: int) -> int:
     """A prompt's seed. vLLM adds a completion's place to it, so neighbours must be far apart."""
     digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aha.sections import TaskSection
 from aha.types import Problem, Unreachable, UserError
+from aha.visible import first_line
 
 if TYPE_CHECKING:
     from aha.tasks.task import Task
@@ -36,7 +37,7 @@ class ProblemSet:
 
     `rows` were read; `without_gold`, `duplicates` and `other_split` were dropped, the last because
     they belong to the other split. `first_without_gold` says where the first such row stands.
-    Of generated problems, `rows` is their own number.
+    For generated problems, `rows` is the number of problems.
     """
 
     problems: tuple[Problem, ...]
@@ -179,8 +180,7 @@ def _read_hub(name: str, config: str | None, split: str) -> Iterator[tuple[str, 
     except ConnectionError as error:
         raise Unreachable(f"task.source: {name!r} could not be loaded: {error}.") from None
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(f"task.source: {name!r} could not be loaded: {first_line}") from None
+        raise UserError(f"task.source: {name!r} could not be loaded: {first_line(error)}") from None
     yield from _numbered(rows, name)
 
 

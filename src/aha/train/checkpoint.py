@@ -96,7 +96,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder`/step-NNNNNN and remove the oldest beyond `total_limit`.
 
-    Of `model` only the configuration is read; weights are the snapshot's.
+    Only the configuration of `model` is read. The weights are the snapshot's.
     Errors: RunFailure when the disk is too full or fails; earlier checkpoints are intact then.
     """
     step = taken.progress.step

@@ -109,7 +109,7 @@ def bytes_per_token(model: PreTrainedModel, fused: bool, recompute: bool) -> flo
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run would be.
+    """The place of a run.
 
     `limit`: bytes that it may use. `before`: bytes in use before it loads anything.
     `kernels`: there are compiled kernels, on a CPU. `bfloat16`: a GPU computes in it.

@@ -279,9 +279,10 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Clip; and leave the optimizer nothing to do where natively it would not step.
+        """Clip, and leave the optimizer nothing to do if the native engine would not step.
 
-        That is where nothing is trained on, or where loss or gradient is not finite.
+        The native engine does not step if nothing is trained on, or if loss or gradient is not
+        finite.
         """
         norm, step = super()._clip_grad_norm(model), self._sums
         whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
