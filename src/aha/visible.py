@@ -1,4 +1,4 @@
-"""Text for people to read: model text made harmless, and values and near names in messages.
+"""Text for people to read: model text made harmless, values in messages, text templates.
 
 Escape codes, other control characters and marks that turn the direction of writing can hide or
 forge text. They are shown as ⟨U+001B⟩; letters of every language stay.
@@ -7,8 +7,10 @@ forge text. They are shown as ⟨U+001B⟩; letters of every language stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 _QUOTED = 200
 
@@ -47,3 +49,21 @@ def did_you_mean(
     for near in get_close_matches(str(name).lower(), list(allowed), n=1, cutoff=0.7):
         return f" Did you mean {(written or {}).get(near, near)!r}?"
     return ""
+
+
+def text_template(package: str, name: str, **filters: Callable[..., object]) -> Template:
+    """A plain-text template from a package's folder `templates`.
+
+    A tag alone on its line leaves no line behind. A value that is not given is an error.
+    Nothing is escaped, so it is not for HTML.
+    """
+    environment = Environment(
+        loader=PackageLoader(package),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - text for terminals, shells and files, never HTML
+    )
+    environment.filters |= filters
+    return environment.get_template(name)

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
 from aha.doctor import hardware, software
 from aha.doctor.advice import (
     Advice,
@@ -29,7 +27,7 @@ from aha.recipe import load_recipe
 from aha.rewards.score import require_known
 from aha.train.memory import PARTS, Device, Prediction, RunSizes
 from aha.types import UserError
-from aha.visible import visible
+from aha.visible import text_template, visible
 
 
 @dataclass(frozen=True)
@@ -61,19 +59,15 @@ class Report:
 
     def as_text(self) -> str:
         """For a terminal, at most 100 columns wide."""
-        environment = Environment(
-            loader=PackageLoader("aha.doctor"),
-            trim_blocks=True,
-            lstrip_blocks=True,
-            autoescape=False,  # noqa: S701 - text for a terminal, made harmless by `visible`
+        template = text_template(
+            "aha.doctor",
+            "report.txt.j2",
+            wrap=_wrapped,
+            gib=lambda count: f"{count / 2**30:.2f}",
+            millions=lambda count: f"{count / 1e6:,.2f}",
+            shell=shlex.quote,
         )
-        environment.filters |= {
-            "wrap": _wrapped,
-            "gib": lambda count: f"{count / 2**30:.2f}",
-            "millions": lambda count: f"{count / 1e6:,.2f}",
-            "shell": shlex.quote,
-        }
-        text = environment.get_template("report.txt.j2").render(report=self, parts=PARTS)
+        text = template.render(report=self, parts=PARTS)
         return visible(text.strip("\n"))
 
     def as_json(self) -> str:

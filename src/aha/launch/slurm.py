@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from aha.launch import Strategy
 from aha.launch.accelerate import check_together
 from aha.recipe import Recipe, load_recipe
@@ -24,6 +22,7 @@ from aha.rewards.score import require_known
 from aha.runs import writable
 from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, UserError
+from aha.visible import text_template
 
 # A file in the run's folder when training is done: a requeue after that does nothing.
 FINISHED = ".slurm-finished"
@@ -122,16 +121,7 @@ def slurm_script(request: SlurmRequest) -> str:
     recipe = load_recipe(request.recipe, overrides)
     require_known(recipe)
     _check_processes(request, recipe)
-    environment = Environment(
-        loader=PackageLoader("aha.launch"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - a shell script; every value goes through `sh`
-    )
-    environment.filters["sh"] = shlex.quote
-    return environment.get_template("slurm.sh.j2").render(
+    return text_template("aha.launch", "slurm.sh.j2", sh=shlex.quote).render(
         request=request,
         name=recipe.name,
         model=recipe.model.name,
