@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import resources
 from itertools import groupby, pairwise
 from statistics import fmean
-from typing import Literal
+from typing import Any
+
+import yaml
 
 from aha.answers.equations import WrittenStep, written_steps
 from aha.answers.expression import ExpressionError, parse_equation
@@ -24,56 +27,47 @@ from aha.reasoning.behaviours import find_behaviours
 from aha.rollout.base import Partial
 from aha.tasks import TASKS, Task, Verdict, task_of
 from aha.types import Problem
+from aha.visible import text_template
 
-Mark = Literal["", "true", "false", "turn", "check", "plan", "tag"]
-Kind = Literal["writing", "right", "lenient", "wrong", "unknown"]
+# The signs and styles of marks and outcomes.
+LOOKS: Mapping[str, Any] = yaml.safe_load(
+    (resources.files("aha.play") / "looks.yaml").read_text(encoding="utf-8")
+)
+SIGNS: Mapping[str, str] = LOOKS["signs"]
 
 _ALIKE = 5  # the fewest tokens in common that are worth a sentence
 _TAG = re.compile(r"</?(?:think|reasoning|answer)>", re.IGNORECASE)
-_MARKS: Mapping[str, Mark] = {
-    "self_check": "check",
-    "backtracking": "turn",
-    "subgoals": "plan",
-    "backward_chaining": "plan",
-}
 # Characters that may still become part of an equation at the end of an unfinished text.
 _OPEN_END = re.compile("[0-9+\\-*/().,$\u20ac\u00a3%=\u2248 \t\u00d7\u00f7\u2212]*")
 _CLOSED = re.compile("[.,] ")
 _OPERATORS = tuple("+-*/\u00d7\u00f7\u2212")
 
-# A sign for each mark and outcome, for people who do not see the colours.
-SIGNS = {
-    "true": "\u2713",
-    "false": "\u2717",
-    "missing": "\u26a0",
-    "dot": "\u00b7",
-    "writing": "\u2026",
-    "right": "\u2713",
-    "lenient": "\u223c",
-    "wrong": "\u2717",
-    "unknown": "?",
-}
-
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a line. `note` says in words what is wrong with a sum's numbers."""
+    """A part of a text from `start` on, with a mark of `looks.yaml`.
 
+    For a sum, `note` says what is wrong with its numbers, and `used` tells for each number to use
+    up if the try has used it by then.
+    """
+
+    start: int
     text: str
-    mark: Mark = ""
+    mark: str = ""
     note: str = ""
+    used: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a text.
-
-    `used` tells for each number to use up if the line's try has used it by then; None where no
-    sum of the line tells it.
-    """
+    """A line of a text, without the blanks at its ends."""
 
     pieces: tuple[Piece, ...]
-    used: tuple[bool, ...] | None = None
+
+    @property
+    def used(self) -> tuple[bool, ...] | None:
+        """`used` of the last sum that tells it."""
+        return next((piece.used for piece in reversed(self.pieces) if piece.used), None)
 
 
 @dataclass(frozen=True)
@@ -96,18 +90,16 @@ class Row:
 
     @property
     def task(self) -> Task:
-        """The task that judges the completion."""
         return task_of(self.problem.columns)
 
     @cached_property
     def marked(self) -> MarkedText:
-        """The text so far, line by line."""
         pool = self.task.pool(self.problem.columns)
         finished = self.partial.finish_reason is not None
         return mark_text(self.partial.text, pool, TASKS[self.problem.task].rules, finished)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> str:
         """How the completion ended, or that it is still written."""
         if self.verdict is None:
             return "writing"
@@ -120,40 +112,17 @@ class Row:
     @property
     def outcome(self) -> str:
         """How the completion ended, in words."""
-        count = len(self.partial.token_ids)
-        tokens = f"{count:,} token{'' if count == 1 else 's'}"
-        if self.verdict is None:
-            return tokens
-        task, turns = self.task, self.marked.turns
-        if turns and task.searches:
-            after = f" after {turns} given-up {'try' if turns == 1 else 'tries'}"
-        elif turns:
-            after = f" after turning back {'once' if turns == 1 else f'{turns} times'}"
-        else:
-            after = ""
-        cut_off = self.partial.finish_reason == "length"
-        if self.kind == "unknown":
-            ending = "cut off" if cut_off else "ended"
-            return f"{ending}{after}, {tokens}; not judged: no answer is known"
-        first = after or (" at the first try" if task.searches else "")
-        if self.kind == "wrong":
-            ending = f"cut off{after}" if cut_off else f"wrong{first}"
-            why = task.why_wrong(self.verdict.answer, self.problem.columns)
-            return f"{ending}, {tokens}: {why}"
-        layout = "" if self.kind == "right" else ", but not in the layout"
-        return f"right{first}{layout}, {tokens}"
+        return str(_words().outcome(self))
 
     @property
     def details(self) -> str:
         """The sums that are true and both readings of the answer; "" when there are none."""
-        found = []
-        sums = self.marked.true + self.marked.false
-        if sums:
-            found.append(f"{self.marked.true} of {sums:,} sum{'' if sums == 1 else 's'} true")
-        if self.kind in ("right", "lenient", "wrong"):
-            found.append(f"strict {SIGNS['true' if self.kind == 'right' else 'false']}")
-            found.append(f"lenient {SIGNS['false' if self.kind == 'wrong' else 'true']}")
-        return f" {SIGNS['dot']} ".join(found)
+        return str(_words().details(self, SIGNS))
+
+
+@cache
+def _words() -> Any:
+    return text_template("aha.play", "words.txt.j2").module
 
 
 @dataclass(frozen=True)
@@ -182,12 +151,11 @@ class Lane:
 
     @property
     def right(self) -> int:
-        """The number of rows that are right in the strict reading."""
         return sum(row.kind == "right" for row in self.rows)
 
     @property
     def judged(self) -> int:
-        """The number of rows with a verdict that has an answer to go by."""
+        """The number of rows that ended and have an answer to go by."""
         return sum(row.kind in ("right", "lenient", "wrong") for row in self.rows)
 
     @property
@@ -216,7 +184,6 @@ class Scene:
 
     @property
     def task(self) -> Task:
-        """The task that judges the completions."""
         return task_of(self.problem.columns)
 
     @property
@@ -252,15 +219,6 @@ class Scene:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class _Span:
-    start: int
-    end: int
-    mark: Mark = ""
-    note: str = ""
-    used: tuple[bool, ...] | None = None
-
-
 def mark_text(
     text: str, pool: Sequence[int] = (), rules: str = "text", finished: bool = True
 ) -> MarkedText:
@@ -273,14 +231,16 @@ def mark_text(
     passages = find_behaviours(text, rules)
     turns = [passage.start for passage in passages if passage.behaviour == "backtracking"]
     tags = list(_TAG.finditer(text))
-    spans = [_Span(tag.start(), tag.end(), "tag") for tag in tags]
-    spans += _step_spans(text, steps, turns, pool)
-    spans += [_Span(one.start, one.end, _MARKS[one.behaviour]) for one in passages]
-    # Each character belongs to the first span that holds it.
-    unmarked = _Span(0, len(text))
-    owners = [unmarked] * len(text)
-    for span in reversed(spans):
-        owners[span.start : span.end] = [span] * (span.end - span.start)
+    pieces = [Piece(tag.start(), tag.group(), "tag") for tag in tags]
+    pieces += _sums(text, steps, turns, pool)
+    for one in passages:
+        mark = LOOKS["behaviours"][one.behaviour]
+        pieces.append(Piece(one.start, text[one.start : one.end], mark))
+    # Each character belongs to the first piece that holds it.
+    owners = [Piece(0, text)] * len(text)
+    for piece in reversed(pieces):
+        length = len(piece.text)
+        owners[piece.start : piece.start + length] = [piece] * length
     cuts = {0, len(text), *turns}
     cuts |= {tag.start() for tag in tags if tag.group().lower() in ("</think>", "</reasoning>")}
     cuts |= {place + 1 for place, character in enumerate(text) if character == "\n"}
@@ -298,26 +258,24 @@ def _is_over(text: str, step: WrittenStep) -> bool:
     return open_end.end() < len(text) or _CLOSED.search(text, step.end) is not None
 
 
-def _line(text: str, start: int, end: int, owners: Sequence[_Span]) -> Line:
-    """text[start:end] without the blanks at its ends, a piece for each run of one span."""
-    stripped = text[start:end].lstrip()
-    start, end = end - len(stripped), end - len(stripped) + len(stripped.rstrip())
-    pieces: list[Piece] = []
-    used = None
-    for span, run in groupby(range(start, end), key=owners.__getitem__):
+def _line(text: str, start: int, end: int, owners: Sequence[Piece]) -> Line:
+    """text[start:end] without the blanks at its ends, a piece for each run of one owner."""
+    line = text[start:end]
+    start += len(line) - len(line.lstrip())
+    pieces = []
+    for owner, run in groupby(range(start, start + len(line.strip())), owners.__getitem__):
         places = list(run)
-        pieces.append(Piece(text[places[0] : places[-1] + 1], span.mark, span.note))
-        used = span.used or used
-    return Line(tuple(pieces), used)
+        pieces.append(replace(owner, start=places[0], text=text[places[0] : places[-1] + 1]))
+    return Line(tuple(pieces))
 
 
 # A number that may be used, and the places of the given numbers that it is made of.
 _Number = tuple[Fraction, frozenset[int]]
 
 
-def _step_spans(
+def _sums(
     text: str, steps: Sequence[WrittenStep], turns: Sequence[int], pool: Sequence[int]
-) -> Iterator[_Span]:
+) -> Iterator[Piece]:
     """The sums, each with what its try has used of the pool by then, and what is wrong with it.
 
     A try ends where the text turns back, and where a sum lacks a number but could begin anew.
@@ -327,8 +285,8 @@ def _step_spans(
     reached: Fraction | None = None
     last = 0
     for step in steps:
-        mark: Mark = "true" if step.true else "false"
         written = text[step.start : step.end]
+        piece = Piece(step.start, written, "true" if step.true else "false")
         if any(last <= turn <= step.start for turn in turns):
             there, used, reached = given, frozenset(), None
         if reached is not None and not text[last : step.start].strip():
@@ -340,7 +298,7 @@ def _step_spans(
         except ExpressionError:
             found = None
         if found is None or len(found.expression.numbers) < 2:
-            yield _Span(step.start, step.end, mark)
+            yield piece
             continue
         left, made_of, missing = _take(there, found.expression.numbers)
         if missing:
@@ -355,7 +313,7 @@ def _step_spans(
         used |= made_of
         note = ", ".join(f"{n} is {'used up' if n in pool else 'not there'}" for n in missing)
         in_use = tuple(place in used for place in range(len(pool)))
-        yield _Span(step.start, step.end, mark, note, in_use)
+        yield replace(piece, note=note, used=in_use)
 
 
 def _take(

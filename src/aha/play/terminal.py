@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from importlib import resources
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,7 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from aha.play.scene import SIGNS, Kind, Line, Mark, Row, Scene
+from aha.play.scene import LOOKS, SIGNS, Line, Row, Scene
 from aha.play.session import Draw, Session, Tally, frames, who_plays
 from aha.types import Problem, UserError
 from aha.visible import quoted, visible
@@ -28,36 +29,8 @@ from aha.visible import quoted, visible
 _LISTED = 10
 _SIDE_BY_SIDE = 90  # columns; on narrower terminals one model stands below the other
 _BORDERS = ("blue", "magenta")
-# For terminals whose encoding lacks the signs.
-_ASCII = str.maketrans(
-    {"✓": "(ok)", "✗": "(NO)", "\u26a0": "!", "\u00b7": "-", "\u2026": "...", "\u223c": "~"}
-)
-_STYLES: dict[Mark, str] = {
-    "": "",
-    "true": "green",
-    "false": "bold red",
-    "turn": "bold yellow",
-    "check": "cyan",
-    "plan": "magenta",
-    "tag": "dim",
-}
-_KINDS: dict[Kind, str] = {
-    "writing": "dim",
-    "right": "bold green",
-    "lenient": "bold yellow",
-    "wrong": "bold red",
-    "unknown": "yellow",
-}
-HELP = """\
-a problem   play it: 15 from 3 13 5; in other tasks the question, with #### ANSWER if you know it
-Enter       play a random held-out problem
-:again      the same problem with other random numbers
-:list       some held-out problems, each with its number
-:p 7        play the held-out problem of that number
-:t 0.7      temperature; 0 is greedy
-:n 4        samples of each model
-:pace 60    tokens a second to show at most; 0 is as fast as they are written
-:q          end"""
+_STYLES: Mapping[str, str] = LOOKS["styles"]
+HELP = (resources.files("aha.play") / "templates/help.txt").read_text(encoding="utf-8").rstrip()
 
 
 def play_in_terminal(session: Session, draw: Draw, pace: float, problem: str | None) -> None:
@@ -101,7 +74,7 @@ class Terminal:
         self._console = console
         self._draw = draw
         self._pace = pace
-        self._signs = _ASCII if console.options.ascii_only else {}
+        self._signs = str.maketrans(LOOKS["ascii"]) if console.options.ascii_only else {}
         self._tally = Tally()
         self._last: Problem | None = None
 
@@ -253,7 +226,7 @@ class Terminal:
 
     def _status(self, row: Row) -> Text:
         """The row's outcome, and below it the details."""
-        status = self._text(f"{SIGNS[row.kind]} {row.outcome}", _KINDS[row.kind])
+        status = self._text(f"{SIGNS[row.kind]} {row.outcome}", _STYLES[row.kind])
         if row.details:
             status = Text("\n  ").join([status, self._text(row.details, "dim")])
         return status

@@ -26,10 +26,11 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from aha.play.scene import SIGNS
+from aha.play.scene import LOOKS, SIGNS
 from aha.play.session import MAX_CHARACTERS, Draw, Session, Tally, frames, who_plays
 from aha.types import RunFailure, UserError
 from aha.visible import quoted, visible
@@ -49,26 +50,9 @@ _LISTED = 30
 _MINUTE_S = 60.0
 _HOST = "127.0.0.1"
 
-# gradio's paths that read or write files, fetch other addresses, print, or go around the queue.
-_CLOSED_PATHS = tuple(
-    f"/gradio_api/{name}"
-    for name in (
-        "upload", "file", "stream", "deep_link", "process_recording", "proxy=", "custom_component",
-        "component_server", "runs", "run/", "api/", "call/",
-    )
-)  # fmt: skip
-_HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
-        "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; "
-        "frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-}
+_GUARD = yaml.safe_load((resources.files("aha.play") / "guard.yaml").read_text(encoding="utf-8"))
+_CLOSED_PATHS = tuple(_GUARD["closed_paths"])
+_HEADERS = [(name.encode(), value.encode()) for name, value in _GUARD["headers"].items()]
 
 # gradio's template engine reads these signs in HTML; as entities they are only text.
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
@@ -90,19 +74,21 @@ class Guard:
             await self._app(scope, receive, send)
         if scope["type"] != "http":
             return
-        headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-        refused = self._refusal(scope)
-        if refused is not None:
+        if refused := self._refusal(scope):
             status, reason = refused
-            headers += [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-            headers += [(b"content-length", str(len(reason)).encode())]
+            headers = [
+                *_HEADERS,
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"connection", b"close"),
+                (b"content-length", str(len(reason)).encode()),
+            ]
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": reason.encode("ascii")})
             return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *headers]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -169,7 +155,8 @@ def _macros() -> Any:
         finalize=only_text,
         trim_blocks=True,
     )
-    environment.globals |= {"signs": SIGNS, "who_plays": who_plays, "zip": zip}
+    environment.globals |= {"signs": SIGNS, "titles": LOOKS["titles"]}
+    environment.globals |= {"who_plays": who_plays, "zip": zip}
     return environment.get_template("page.html.j2").module
 
 
