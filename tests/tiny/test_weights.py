@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from aha.tiny import weights_path
-from aha.tiny.build import CardFigures, card_text, measure
+from aha.tiny.build import card_text, measure
 
 FOLDER = weights_path()
 TEXT = "Make 24 from 3 7 12 . <think> 7 - 3 = 4 , 12 * 4 = 48 , not 24 . Wait, </think>"
@@ -52,29 +52,28 @@ def test_it_generates_through_transformers() -> None:
 
 
 @pytest.fixture(scope="module")
-def figures() -> CardFigures:
+def figures() -> dict[str, float]:
     return measure(FOLDER, problems=500)
 
 
-def test_its_sums_and_checks_are_right(figures: CardFigures) -> None:
-    assert figures.sums_right >= 0.98
-    assert figures.checks_right >= 0.99
+def test_its_sums_and_checks_are_right(figures: dict[str, float]) -> None:
+    assert figures["sums_right"] >= 0.98
+    assert figures["checks_right"] >= 0.99
 
 
-def test_the_base_leaves_room_to_learn(figures: CardFigures) -> None:
-    assert 0.15 <= figures.accuracy <= 0.25
+def test_the_base_leaves_room_to_learn(figures: dict[str, float]) -> None:
+    assert 0.15 <= figures["accuracy"] <= 0.25
 
 
 def test_the_shipped_card_is_written_from_the_shipped_figures() -> None:
     stated = json.loads((FOLDER / "figures.json").read_text(encoding="utf-8"))
-    build = stated.pop("build")
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert card == card_text(CardFigures(**stated), build)
+    assert card == card_text(stated)
 
 
 def test_the_card_states_what_is_measured_again_here() -> None:
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     stated = json.loads((FOLDER / "figures.json").read_text(encoding="utf-8"))
     measured = measure(FOLDER, problems=stated["problems"])
-    assert measured.accuracy == pytest.approx(stated["accuracy"], abs=0.01)
+    assert measured["accuracy"] == pytest.approx(stated["accuracy"], abs=0.01)
     assert f"{stated['accuracy']:.1%}" in card

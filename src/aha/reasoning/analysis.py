@@ -28,7 +28,6 @@ class Analysis:
     reflections: int
 
     def shows(self, behaviour: str) -> bool:
-        """True if any passage shows it."""
         return any(passage.behaviour == behaviour for passage in self.passages)
 
 
@@ -36,12 +35,8 @@ def analyse(text: str, task: str, correct: bool) -> Analysis:
     """The analysis of a completion of `task`; `correct` is true if its answer is right."""
     passages, steps = find_behaviours(text, task), written_steps(text)
     gave_up = any(passage.behaviour == "backtracking" for passage in passages)
-    return Analysis(
-        passages,
-        steps,
-        corrected=correct and (gave_up or _redone(text, steps)),
-        reflections=reflection_count(text),
-    )
+    corrected = correct and (gave_up or _redone(text, steps))
+    return Analysis(passages, steps, corrected, reflection_count(text))
 
 
 def step_metrics(analyses: Sequence[Analysis]) -> dict[str, float | None]:
@@ -50,26 +45,20 @@ def step_metrics(analyses: Sequence[Analysis]) -> dict[str, float | None]:
     `*_rate` is a share of completions, 0 to 1. `backtracks` and `steps` are means a completion.
     `steps_true` is the share of all compared steps that are true. None is a share of nothing.
     """
-    steps = [step.true for analysis in analyses for step in analysis.steps]
-    metrics = {
-        f"reasoning/{behaviour}_rate": _mean(analysis.shows(behaviour) for analysis in analyses)
+    values: dict[str, list[float]] = {
+        f"reasoning/{behaviour}_rate": [analysis.shows(behaviour) for analysis in analyses]
         for behaviour in BEHAVIOURS
     }
-    return {
-        **metrics,
-        "reasoning/backtracks": _mean(
+    values |= {
+        "reasoning/backtracks": [
             sum(passage.behaviour == "backtracking" for passage in analysis.passages)
             for analysis in analyses
-        ),
-        "reasoning/corrected_rate": _mean(analysis.corrected for analysis in analyses),
-        "reasoning/steps": _mean(len(analysis.steps) for analysis in analyses),
-        "reasoning/steps_true": _mean(steps),
+        ],
+        "reasoning/corrected_rate": [analysis.corrected for analysis in analyses],
+        "reasoning/steps": [len(analysis.steps) for analysis in analyses],
+        "reasoning/steps_true": [step.true for analysis in analyses for step in analysis.steps],
     }
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return fmean(known) if known else None
+    return {key: fmean(known) if known else None for key, known in values.items()}
 
 
 def _redone(text: str, steps: Iterable[WrittenStep]) -> bool:

@@ -9,7 +9,7 @@ right. Left out: a judgement of the check's soundness, and learned weights.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from importlib import resources
 
@@ -17,8 +17,8 @@ import yaml
 
 BEHAVIOURS: tuple[str, ...] = ("self_check", "backtracking", "subgoals", "backward_chaining")
 
-# Two phrases of one behaviour this near, with no number between them, are one passage.
-_NEAR = 24
+# Two phrases of one behaviour are one passage, unless so much or a number is between them.
+_FAR = re.compile(r"[0-9]|.{25}", re.DOTALL)
 _WORD = re.compile(r"[a-z']+")
 # Spaces within a class stay as they are, and those in a lookbehind, whose length must be fixed.
 _SPACE = re.compile(r"\[[^\]]*\]|\(\?<[=!](?:\[[^\]]*\]|[^)\[])*\)| \?| ")
@@ -46,10 +46,8 @@ class Pattern:
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
-        """The expression, compiled at its first use."""
-        return re.compile(
-            _SPACE.sub(lambda match: _BLANKS.get(match.group(), match.group()), self.written)
-        )
+        blanks = _SPACE.sub(lambda match: _BLANKS.get(match.group(), match.group()), self.written)
+        return re.compile(blanks)
 
 
 @dataclass(frozen=True)
@@ -111,10 +109,8 @@ def find_behaviours(text: str, task: str = "") -> tuple[Passage, ...]:
         place = last.get(one.behaviour)
         if place is not None:
             before = joined[place]
-            between = view[before.end : one.start]
-            if len(between) <= _NEAR and not any("0" <= c <= "9" for c in between):
-                end = max(before.end, one.end)
-                joined[place] = Passage(one.behaviour, before.start, end)
+            if _FAR.search(view[before.end : one.start]) is None:
+                joined[place] = replace(before, end=max(before.end, one.end))
                 continue
         last[one.behaviour] = len(joined)
         joined.append(one)
@@ -123,7 +119,6 @@ def find_behaviours(text: str, task: str = "") -> tuple[Passage, ...]:
 
 @cache
 def _patterns() -> tuple[tuple[Rule, Pattern], ...]:
-    """The patterns of all rules, each with its rule."""
     return tuple((rule, pattern) for rule in rules() for pattern in rule.patterns)
 
 
@@ -139,10 +134,9 @@ def _cues() -> tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...]]:
 
 @lru_cache(maxsize=1 << 14)
 def _cued_by(word: str) -> frozenset[int]:
-    """The numbers of the patterns of which a word holds a cue.
+    """The numbers of the patterns of which a word holds a cue; kept, since texts share words.
 
     Cues of two letters are whole words, since half of all words contain them.
-    Results are kept, since texts share most of their words.
     """
     words, _ = _cues()
     return frozenset(n for n, cue in words if (cue in word if len(cue) > 2 else cue == word))

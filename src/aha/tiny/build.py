@@ -16,9 +16,10 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -68,8 +69,7 @@ class Cycle:
 class BuildSettings:
     """The settings of a build; the defaults made the shipped weights.
 
-    After the first cycle 96 % of the sums are true, after the two warm restarts 99 %
-    (docs/log.md).
+    96 % of the sums are true after the first cycle, 99 % after the two warm restarts.
     """
 
     seed: int = 0
@@ -113,9 +113,7 @@ def new_model(seed: int) -> LlamaForCausalLM:
 
 
 def learning_rate_at(step: int, settings: BuildSettings) -> float:
-    """The rate of step 0, 1, ...: in each cycle a linear warm-up, then a cosine down to
-    `final_learning_rate`."""
-    cycle = settings.cycles[0]
+    """Each cycle is a linear warm-up and then a cosine down to `final_learning_rate`."""
     for cycle in settings.cycles:
         if step < cycle.steps:
             break
@@ -136,10 +134,9 @@ def batches(
     """Batches from `first_step` on: token ids, labels and the divisor of the summed loss.
 
     Ids and labels are (rows, tokens), padded on the right; labels are of completions only. Traces
-    of similar length share a batch, so little is padding. The divisor is the mean number of
-    completion tokens of the batches that were cut from the same sorted rows. The batch's own number
-    would give a token of a short trace more weight than one of a long trace, and teach the model to
-    give up earlier than the traces do.
+    of similar length share a batch, so little is padding. The divisor is the mean number of labels
+    of the batches cut from the same sorted rows. The batch's own number would give tokens of short
+    traces more weight, and teach the model to give up earlier than the traces do.
     """
     for bucket in itertools.count(first_step // settings.bucket_batches):
         rng = random.Random(f"{settings.seed}:{bucket}")
@@ -196,11 +193,9 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
             group["lr"] = learning_rate_at(step, settings)
         # Right padding under causal attention changes no earlier token: no mask is needed.
         logits = model(input_ids=input_ids[:, :-1]).logits
+        # Labels that are -100 do not count.
         total = functional.cross_entropy(
-            logits.flatten(0, 1),
-            labels[:, 1:].flatten(),
-            ignore_index=_IGNORED,
-            reduction="sum",
+            logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
         )
         loss = total / divisor
         loss.backward()
@@ -224,20 +219,11 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
     return model
 
 
-@dataclass(frozen=True)
-class CardFigures:
-    """Shares of 0..1 on held-out problems at temperature 1; length in tokens."""
+def measure(folder: Path, problems: int) -> dict[str, float]:
+    """The figures of the model in `folder`: one completion for each of the first held-out problems.
 
-    problems: int
-    accuracy: float
-    sums_right: float
-    checks_right: float
-    mean_length: float
-    waits: float
-
-
-def measure(folder: Path, problems: int) -> CardFigures:
-    """The figures of the model in `folder`: one completion for each of the first problems."""
+    Shares are 0 to 1, at temperature 1; lengths are in tokens.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     held_out = list(itertools.islice(generate(TINY_RANGES, "test", seed=0), problems))
@@ -254,25 +240,24 @@ def measure(folder: Path, problems: int) -> CardFigures:
         for value, verdict, named in _CHECK.findall(thoughts):
             right = (verdict == "yes") == (int(value) == target)
             checks.append(right and (verdict == "yes" or int(named) == target))
-    return CardFigures(
-        problems=len(held_out),
-        accuracy=sum(solved) / len(solved),
-        sums_right=sum(sums) / len(sums),
-        checks_right=sum(checks) / len(checks),
-        mean_length=sum(len(c.token_ids) for c in completions) / len(completions),
-        waits=sum(reflection_count(c.text) for c in completions) / len(completions),
-    )
+    return {
+        "problems": len(held_out),
+        "accuracy": fmean(solved),
+        "sums_right": fmean(sums),
+        "checks_right": fmean(checks),
+        "mean_length": fmean(len(completion.token_ids) for completion in completions),
+        "waits": fmean(reflection_count(completion.text) for completion in completions),
+    }
 
 
-def card_text(figures: CardFigures, build: dict[str, Any]) -> str:
-    """The model card of a model with these figures; `build` has the fields of BuildSettings."""
+def card_text(record: Mapping[str, Any]) -> str:
+    """The model card for a `figures.json`: the figures of `measure`, and `build`'s settings."""
     template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    cycles = record["build"]["cycles"]
     return template.format(
-        figures=figures,
-        build=build,
-        traces=build["traces"],
-        cycles=" and then ".join(f"{cycle['steps']:,}" for cycle in build["cycles"]),
-        rates=" and ".join(f"{cycle['learning_rate']:g}" for cycle in build["cycles"]),
+        **record,
+        cycles=" and then ".join(f"{cycle['steps']:,}" for cycle in cycles),
+        rates=" and ".join(f"{cycle['learning_rate']:g}" for cycle in cycles),
     )
 
 
@@ -286,11 +271,11 @@ def main() -> None:
     model = train(settings, arguments.work_dir)
     model.save_pretrained(arguments.output)
     build_tokenizer().save_pretrained(arguments.output)
-    figures, build = measure(arguments.output, _CARD_PROBLEMS), asdict(settings)
-    recorded = json.dumps({**asdict(figures), "build": build}, indent=2) + "\n"
+    record = {**measure(arguments.output, _CARD_PROBLEMS), "build": asdict(settings)}
+    recorded = json.dumps(record, indent=2) + "\n"
     (arguments.output / "figures.json").write_text(recorded, encoding="utf-8")
-    (arguments.output / "README.md").write_text(card_text(figures, build), encoding="utf-8")
-    print(f"{arguments.output}: {figures}")
+    (arguments.output / "README.md").write_text(card_text(record), encoding="utf-8")
+    print(f"{arguments.output}: {record}")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,7 @@ _PIECE = r"</?[a-z]+>|[0-9]+|[A-Za-z]+,?|[^\sA-Za-z0-9]"
 class TraceSettings:
     """The settings of the search.
 
-    `guided_share` is the chance that a try is drawn from those that reach the target.
-    Otherwise it is drawn from all tries.
+    `guided_share` is the chance that a try is drawn from those that reach the target, not from all.
     """
 
     stop_after_failure: float = 0.6
@@ -61,10 +60,6 @@ class Attempt:
 
     steps: tuple[Step, Step]
     expression: str
-
-    @property
-    def value(self) -> int:
-        return self.steps[-1].value
 
 
 def all_attempts(nums: Sequence[int], max_value: int) -> list[Attempt]:
@@ -95,12 +90,12 @@ def completion_text(
     assert isinstance(nums, list)
     attempts = all_attempts(nums, TINY_RANGES.max_value)
     rng.shuffle(attempts)
-    hits = [attempt for attempt in attempts if attempt.value == target]
+    hits = [attempt for attempt in attempts if attempt.steps[-1].value == target]
     parts: list[str] = []
     while True:
         guided = bool(hits) and rng.random() < settings.guided_share
         attempt = hits[-1] if guided else attempts.pop()
-        solved = attempt.value == target
+        solved = attempt.steps[-1].value == target
         sums = " , ".join(f"{s.left} {s.operator} {s.right} = {s.value}" for s in attempt.steps)
         parts.append(f"{sums} , {'yes' if solved else f'not {target}'} .")
         exhausted = not attempts or len(parts) >= settings.max_tries
