@@ -13,7 +13,7 @@ import pytest
 from aha.answers import equal as math_equal
 from aha.answers.equal import MathVerifier, Pair, fast_outcome
 from aha.answers.numbers import parse_number, parse_quantity
-from aha.rewards.call import TimeLimit
+from aha.rewards.call import TimeLimit, time_limit
 from aha.types import RunFailure
 
 
@@ -112,7 +112,7 @@ def test_a_comparison_that_does_not_end_is_killed_and_the_rest_goes_on() -> None
     hostile = Pair("7", "9^{9^{9^{9}}}")
     outcomes = verifier.equal_many([Pair("x+1", "1+x"), hostile, Pair("y+2", "2+y")])
     assert outcomes == ["equal", "different", "equal"]
-    assert verifier.killed == 1
+    assert verifier.killed == [hostile]
     verifier.close()
     assert verifier.equal("z+3", "3+z") == "equal"
     verifier.close()
@@ -135,6 +135,17 @@ def test_verdicts_after_an_interruption_belong_to_their_pairs(
             verifier.equal_many([Pair("x+1", "2+x"), Pair("y+1", "2+y")])
     assert verifier.equal_many([right, right]) == ["equal"] * 2
     assert verifier.equal_many([wrong, right]) == ["different", "equal"]
+    verifier.close()
+
+
+def test_a_time_limit_leaves_no_answer_for_the_next_pair() -> None:
+    verifier = MathVerifier(workers=1, timeout=1.0)
+    assert verifier.equal("x+1", "1+x") == "equal"
+    hostile = [Pair("7", f"9^{{9^{{9^{{{n}}}}}}}") for n in range(7, 10)]
+    with pytest.raises(TimeLimit), time_limit(0.2):
+        verifier.equal_many(hostile)
+    assert len(verifier.killed) == 1
+    assert verifier.equal_many([Pair("z+3", "4+z"), Pair("z+3", "3+z")]) == ["different", "equal"]
     verifier.close()
 
 

@@ -16,12 +16,11 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import wait
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from aha.answers.numbers import parse_quantity
 from aha.types import RunFailure
@@ -56,8 +55,7 @@ _SYMBOLS = str.maketrans({"\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\
 _DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A gold answer and the answer to compare with it."""
 
     gold: str
@@ -67,8 +65,8 @@ class Pair:
 class MathVerifier:
     """Compares answers in `workers` processes, with at most `timeout` seconds for each pair.
 
-    Use `equal_many` for a batch. Results are cached. Thread-safe. `close` ends the workers.
-    `killed` counts workers that were killed or died.
+    Use `equal_many` for a batch. Results are cached. Thread-safe. `close` ends the processes.
+    `killed` holds the pairs whose process was killed or died.
     """
 
     def __init__(
@@ -78,9 +76,9 @@ class MathVerifier:
         self._timeout = timeout
         self._cache_size = cache_size
         self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
-        self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
         self._lock = threading.Lock()
-        self.killed = 0
+        self.killed: list[Pair] = []
 
     def equal(self, gold: str, answer: str) -> Outcome:
         """`equal_many` for one pair."""
@@ -98,71 +96,43 @@ class MathVerifier:
                     else:
                         self._cache[pair] = outcome
             if slow:
-                self._compare(list(slow))
+                # An interrupt reaches the main thread only, so a comparison always comes to its
+                # end, and no process holds an answer that the next pair would be given.
+                with ThreadPoolExecutor(self._count) as threads:
+                    self._cache.update(zip(slow, threads.map(self._compare, slow), strict=True))
             outcomes = [self._cache[pair] for pair in pairs]
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
             return outcomes
 
     def close(self) -> None:
-        """End the workers; the next comparison starts new ones."""
+        """End the processes; the next comparison starts new ones."""
         with self._lock:
-            for worker in self._workers:
-                worker.kill()
-            self._workers.clear()
+            while self._idle:
+                self._idle.pop().kill()
 
-    def _compare(self, pairs: list[Pair]) -> None:
-        waiting: Iterator[Pair] = iter(pairs)
-        wanted = min(self._count, len(pairs))
-        while len(self._workers) < wanted:
-            self._workers.append(_Worker())
+    def _compare(self, pair: Pair) -> Outcome:
         try:
-            busy = [worker for worker in self._workers if self._give(worker, waiting)]
-            while busy:
-                self._collect(busy)
-                busy = [worker for worker in busy if worker.pair or self._give(worker, waiting)]
-        finally:
-            # An unread answer would be taken for the next pair's, so its worker is killed. The list
-            # loses it first, in case a second interrupt comes during the kills.
-            pending = [worker for worker in self._workers if worker.pair]
-            self._workers = [worker for worker in self._workers if not worker.pair]
-            for worker in pending:
-                worker.kill()
-
-    def _give(self, worker: _Worker, waiting: Iterator[Pair]) -> bool:
-        pair = next(waiting, None)
-        if pair is not None:
-            worker.give(pair, self._timeout)
-        return pair is not None
-
-    def _collect(self, busy: Sequence[_Worker]) -> None:
-        """Read every answer that has come, and kill every worker whose time is over."""
-        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-        ready = wait([worker.answers.fileno() for worker in busy], timeout=patience)
-        for worker in busy:
-            pair = worker.pair
-            assert pair is not None
-            if worker.answers.fileno() in ready:
-                self._cache[pair] = worker.take()
-            elif time.monotonic() >= worker.deadline:
-                worker.kill()
-                self._cache[pair] = "different"
-            else:
-                continue
-            worker.pair = None
-            self.killed += not worker.alive
+            worker = self._idle.pop()
+        except IndexError:
+            worker = _Worker()
+        try:
+            outcome = worker.compare(pair, self._timeout)
+        except BaseException:
+            worker.kill()
+            raise
+        if outcome is None:
+            worker.kill()
+            self.killed.append(pair)
+            return "different"
+        self._idle.append(worker)
+        return outcome
 
 
 class _Worker:
-    """One process with at most one comparison under way."""
+    """A process that compares one pair at a time."""
 
     def __init__(self) -> None:
-        self.pair: Pair | None = None
-        self.deadline = 0.0
-        self.alive = False
-        self._start()
-
-    def _start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "aha.answers.equal_worker"],
             stdin=subprocess.PIPE,
@@ -171,45 +141,30 @@ class _Worker:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._requests, self.answers = self._process.stdin, self._process.stdout
-        self.alive = True
-        self._ready = False
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        # Importing sympy takes a second or two, which must not count for the first comparison.
+        if not self._line(_START_SECONDS):
+            self.kill()
+            raise RunFailure("math-verify's process did not start; is it installed?")
 
-    def give(self, pair: Pair, timeout: float) -> None:
-        # Set before anything is read or written, so that an interrupt leaves the pair known.
-        self.pair = pair
-        if not self.alive:
-            self._start()
-        if not self._ready:
-            # Importing sympy takes a second or two, which must not count for the comparison.
-            if (
-                not wait([self.answers.fileno()], timeout=_START_SECONDS)
-                or not self.answers.readline()
-            ):
-                raise RunFailure("math-verify's process did not start; is it installed?")
-            self._ready = True
-        self.deadline = time.monotonic() + timeout
+    def compare(self, pair: Pair, timeout: float) -> Outcome | None:
+        """The outcome; None if it did not come in time or the process ran out of memory."""
         request = json.dumps([as_latex(pair.gold), as_latex(pair.answer)])
         self._requests.write(request.encode() + b"\n")
         self._requests.flush()
+        line = self._line(timeout)
+        return json.loads(line) if line else None
 
-    def take(self) -> Outcome:
-        """The answer that has come; "different" from a process that ran out of memory."""
-        line = self.answers.readline()
-        if not line:
-            self.kill()
-            return "different"
-        outcome: Outcome = json.loads(line)
-        return outcome
+    def _line(self, timeout: float) -> bytes:
+        return self._answers.readline() if wait([self._answers.fileno()], timeout) else b""
 
     def kill(self) -> None:
-        self.alive = False
         self._process.kill()
         self._process.wait()
         # Closing flushes, which fails when the process is gone.
         with contextlib.suppress(BrokenPipeError):
             self._requests.close()
-        self.answers.close()
+        self._answers.close()
 
 
 @functools.cache
