@@ -12,7 +12,7 @@ import pytest
 
 from aha.answers import equal as math_equal
 from aha.answers.equal import MathVerifier, Pair, fast_outcome
-from aha.answers.numbers import parse_number, parse_quantity
+from aha.answers.numbers import parse_quantity
 from aha.rewards.call import TimeLimit, time_limit
 from aha.types import RunFailure
 
@@ -37,7 +37,8 @@ from aha.types import RunFailure
     ],
 )  # fmt: skip
 def test_numbers_are_exact_or_none(text: str, value: Fraction | int | None) -> None:
-    assert parse_number(text) == value
+    quantity = parse_quantity(text)
+    assert (None if quantity is None else quantity.value) == value
 
 
 def test_units_are_read() -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aha.answers.expression import ExpressionError, parse_expression
-from aha.answers.numbers import parse_number
+from aha.answers.numbers import parse_quantity
 from aha.answers.tags import (
     answer_block,
     has_all_tags,
@@ -110,8 +110,8 @@ def test_the_answer_grammar_reads_any_text(text: str) -> None:
         answer = read(text)
         assert answer is None or isinstance(answer, str)
     assert isinstance(has_all_tags(text), bool)
-    number = parse_number(text)
-    assert number is None or isinstance(number, Fraction)
+    quantity = parse_quantity(text)
+    assert quantity is None or isinstance(quantity.value, Fraction)
 
 
 SYMBOLS = st.lists(

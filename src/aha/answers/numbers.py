@@ -15,26 +15,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import resources
+
+import yaml
 
 from aha.answers.expression import read_side
 
 MAX_CHARACTERS = 100
 
-_CHARACTERS = str.maketrans(
-    {
-        "\u2212": "-",  # minus sign
-        "\u2013": "-",  # en dash
-        "\u2014": "-",  # em dash
-        "\uff0d": "-",  # full-width hyphen
-        "\u00a0": " ",  # no-break space
-        "\u202f": " ",  # narrow no-break space
-        "\u2009": " ",  # thin space
-        "\uff0c": ",",  # full-width comma
-        "\uff05": "%",  # full-width per cent
-        "\u00b2": "^2",
-        "\u00b3": "^3",
-    }
+_WORDS = yaml.safe_load(
+    (resources.files("aha.answers") / "number_words.yaml").read_text(encoding="utf-8")
 )
+_CHARACTERS = str.maketrans(_WORDS["characters"])
+_DENIALS = frozenset(_WORDS["denials"])
+_NOT_UNITS = frozenset(_WORDS["not_units"])
+_TOUCHING_UNITS = frozenset(_WORDS["touching_units"])
+_SAME_UNITS: dict[str, str] = _WORDS["same_units"]
+_MAX_UNIT_WORDS = 4
+
 _MARKUP = re.compile(r"\\(?:left|right|!|,|;|:|quad|qquad)(?![A-Za-z])|\\\(|\\\)|\\\[|\\\]")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|boxed)\s*\{([^{}]*)\}")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))")
@@ -43,12 +41,6 @@ _SIGNS = "$\u20ac\u00a3\u00a5"
 _CURRENCY = re.compile(rf"([-+]?)\s*([{_SIGNS}])\s*")
 _NAME = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}")
 _LABEL = re.compile(r"([A-Za-z]{2,}(?:[ '-][A-Za-z]+)*):\**\s+")
-# After a label with such a word, the number is not the answer, or not all of it.
-_DENIALS = frozenset((
-    "not", "no", "never", "isn", "wrong", "incorrect", "false", "or", "than", "more", "less",
-    "least", "most", "over", "under", "above", "below", "without", "except", "nearly", "almost",
-    "minus", "negative", "plus", "times", "half", "twice", "double", "triple", "squared", "root",
-))  # fmt: skip
 _PLAIN = re.compile(
     r"([-+])?\s*(\d{1,3}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+(?!\d)|\d+)?(?:\.(\d*))?"
     r"(?:(?<=[\d.])[eE]([-+]?\d{1,2})(?!\d))?"
@@ -59,32 +51,6 @@ _WORD = r"[A-Za-z][A-Za-z.]*(?:-[A-Za-z]{2,})*"
 _UNIT = re.compile(
     rf"\s*([%\u00b0{_SIGNS}])\s*|(\s*)({_WORD}(?:[ \t/]+{_WORD})*)(?:\^\{{?([23])\}}?)?"
 )
-# Letters after a number that are mathematics or a scale, not a unit. They change the value.
-# fmt: off
-_NOT_UNITS = frozenset((
-    "pi", "e", "i", "x", "y", "z", "n", "k", "a", "b", "c", "d", "sqrt", "sin", "cos", "tan",
-    "cot", "sec", "csc", "log", "ln", "exp", "mod", "choose", "times", "half", "halves",
-    "thirds", "quarters", "squared", "cubed", "hundred", "thousand", "million", "billion",
-    "trillion", "dozen", "dozens", "thousands", "millions", "billions", "or", "and", "to",
-    "over", "minus", "plus",
-    "not", "no", "is", "wrong", "isn", "less", "more", "than", "by", "below", "above", "base",
-    "divided", "factorial", "remainder", "mod", "percent", "tenths", "tenth", "hundredths",
-    "hundredth", "thousandths", "thousandth", "zero", "one", "two", "three", "four", "five",
-    "six", "seven", "eight", "nine", "ten", "twenty", "thirty", "forty", "fifty", "sixty",
-    "seventy", "eighty", "ninety", "alpha", "beta", "gamma", "delta", "theta", "phi",
-    "lambda", "omega", "if", "but", "maybe", "approximately", "about",
-))
-_TOUCHING_UNITS = frozenset((
-    "cm", "mm", "km", "kg", "mg", "ml", "ft", "lb", "lbs", "oz", "hr", "hrs", "min", "mins",
-    "sec", "secs", "mph", "am", "pm", "km/h", "th", "st", "nd", "rd",
-))
-_LETTER_UNITS = frozenset("mgshlLCF")
-_SAME_UNITS = {
-    "dollars": "$", "dollar": "$", "euros": "\u20ac", "euro": "\u20ac",
-    "degrees": "\u00b0", "degree": "\u00b0",
-}
-_MAX_UNIT_WORDS = 4
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -148,12 +114,6 @@ def _quantity(text: str) -> Quantity | None:
     return None
 
 
-def parse_number(text: str) -> Fraction | None:
-    """The value of `parse_quantity`, with any unit."""
-    quantity = parse_quantity(text)
-    return None if quantity is None else quantity.value
-
-
 def _unit(rest: str) -> str | None:
     """The unit that `rest` is; "" for nothing; None when it is something else."""
     rest = rest.rstrip().removesuffix(".")
@@ -175,7 +135,7 @@ def _unit(rest: str) -> str | None:
     # Letters that touch the number are variables (`2x`, `5ab`), unless they are a known unit.
     if not space and words.strip(".").lower() not in _TOUCHING_UNITS:
         return None
-    if len(words) == 1 and words not in _LETTER_UNITS:
+    if len(words) == 1 and words not in _WORDS["letter_units"]:
         return None
     if power and len(names[-1]) == 1 and words != "m":
         return None

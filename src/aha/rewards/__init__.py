@@ -20,7 +20,7 @@ REWARDS: dict[str, type[Reward]] = {
     kind.name: kind
     for family in _FAMILIES
     for kind in vars(family).values()
-    if inspect.isclass(kind) and issubclass(kind, Reward) and not inspect.isabstract(kind)
+    if inspect.isclass(kind) and issubclass(kind, Reward) and hasattr(kind, "name")
 }
 
 

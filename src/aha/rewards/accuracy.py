@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from aha.answers.tags import Text, answer_block, with_opened_thoughts
-from aha.rewards.reward import Reward, column
+from aha.answers.tags import answer_block
+from aha.rewards.reward import Reward, Row
 from aha.tasks import check_completions
 from aha.tasks.countdown import fault
 from aha.tasks.text import gold_answer
 
 
-def correctness(
-    prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Any]
-) -> list[bool | None]:
+def correctness(rows: Sequence[Row]) -> list[bool | None]:
     """True for each completion that is right, in the lenient reading; None without usable gold."""
-    verdicts = check_completions(prompts, completions, _rows(columns, len(completions)))
+    verdicts = check_completions(
+        [row.prompt for row in rows],
+        [row.completion for row in rows],
+        [row.columns for row in rows],
+    )
     return [verdict.lenient if verdict.known else None for verdict in verdicts]
-
-
-def _rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Columns of a batch as one mapping a row; a value that is not one per row is left out."""
-    usable = {
-        name: values
-        for name, values in columns.items()
-        if hasattr(values, "__len__") and not isinstance(values, str) and len(values) == count
-    }
-    return [{name: values[row] for name, values in usable.items()} for row in range(count)]
 
 
 class AccuracyReward(Reward):
@@ -40,11 +31,8 @@ class AccuracyReward(Reward):
 
     name = "accuracy"
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        correct = correctness(prompts, completions, columns)
-        return [None if right is None else float(right) for right in correct]
+    def score_batch(self, rows: Sequence[Row]) -> list[float | None]:
+        return [None if right is None else float(right) for right in correctness(rows)]
 
 
 class CorrectnessReward(Reward):
@@ -58,18 +46,11 @@ class CorrectnessReward(Reward):
     name = "correctness"
     value: float = 2.0
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        golds = [gold_answer(row) for row in _rows(columns, len(completions))]
-        answers = [
-            answer_block(with_opened_thoughts(p, c))
-            for p, c in zip(prompts, completions, strict=True)
-        ]
-        return [
-            None if gold is None else (self.value if answer == gold else 0.0)
-            for answer, gold in zip(answers, golds, strict=True)
-        ]
+    def score(self, row: Row) -> float | None:
+        gold = gold_answer(row.columns)
+        if gold is None:
+            return None
+        return self.value if answer_block(row.text) == gold else 0.0
 
 
 class EquationReward(Reward):
@@ -82,18 +63,14 @@ class EquationReward(Reward):
     """
 
     name = "equation"
+    needs = ("target", "nums")
     correct: float = 2.0
     valid: float = 0.1
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        targets = column(columns, "target", self.name)
-        nums = column(columns, "nums", self.name)
-        values: list[float | None] = []
-        for p, c, target, numbers in zip(prompts, completions, targets, nums, strict=True):
-            answer = answer_block(with_opened_thoughts(p, c))
-            is_expression, wrong = fault(answer, target, numbers)
-            value = self.valid if wrong else self.correct
-            values.append(value if is_expression else 0.0)
-        return values
+    def score(self, row: Row) -> float:
+        is_expression, wrong = fault(
+            answer_block(row.text), row.columns["target"], row.columns["nums"]
+        )
+        if not is_expression:
+            return 0.0
+        return self.valid if wrong else self.correct

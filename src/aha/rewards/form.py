@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from aha.answers.tags import (
     LAYOUTS,
-    Text,
     answer_block,
     has_all_tags,
     strict_answer,
     text_of,
-    with_opened_thoughts,
 )
 from aha.reasoning.reflection import count_phrases
-from aha.rewards.reward import Reward
+from aha.rewards.reward import Reward, Row
 
 _REASONING = LAYOUTS["reasoning"]
 _CLOSING_ANSWER = "</answer>"
@@ -37,25 +33,7 @@ _WORD = re.compile(r"\w+")
 _MIN_WORDS = 2  # of a step's content
 
 
-class _TextReward(Reward):
-    """Base of the rewards that look at nothing but a text."""
-
-    opening_tag: ClassVar[bool] = True
-    """True if an opening tag that the prompt wrote belongs to the text."""
-
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        if not self.opening_tag:
-            return [self._score(text_of(c)) for c in completions]
-        pairs = zip(prompts, completions, strict=True)
-        return [self._score(with_opened_thoughts(p, c)) for p, c in pairs]
-
-    @abstractmethod
-    def _score(self, text: str) -> float: ...
-
-
-class FormatReward(_TextReward):
+class FormatReward(Reward):
     """`full` for one block of thoughts, then one answer block, and nothing else but white space;
     `partial` for all four tags in a wrong order or number; 0 otherwise.
 
@@ -69,13 +47,13 @@ class FormatReward(_TextReward):
     partial: float = 0.0
     tags: Literal["think", "reasoning"] = "think"
 
-    def _score(self, text: str) -> float:
-        if strict_answer(text, self.tags) is not None:
+    def score(self, row: Row) -> float:
+        if strict_answer(row.text, self.tags) is not None:
             return self.full
-        return self.partial if has_all_tags(text, self.tags) else 0.0
+        return self.partial if has_all_tags(row.text, self.tags) else 0.0
 
 
-class XmlCountReward(_TextReward):
+class XmlCountReward(Reward):
     """0.125 for each of the four reasoning and answer tags that stands exactly once, on a line of
     its own, less 0.001 for each character after the closing answer tag; at least 0.
 
@@ -85,14 +63,15 @@ class XmlCountReward(_TextReward):
 
     name = "xmlcount"
 
-    def _score(self, text: str) -> float:
+    def score(self, row: Row) -> float:
+        text = row.text
         lines = [line.strip() for line in text.split("\n")]
         value = sum(0.125 for tag in _REASONING if text.count(tag) == lines.count(tag) == 1)
         trailing = text.rpartition(_CLOSING_ANSWER)[2].strip() if _CLOSING_ANSWER in text else ""
         return max(0.0, value - 0.001 * len(trailing))
 
 
-class SoftFormatReward(_TextReward):
+class SoftFormatReward(Reward):
     """0.5 for a reasoning block followed by an answer block, anywhere and across lines; else 0.
 
     Source: the GRPO lab's soft_format_reward_func, whose pattern did not cross lines.
@@ -100,14 +79,15 @@ class SoftFormatReward(_TextReward):
 
     name = "soft_format"
 
-    def _score(self, text: str) -> float:
+    def score(self, row: Row) -> float:
+        text = row.text
         begin = text.find(_REASONING[0])
         middle = _SOFT_MIDDLE.search(text, begin) if begin >= 0 else None
         closed = middle is not None and text.find(_CLOSING_ANSWER, middle.end()) >= 0
         return 0.5 if closed else 0.0
 
 
-class StrictFormatReward(_TextReward):
+class StrictFormatReward(Reward):
     """0.5 for the reasoning and answer tags on lines of their own and nothing else; else 0.
 
     Source: the GRPO lab's strict_format_reward_func, whose pattern did not cross lines and
@@ -116,14 +96,14 @@ class StrictFormatReward(_TextReward):
 
     name = "strict_format"
 
-    def _score(self, text: str) -> float:
+    def score(self, row: Row) -> float:
         # First the count of tags, which is linear; then the pattern has one way to match.
-        if strict_answer(text, "reasoning") is None:
+        if strict_answer(row.text, "reasoning") is None:
             return 0.0
-        return 0.5 if _STRICT.fullmatch(text) else 0.0
+        return 0.5 if _STRICT.fullmatch(row.text) else 0.0
 
 
-class IntReward(_TextReward):
+class IntReward(Reward):
     """0.5 when the last answer block is an integer, thousands separators allowed; else 0.
 
     Source: the GRPO lab's int_reward_func, which refused negative numbers.
@@ -131,12 +111,12 @@ class IntReward(_TextReward):
 
     name = "int"
 
-    def _score(self, text: str) -> float:
-        answer = answer_block(text)
+    def score(self, row: Row) -> float:
+        answer = answer_block(row.text)
         return 0.5 if answer is not None and _INTEGER.fullmatch(answer) else 0.0
 
 
-class ReasoningStepsReward(_TextReward):
+class ReasoningStepsReward(Reward):
     """min(1, n / `wanted`) over the n distinct step markers that each have content of their own.
 
     Range 0 to 1. Markers: "Step 1:", numbered and bulleted lines, First, Second, Third, Next,
@@ -146,11 +126,10 @@ class ReasoningStepsReward(_TextReward):
     """
 
     name = "reasoning_steps"
-    opening_tag = False
     wanted: int = Field(default=3, gt=0)
 
-    def _score(self, text: str) -> float:
-        return min(1.0, count_steps(text) / self.wanted)
+    def score(self, row: Row) -> float:
+        return min(1.0, count_steps(text_of(row.completion)) / self.wanted)
 
 
 def count_steps(text: str) -> int:
@@ -172,7 +151,7 @@ def count_steps(text: str) -> int:
     return len(markers)
 
 
-class ReflectionReward(_TextReward):
+class ReflectionReward(Reward):
     """`per_phrase` for each reflection phrase of the dictionary that occurs, once each, to `cap`.
 
     Range 0 to `cap`, which keeps repeating "wait" from beating being right. Phrases are those of
@@ -180,27 +159,25 @@ class ReflectionReward(_TextReward):
     """
 
     name = "reflection"
-    opening_tag = False
     per_phrase: float = 0.1
     cap: float = Field(default=0.5, ge=0)
 
-    def _score(self, text: str) -> float:
-        return min(self.cap, self.per_phrase * len(count_phrases(text)))
+    def score(self, row: Row) -> float:
+        return min(self.cap, self.per_phrase * len(count_phrases(text_of(row.completion))))
 
 
-class RepetitionPenaltyReward(_TextReward):
+class RepetitionPenaltyReward(Reward):
     """(1 - distinct / all) * `max_penalty` over the n-grams of words; 0 for fewer words than n.
 
     Range `max_penalty` to 0. Source: open-r1's get_repetition_penalty_reward (arXiv:2502.03373).
     """
 
     name = "repetition_penalty"
-    opening_tag = False
     n_grams: int = Field(default=3, gt=0)
     max_penalty: float = Field(default=-0.1, le=0)
 
-    def _score(self, text: str) -> float:
-        words = text.lower().split()
+    def score(self, row: Row) -> float:
+        words = text_of(row.completion).lower().split()
         grams = [tuple(words[i : i + self.n_grams]) for i in range(len(words) - self.n_grams + 1)]
         if not grams:
             return 0.0

@@ -9,27 +9,23 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
-from aha.answers.tags import Text
 from aha.rewards.accuracy import correctness
-from aha.rewards.reward import Reward, column
+from aha.rewards.reward import Reward, Row
 
 
 class _LimitReward(Reward):
     """Base of the rewards that look at nothing but the length and a limit."""
 
+    needs = ("completion_ids",)
     max_length: int | None = Field(default=None, gt=0)
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
+    def score(self, row: Row) -> float:
         if self.max_length is None:
             raise ValueError(f"reward {self.name!r} needs the option max_length.")
-        completion_ids = column(columns, "completion_ids", self.name)
-        return [self._score(len(ids), self.max_length) for ids in completion_ids]
+        return self._score(row.tokens, self.max_length)
 
     @abstractmethod
     def _score(self, tokens: int, max_length: int) -> float: ...
@@ -86,13 +82,11 @@ class LengthReward(Reward):
     """
 
     name = "length"
+    needs = ("completion_ids",)
     scale: int = Field(default=5_000, gt=0)
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        completion_ids = column(columns, "completion_ids", self.name)
-        return [min(1.0, len(ids) / self.scale) for ids in completion_ids]
+    def score(self, row: Row) -> float:
+        return min(1.0, row.tokens / self.scale)
 
 
 class CosineReward(Reward):
@@ -106,25 +100,23 @@ class CosineReward(Reward):
     """
 
     name = "cosine"
+    needs = ("completion_ids",)
     min_value_wrong: float = -0.5
     max_value_wrong: float = -0.1
     min_value_correct: float = 0.8
     max_value_correct: float = 1.0
     max_length: int = Field(default=1_000, gt=0)
 
-    def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
-    ) -> list[float | None]:
-        completion_ids = column(columns, "completion_ids", self.name)
-        correct = correctness(prompts, completions, columns)
-        return [
-            None if right is None else self._score(right, len(ids))
-            for right, ids in zip(correct, completion_ids, strict=True)
-        ]
-
-    def _score(self, right: bool, tokens: int) -> float:
-        weight = 0.5 * (1 + math.cos(math.pi * min(1.0, tokens / self.max_length)))
-        if right:
-            span = self.max_value_correct - self.min_value_correct
-            return self.min_value_correct + weight * span
-        return self.max_value_wrong + weight * (self.min_value_wrong - self.max_value_wrong)
+    def score_batch(self, rows: Sequence[Row]) -> list[float | None]:
+        values: list[float | None] = []
+        for right, row in zip(correctness(rows), rows, strict=True):
+            weight = 0.5 * (1 + math.cos(math.pi * min(1.0, row.tokens / self.max_length)))
+            if right is None:
+                values.append(None)
+            elif right:
+                span = self.max_value_correct - self.min_value_correct
+                values.append(self.min_value_correct + weight * span)
+            else:
+                span = self.min_value_wrong - self.max_value_wrong
+                values.append(self.max_value_wrong + weight * span)
+        return values

@@ -11,52 +11,85 @@ import importlib.util
 import inspect
 import os
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from aha.answers.tags import Text
+from aha.answers.tags import Text, with_opened_thoughts
 from aha.types import UserError
 from aha.visible import did_you_mean
 
 
-class Reward(BaseModel, ABC):
+@dataclass(frozen=True)
+class Row:
+    """One completion with its prompt and its values of the data columns."""
+
+    prompt: Text
+    completion: Text
+    columns: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The completion, after the opening tag when the prompt ended in one."""
+        return with_opened_thoughts(self.prompt, self.completion)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.columns["completion_ids"])
+
+
+class Reward(BaseModel):
     """Base of the shipped rewards; fields are options, unknown options are errors.
 
-    `name` is what a recipe writes. Subclasses implement `__call__`.
+    `name` is what a recipe writes; `needs` are the columns that it cannot do without. Subclasses
+    implement `score`, or `score_batch` where rows are faster together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @property
     def __name__(self) -> str:  # TRL labels its metrics with it
         return self.name
 
-    @abstractmethod
     def __call__(
         self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
     ) -> list[float | None]:
-        """One value per completion; `columns` holds one value a row for each data column."""
+        """One value per completion. A column that holds not one value a row is passed over.
 
-
-def column(columns: dict[str, Any], name: str, reward: str) -> Sequence[Any]:
-    """A data column that a reward cannot do without.
-
-    Errors: ValueError naming the reward and the column.
-    """
-    if name not in columns:
-        raise ValueError(
-            f"reward {reward!r} needs the column {name!r}; this data has "
-            f"{sorted(key for key, value in columns.items() if isinstance(value, list))}."
+        Errors: ValueError naming the reward and a column that it needs.
+        """
+        usable = {
+            name: values
+            for name, values in columns.items()
+            if hasattr(values, "__len__")
+            and not isinstance(values, str)
+            and len(values) == len(completions)
+        }
+        for name in self.needs:
+            if name not in usable:
+                raise ValueError(
+                    f"reward {self.name!r} needs the column {name!r}; this data has "
+                    f"{sorted(key for key, value in columns.items() if isinstance(value, list))}."
+                )
+        pairs = enumerate(zip(prompts, completions, strict=True))
+        return self.score_batch(
+            [Row(p, c, {name: usable[name][i] for name in usable}) for i, (p, c) in pairs]
         )
-    values: Sequence[Any] = columns[name]
-    return values
+
+    def score_batch(self, rows: Sequence[Row]) -> list[float | None]:
+        """One value per row; None where the reward does not apply."""
+        return [self.score(row) for row in rows]
+
+    def score(self, row: Row) -> float | None:
+        """The value of one row."""
+        raise NotImplementedError
 
 
 class CustomReward:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from aha.answers.equal import MAX_CHARACTERS, Pair, normal_text, shared_verifier
-from aha.answers.numbers import parse_number, parse_quantity
+from aha.answers.numbers import parse_quantity
 from aha.answers.tags import last_boxed, lenient_answer
 from aha.sections import TaskSection
 from aha.tasks.task import Columns, Task, Vote
@@ -153,7 +153,7 @@ class Gsm8k(TextTask):
     def problem(self, row: Columns, where: str) -> Problem | None:
         problem, answer = _text(row, "question", where), _text(row, "answer", where)
         gold = answer.rpartition("####")[2].strip()
-        if parse_number(gold) is None:
+        if parse_quantity(gold) is None:
             return None
         return self._made(problem, row, answer=gold, solution=answer)
 
