@@ -14,7 +14,7 @@ import tiny_random_model
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from aha.tiny.traces import VOCABULARY_SIZE, build_tokenizer
+from aha.tiny.traces import build_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def random_model() -> Callable[..., LlamaForCausalLM]:
     def make(seed: int = 0, **changes: object) -> LlamaForCausalLM:
         torch.manual_seed(seed)
         settings = {
-            "vocab_size": VOCABULARY_SIZE,
+            "vocab_size": 224,
             "hidden_size": 32,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,

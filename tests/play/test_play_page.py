@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from importlib import resources
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from recited import GIVES_UP, GOES_ON, MakeSession
 
 from aha.play.scene import Scene
 from aha.play.session import Draw, Session, Tally
-from aha.play.web import GAMES_PER_MINUTE, Limiter, Page, Visit, page_html, style
+from aha.play.web import GAMES_PER_MINUTE, Limiter, Page, Visit, page_html
 
 HOSTILE = (
     "<script>alert(1)</script> <img src=x onerror=alert(2)> </div></section> \" onclick='x' "
@@ -114,7 +115,7 @@ def test_a_hostile_question_is_text_too(make_session: MakeSession) -> None:
 
 
 def test_the_style_sheet_loads_nothing() -> None:
-    css = style()
+    css = (resources.files("aha.play") / "templates/page.css").read_text(encoding="utf-8")
     assert "url(" not in css
     assert "@import" not in css
     assert css.count("{") == css.count("}")

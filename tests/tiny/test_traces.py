@@ -5,15 +5,15 @@ import re
 from itertools import islice
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from aha.tasks import check_completion
 from aha.tasks.countdown import generate
 from aha.tasks.task import split_of
+from aha.tiny import weights_path
 from aha.tiny.traces import (
     TINY_RANGES,
     UNK,
-    VOCABULARY_SIZE,
     TraceSettings,
     all_attempts,
     completion_text,
@@ -79,7 +79,7 @@ def test_attempts_use_each_number_once_within_the_vocabulary(problems: list[Prob
 def test_every_trace_is_in_the_vocabulary_and_reads_back(
     problems: list[Problem], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    assert len(tokenizer) <= VOCABULARY_SIZE
+    assert len(tokenizer) <= AutoConfig.from_pretrained(weights_path()).vocab_size
     for problem, text in zip(problems, traces(problems), strict=True):
         whole = f"{prompt_text(problem.columns['nums'], problem.columns['target'])} {text}"
         ids = tokenizer.encode(whole)

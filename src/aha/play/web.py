@@ -38,6 +38,7 @@ from aha.visible import quoted, visible
 if TYPE_CHECKING:
     import uvicorn
     from gradio import Blocks
+    from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_SAMPLES = 8
@@ -51,9 +52,6 @@ _MINUTE_S = 60.0
 _HOST = "127.0.0.1"
 
 _GUARD = yaml.safe_load((resources.files("aha.play") / "guard.yaml").read_text(encoding="utf-8"))
-_CLOSED_PATHS = tuple(_GUARD["closed_paths"])
-_HEADERS = [(name.encode(), value.encode()) for name, value in _GUARD["headers"].items()]
-
 # gradio's template engine reads these signs in HTML; as entities they are only text.
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 
@@ -70,44 +68,38 @@ class Guard:
         self._hosts = {f"{name}:{port}" for name in (_HOST, "localhost")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.responses import PlainTextResponse
+
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         if scope["type"] != "http":
             return
-        if refused := self._refusal(scope):
+        if refused := self._refusal(scope["path"], scope["method"], Headers(scope=scope)):
             status, reason = refused
-            headers = [
-                *_HEADERS,
-                (b"content-type", b"text/plain; charset=utf-8"),
-                (b"connection", b"close"),
-                (b"content-length", str(len(reason)).encode()),
-            ]
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": reason.encode("ascii")})
+            headers = {**_GUARD["headers"], "connection": "close"}
+            await PlainTextResponse(reason, status, headers)(scope, receive, send)
             return
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                MutableHeaders(scope=message).update(_GUARD["headers"])
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+    def _refusal(self, path: str, method: str, headers: Headers) -> tuple[int, str] | None:
         """The status and the reason for a request that is not answered."""
-        given: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            given.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-        if given.get("host", []) not in [[host] for host in self._hosts]:
+        if headers.getlist("host") not in [[host] for host in self._hosts]:
             return 403, "This address serves its own machine only."
-        if not set(given.get("origin", [])) <= {f"http://{host}" for host in self._hosts}:
+        if not set(headers.getlist("origin")) <= {f"http://{host}" for host in self._hosts}:
             return 403, "This address serves its own page only."
-        if scope["path"].startswith(_CLOSED_PATHS):
+        if path.startswith(tuple(_GUARD["closed_paths"])):
             return 404, "There is nothing here."
-        if scope["method"] not in ("GET", "HEAD"):
-            lengths = given.get("content-length", [])
+        if method not in ("GET", "HEAD"):
+            lengths = headers.getlist("content-length")
             length = lengths[0] if len(lengths) == 1 else ""
-            known = length.isascii() and length.isdigit() and "transfer-encoding" not in given
+            known = length.isascii() and length.isdigit() and "transfer-encoding" not in headers
             if not known or int(length) > MAX_BODY:
                 return 413, f"At most {MAX_BODY} bytes are read."
         return None
@@ -158,11 +150,6 @@ def _macros() -> Any:
     environment.globals |= {"signs": SIGNS, "titles": LOOKS["titles"]}
     environment.globals |= {"who_plays": who_plays, "zip": zip}
     return environment.get_template("page.html.j2").module
-
-
-def style() -> str:
-    """The page's own style sheet."""
-    return (resources.files("aha.play") / "templates/page.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -326,7 +313,7 @@ def make_server(
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
         ),
-        css=style(),
+        css=(resources.files("aha.play") / "templates/page.css").read_text(encoding="utf-8"),
         footer_links=[],
         run_history=False,
         max_file_size=1,

@@ -42,9 +42,9 @@ from aha.sections import PromptSection
 from aha.tasks import check_completion
 from aha.tasks.countdown import Countdown, generate
 from aha.tasks.prompts import render
+from aha.tiny import weights_path
 from aha.tiny.traces import (
     TINY_RANGES,
-    VOCABULARY_SIZE,
     TraceSettings,
     build_tokenizer,
     completion_text,
@@ -85,31 +85,6 @@ class BuildSettings:
     @property
     def steps(self) -> int:
         return sum(cycle.steps for cycle in self.cycles)
-
-
-def new_model(seed: int) -> LlamaForCausalLM:
-    """An untrained model of the embedded architecture: 0.72 M parameters.
-
-    Llama with biases, which is Qwen2's block, because AutoTokenizer replaces the
-    pre-tokenizer of any folder whose model type is qwen2 (transformers 5).
-    """
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    config = LlamaConfig(
-        vocab_size=VOCABULARY_SIZE,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=320,
-        max_position_embeddings=1024,
-        attention_bias=True,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
 
 
 def learning_rate_at(step: int, settings: BuildSettings) -> float:
@@ -166,13 +141,16 @@ def batches(
 
 
 def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
-    """Train from the last checkpoint in `work_dir`, or from nothing.
+    """Train from the last checkpoint in `work_dir`, or from nothing; the config is the shipped one.
 
     Errors: SystemExit for a checkpoint of other settings.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     checkpoint, step = work_dir / "build.pt", 0
-    model = new_model(settings.seed)
+    torch.manual_seed(settings.seed)
+    # Llama with biases is Qwen2's block. A folder of the type qwen2 would get another pre-tokenizer
+    # from AutoTokenizer (transformers 5).
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(weights_path()))
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
     )

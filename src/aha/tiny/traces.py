@@ -30,8 +30,6 @@ TINY_RANGES = TaskSection(
     sizes=(3,), number_min=1, number_max=20, target_min=1, target_max=100, max_value=199
 )
 
-# Embedding rows; the few beyond the vocabulary are never produced by the tokenizer.
-VOCABULARY_SIZE = 224
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 # In the order of their ids; the integers follow.
 _TOKENS = (
