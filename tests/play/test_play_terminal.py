@@ -31,7 +31,7 @@ def shown(on: Console) -> str:
 
 def played(session: Session, lines: list[str], on: Console | None = None, samples: int = 1) -> str:
     on = on or console(terminal=False)
-    Terminal(session, on, Draw(samples), pace=0.0).follow(lines)
+    Terminal(session, on, Draw(samples)).follow(lines)
     return shown(on)
 
 
@@ -79,7 +79,7 @@ def test_while_it_is_written_the_end_of_a_long_text_is_on_screen(
     session = make_session(base=[long], trained=[long], limit=2_000)
     on = console(width, 30)
     *_, scene = session.play(session.typed("15 from 3 13 5"), Draw(samples))
-    terminal = Terminal(session, on, Draw(samples), pace=0.0)
+    terminal = Terminal(session, on, Draw(samples))
     lines = on.render_lines(terminal.panels(scene, fit=True))
     assert len(lines) <= 30
     text = "".join(segment.text for line in lines for segment in line)
@@ -151,7 +151,7 @@ def test_a_line_that_means_nothing_is_one_sentence_and_the_game_goes_on(
     line: str, words: str, pair: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on = console(terminal=False)
-    faults = Terminal(pair, on, Draw(), pace=0.0).follow([line, "15 from 3 13 5"])
+    faults = Terminal(pair, on, Draw()).follow([line, "15 from 3 13 5"])
     assert faults == 1
     error = capsys.readouterr().err
     assert error.startswith("line 1: ")
@@ -164,7 +164,7 @@ def test_a_line_that_means_nothing_is_one_sentence_and_the_game_goes_on(
 
 def test_an_encoding_without_the_signs_gets_others(pair: Session) -> None:
     on = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"), width=100, markup=False)
-    Terminal(pair, on, Draw(), pace=0.0).follow(["15 from 3 13 5"])
+    Terminal(pair, on, Draw()).follow(["15 from 3 13 5"])
     on.file.flush()
     written = on.file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
     assert "10 - 5 = 6 (NO)" in written
@@ -190,5 +190,5 @@ def test_ctrl_c_stops_the_game_and_not_the_session(
 
 def test_who_plays_is_said_first(pair: Session) -> None:
     on = console(terminal=False)
-    Terminal(pair, on, Draw(), pace=0.0).greet()
+    Terminal(pair, on, Draw()).greet()
     assert shown(on).startswith("base beside trained. Enter plays a random held-out problem")

@@ -47,7 +47,7 @@ def serve() -> Iterator[Serve]:
     with contextlib.ExitStack() as stack:
 
         def begin(session: Session, pace: float = 0.0) -> str:
-            server, listening = make_server(session, Draw(), pace, 0)
+            server, listening = make_server(session, Draw(pace=pace), 0)
             port = listening.getsockname()[1]
             thread = threading.Thread(target=server.run, args=([listening],))
             thread.start()
@@ -244,7 +244,7 @@ def test_a_port_that_is_taken_is_a_sentence(pair: Session) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port} cannot be used"):
-            make_server(pair, Draw(), 0.0, port)
+            make_server(pair, Draw(), port)
 
 
 def test_the_command_serves_this_machine_only_and_asks_nobody_else(

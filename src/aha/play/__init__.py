@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 
 from aha.types import UserError
 
@@ -31,23 +32,21 @@ def play(
     Errors: UserError naming what is wrong with an option, a model or a problem.
     """
     from aha.play.session import Draw, open_session
-    from aha.play.terminal import pace_of, play_in_terminal
+    from aha.play.terminal import play_in_terminal
     from aha.play.web import serve
 
     if port is not None and not web:
         raise UserError("--port goes with --web.")
     if web and problem is not None:
         raise UserError("--problem plays in the terminal; on the page of --web it is typed.")
-    pace = pace_of(pace)
     # The options are checked before the models load, which takes time.
-    Draw(samples, temperature or 0.0, seed)
+    draw = Draw(samples, temperature or 0.0, seed, pace=pace)
     if web and importlib.util.find_spec("gradio") is None:
         raise UserError("--web needs gradio, which is not installed; pip install 'aha-zero[web]'")
     session = open_session(model, against, recipe, overrides, max_tokens)
     if temperature is None:
-        temperature = session.recipe.evaluation.temperature
-    draw = Draw(samples, temperature, seed)
+        draw = replace(draw, temperature=session.recipe.evaluation.temperature)
     if web:
-        serve(session, draw, pace, DEFAULT_PORT if port is None else port)
+        serve(session, draw, DEFAULT_PORT if port is None else port)
     else:
-        play_in_terminal(session, draw, pace, problem)
+        play_in_terminal(session, draw, problem)

@@ -32,6 +32,7 @@ _HELD_OUT = 500
 MAX_CHARACTERS = 2_000
 MAX_SAMPLES = 64
 _COLDEST, _HOTTEST = 0.01, 10.0
+_FASTEST = 1_000_000  # tokens a second
 _WARM_UP = 4  # tokens
 ALONE = "none"
 FRAME_S = 1 / 12
@@ -39,16 +40,18 @@ FRAME_S = 1 / 12
 
 @dataclass(frozen=True)
 class Draw:
-    """The settings that completions are drawn with.
+    """The settings of a game.
 
-    `temperature` 0 is greedy, and then all samples are the same.
-    Errors: UserError naming what is out of range.
+    `temperature` 0 is greedy, and then all samples are the same. `pace` is the most tokens a second
+    to show of each row; 0: as fast as they are written. A small model writes thousands a second, in
+    which there is nothing to see. Errors: UserError naming what is out of range.
     """
 
     samples: int = 1
     temperature: float = 1.0
     seed: int = 0
     max_tokens: int | None = None
+    pace: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= MAX_SAMPLES:
@@ -61,6 +64,10 @@ class Draw:
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 to 2**63 - 1.")
+        if not 0 <= self.pace <= _FASTEST:
+            raise UserError(
+                f"the pace is {self.pace:g}; it must be 0 (no limit) to {_FASTEST:,} tokens/s."
+            )
 
 
 @dataclass(frozen=True)
@@ -198,13 +205,12 @@ class Session:
                     started = self.clock()
                     (partials,) = next(streams[place])
                     seconds = lane.seconds + self.clock() - started
-                    # Each row is judged once, when it has ended.
-                    rows = tuple(
-                        row if row.verdict is not None else _row(partial, problem, prompts[place])
-                        for row, partial in zip(lane.rows, partials, strict=True)
-                    )
-                    so_far = sum(len(partial.token_ids) for partial in partials)
-                    lanes[place] = Lane(lane.name, rows, so_far, seconds)
+                    rows = list(lane.rows)
+                    for i, partial in enumerate(partials):
+                        if rows[i].verdict is None:  # each row is judged once, when it has ended
+                            rows[i] = _row(partial, problem, prompts[place])
+                    written = sum(len(partial.token_ids) for partial in partials)
+                    lanes[place] = Lane(lane.name, tuple(rows), written, seconds)
                 yield Scene(problem, tuple(lanes), notes)
 
     def cut(self, scene: Scene, tokens: int) -> Scene:
@@ -263,9 +269,7 @@ def frames(
 ) -> Generator[Scene, None, None]:
     """The scenes to show: a few a second, and the last one always, once, at the end.
 
-    `pace` is the most tokens a second of each row; 0: as fast as they are written. A small model
-    writes thousands a second, in which there is nothing to see. The speed that a scene states
-    stays the real one.
+    `pace` is as in `Draw`. The speed that a scene states stays the real one.
     """
     begun = clock()
     shown_at = begun - FRAME_S

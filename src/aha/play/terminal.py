@@ -33,7 +33,7 @@ _STYLES: Mapping[str, str] = LOOKS["styles"]
 HELP = (resources.files("aha.play") / "templates/help.txt").read_text(encoding="utf-8").rstrip()
 
 
-def play_in_terminal(session: Session, draw: Draw, pace: float, problem: str | None) -> None:
+def play_in_terminal(session: Session, draw: Draw, problem: str | None) -> None:
     """Play one problem, or what a person types, or what a pipe brings.
 
     Errors: UserError when the problem, or a line from the pipe, could not be played.
@@ -42,7 +42,7 @@ def play_in_terminal(session: Session, draw: Draw, pace: float, problem: str | N
         # A character that the encoding lacks becomes ? instead of ending the game.
         sys.stdout.reconfigure(errors="replace")
     console = Console(markup=False, emoji=False, highlight=False)
-    terminal = Terminal(session, console, draw, pace)
+    terminal = Terminal(session, console, draw)
     if problem is not None:
         terminal.play(session.typed(problem))
     elif sys.stdin.isatty():
@@ -69,11 +69,10 @@ def _typed_lines(console: Console) -> Iterator[str]:
 class Terminal:
     """Plays on a console: one game, or what lines say."""
 
-    def __init__(self, session: Session, console: Console, draw: Draw, pace: float) -> None:
+    def __init__(self, session: Session, console: Console, draw: Draw) -> None:
         self._session = session
         self._console = console
         self._draw = draw
-        self._pace = pace
         self._signs = str.maketrans(LOOKS["ascii"]) if console.options.ascii_only else {}
         self._tally = Tally()
         self._last: Problem | None = None
@@ -113,7 +112,7 @@ class Terminal:
         try:
             if console.is_terminal:
                 with (
-                    closing(frames(self._session, scenes, self._pace)) as shown,
+                    closing(frames(self._session, scenes, self._draw.pace)) as shown,
                     Live(console=console, auto_refresh=False, transient=True) as live,
                 ):
                     for scene in shown:
@@ -157,7 +156,7 @@ class Terminal:
         elif name == ":n":
             self._draw = replace(self._draw, samples=_whole_number(":n", value, None))
         elif name == ":pace":
-            self._pace = pace_of(_decimal(":pace", value))
+            self._draw = replace(self._draw, pace=_decimal(":pace", value))
         else:
             raise UserError(f"{quoted(name)} is not a command; :help lists them.")
 
@@ -234,13 +233,6 @@ class Terminal:
     def _text(self, text: str, style: str = "") -> Text:
         """Text to show: all of it goes through here, so that none steers the terminal."""
         return Text(visible(text).translate(self._signs), style=style)
-
-
-def pace_of(value: float) -> float:
-    """The pace to show. Errors: UserError when it is out of range."""
-    if not 0 <= value <= 1_000_000:
-        raise UserError(f"the pace is {value:g}; it must be 0 (no limit) to 1,000,000 tokens/s.")
-    return value
 
 
 def _whole_number(command: str, value: str, most: int | None) -> int:

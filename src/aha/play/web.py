@@ -187,10 +187,10 @@ class Page:
                 _number("temperature", temperature, 0, HOTTEST),
                 self.draw.seed + visit.games,
                 int(_number("tokens", tokens, 1, self.session.limit)),
+                _number("the pace", pace, 0, FASTEST_PACE),
             )
             scenes = self.session.play(problem, draw)
-            speed = _number("the pace", pace, 0, FASTEST_PACE)
-            with closing(frames(self.session, scenes, speed)) as shown:
+            with closing(frames(self.session, scenes, draw.pace)) as shown:
                 visit = replace(visit, games=visit.games + 1)
                 for scene in shown:
                     if scene.over:
@@ -212,7 +212,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     raise UserError(f"{name} is {quoted(value)}; allowed are {low:g} to {high:g}.")
 
 
-def build(session: Session, draw: Draw, pace: float) -> Blocks:
+def build(session: Session, draw: Draw) -> Blocks:
     """The page as gradio has it; nothing is served yet."""
     import gradio as gr
 
@@ -254,7 +254,7 @@ def build(session: Session, draw: Draw, pace: float) -> Blocks:
             )
             stop = gr.Button("Stop", min_width=70, elem_id="stop")
         samples, heat = min(draw.samples, MAX_SAMPLES), min(draw.temperature, HOTTEST)
-        speed = min(pace, FASTEST_PACE)
+        speed = min(draw.pace, FASTEST_PACE)
         with gr.Accordion("Settings", open=False), gr.Row():
             sliders = [
                 gr.Slider(low, high, value, step=step, label=label, min_width=200)
@@ -282,9 +282,7 @@ def build(session: Session, draw: Draw, pace: float) -> Blocks:
     return blocks
 
 
-def make_server(
-    session: Session, draw: Draw, pace: float, port: int
-) -> tuple[uvicorn.Server, socket.socket]:
+def make_server(session: Session, draw: Draw, port: int) -> tuple[uvicorn.Server, socket.socket]:
     """The page's server, and the socket it is to serve; `port` 0 takes a free one.
 
     Errors: UserError when the port cannot be used.
@@ -303,7 +301,7 @@ def make_server(
     port = listening.getsockname()[1]
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        build(session, draw, pace),
+        build(session, draw),
         path="/",
         server_name=_HOST,
         server_port=port,
@@ -342,9 +340,9 @@ def make_server(
     return Quiet(config), listening
 
 
-def serve(session: Session, draw: Draw, pace: float, port: int) -> None:
+def serve(session: Session, draw: Draw, port: int) -> None:
     """Serve the page until Ctrl-C, and print its address. Errors: as `make_server`."""
-    server, listening = make_server(session, draw, pace, port)
+    server, listening = make_server(session, draw, port)
     print(f"play at http://{_HOST}:{listening.getsockname()[1]}/ (Ctrl-C ends)", flush=True)
     try:
         with listening:
