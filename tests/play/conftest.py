@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from recited import MakeSession, RecitingEngine, WordTokenizer
+from transformers import PretrainedConfig
 
 from aha.play.session import Player, Session, open_session
 from aha.recipe import dump_recipe, load_recipe
@@ -21,7 +22,7 @@ def make_session() -> MakeSession:
 
     def make(overrides: Sequence[str] = (), limit: int = 240, **texts: Sequence[str]) -> Session:
         recipe = load_recipe("countdown-tiny", overrides)
-        tokenizer, model = WordTokenizer(), SimpleNamespace(config=SimpleNamespace())
+        tokenizer, model = WordTokenizer(), SimpleNamespace(config=PretrainedConfig())
         players = [
             Player(name, recipe, _loaded(model, tokenizer, RecitingEngine(recited, tokenizer)))
             for name, recited in texts.items()

@@ -152,6 +152,18 @@ def test_problems_that_do_not_fit_are_refused_before_anything_is_written(session
         session.play(session.typed("15 from 3 13 5"), Draw(max_tokens=1_020))
 
 
+def test_a_stretched_model_has_room_for_more(make_session: MakeSession) -> None:
+    session = make_session(one=[GIVES_UP])
+    config = session.players[0].loaded.model.config
+    config.max_position_embeddings = 30
+    problem = session.typed("15 from 3 13 5")
+    with pytest.raises(UserError, match="more than the 30 tokens"):
+        session.play(problem, Draw())
+    config.rope_parameters = {"rope_type": "yarn", "factor": 32.0}
+    *_, scene = session.play(problem, Draw())
+    assert scene.over
+
+
 def test_a_chosen_problem_keeps_its_answer(make_session: MakeSession) -> None:
     rows = Path(__file__).parents[1] / "data" / "gsm8k.jsonl"
     source = [f"task.source={rows}", f"task.test_source={rows}"]

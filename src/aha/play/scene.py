@@ -1,10 +1,9 @@
 """A game at one moment: each text so far, its sums checked, and its verdict, in plain words.
 
-The terminal and the page draw the same scene. Sums are judged by `aha.answers.equations`. In a task
-with numbers to use up (Countdown), a number may be used when it is given or was reached before in
-the same try, each once. Phrases that show a behaviour (`aha.reasoning.behaviours`) are marked and
-not judged. Left out: judging "not 15" or "yes", and using up numbers in sums whose worked-out side
-has other than whole numbers.
+The terminal and the page draw the same scene. `aha.answers.equations` judges sums. In Countdown a
+number may be used when it is given or was reached before in the same try, each once. Phrases that
+show a behaviour (`aha.reasoning.behaviours`) are marked and not judged. Left out: judging "not 15"
+or "yes", and using up numbers in sums of other than whole numbers.
 """
 
 from __future__ import annotations
@@ -111,7 +110,6 @@ class Row:
 
     @property
     def outcome(self) -> str:
-        """How the completion ended, in words."""
         return str(_words().outcome(self))
 
     @property
@@ -165,13 +163,8 @@ class Lane:
             return self.rows[0].outcome
         tokens = fmean(len(row.partial.token_ids) for row in self.rows)
         turns = fmean(row.marked.turns for row in self.rows)
-        turned = "given-up tries" if self.rows[0].task.searches else "turns back"
-        average = f"{tokens:.0f} tokens and {turns:.1f} {turned} on average"
-        if not self.judged:
-            return average
         lenient = sum(row.kind in ("right", "lenient") for row in self.rows)
-        also = f" ({lenient} lenient)" if lenient != self.right else ""
-        return f"{self.right} of {self.judged} right{also}, {average}"
+        return str(_words().average(self, tokens, turns, lenient))
 
 
 @dataclass(frozen=True)
@@ -222,10 +215,10 @@ class Scene:
 def mark_text(
     text: str, pool: Sequence[int] = (), rules: str = "text", finished: bool = True
 ) -> MarkedText:
-    """Mark the text of a completion; in an unfinished one, only sums that can no longer change.
+    """Mark a completion; in an unfinished one, only sums that can no longer change.
 
-    `pool` are the numbers to use up, and `rules` names the rules of behaviour that hold. A new
-    line begins at a line break, where the text turns back, and where its thoughts end.
+    `pool` are the numbers to use up, `rules` as in `Task`. A new line begins at a line break, where
+    the text turns back, and where its thoughts end.
     """
     steps = [step for step in written_steps(text) if finished or _is_over(text, step)]
     passages = find_behaviours(text, rules)
@@ -253,9 +246,8 @@ def mark_text(
 
 def _is_over(text: str, step: WrittenStep) -> bool:
     """True if nothing that may still be written can become part of the sum."""
-    open_end = _OPEN_END.match(text, step.end)
-    assert open_end is not None  # the pattern also matches nothing
-    return open_end.end() < len(text) or _CLOSED.search(text, step.end) is not None
+    is_open = _OPEN_END.fullmatch(text, step.end) and not _CLOSED.search(text, step.end)
+    return not is_open
 
 
 def _line(text: str, start: int, end: int, owners: Sequence[Piece]) -> Line:

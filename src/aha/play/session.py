@@ -1,8 +1,8 @@
 """A game: a model and the one it began from write on the same problem, and are judged.
 
-Both draw from the whole distribution with the same random numbers, as `aha eval` does, so the same
-seed gives the same texts. They write in turns, a step or a burst each, so each one's speed is that
-of its own steps. Left out: conversations. Every problem stands alone, as in training.
+Both draw with the same random numbers, as in `aha eval`, so a seed gives the same texts again. They
+write in turns, a step or a burst each, and each one's speed is that of its own steps. Left out:
+conversations. Every problem stands alone, as in training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from aha.model.load import positions_of
 from aha.play.scene import Lane, Row, Scene
 from aha.recipe import Recipe
 from aha.rollout.base import Partial, SamplingSettings, unfinished_text
@@ -42,9 +43,8 @@ FRAME_S = 1 / 12
 class Draw:
     """The settings of a game.
 
-    `temperature` 0 is greedy, and then all samples are the same. `pace` is the most tokens a second
-    to show of each row; 0: as fast as they are written. A small model writes thousands a second, in
-    which there is nothing to see. Errors: UserError naming what is out of range.
+    `temperature` 0 is greedy. `pace` is the most tokens a second to show of each row, since a small
+    model writes thousands; 0: no limit. Errors: UserError naming what is out of range.
     """
 
     samples: int = 1
@@ -72,7 +72,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Player:
-    """A model with its name for people and the recipe that says how to ask it."""
+    """A model, its name for people, and the recipe that says how to ask it."""
 
     name: str
     recipe: Recipe
@@ -144,7 +144,6 @@ class Session:
 
     @property
     def task(self) -> Task:
-        """The task that all models play."""
         return TASKS[self.recipe.task.name]
 
     @cached_property
@@ -238,7 +237,6 @@ class Tally:
     games: int = 0
 
     def with_game(self, scene: Scene) -> Tally:
-        """The tally after one more game."""
         before = self.scores or (("", 0, 0),) * len(scene.lanes)
         scores = tuple(
             (lane.name, right + lane.right, judged + lane.judged)
@@ -269,7 +267,7 @@ def frames(
 ) -> Generator[Scene, None, None]:
     """The scenes to show: a few a second, and the last one always, once, at the end.
 
-    `pace` is as in `Draw`. The speed that a scene states stays the real one.
+    The speed that a scene states stays the real one, whatever the pace.
     """
     begun = clock()
     shown_at = begun - FRAME_S
@@ -315,7 +313,7 @@ def _prompt_for(player: Player, problem: Problem, tokens: int) -> Prompt:
             f"the problem {asked} has a part that {player.name!r} has no token for; "
             "`aha data show` shows problems of its kind."
         )
-    most = getattr(player.loaded.model.config, "max_position_embeddings", None)
+    most = positions_of(player.loaded.model.config)
     if most is not None and len(prompt.token_ids) + tokens > most:
         raise UserError(
             f"--max-tokens is {tokens:,}; with the problem's {len(prompt.token_ids):,} that is "

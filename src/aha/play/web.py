@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -106,23 +105,21 @@ class Guard:
 
 
 class Limiter:
-    """At most `per_minute` admissions within any minute, for all pages together; thread-safe."""
+    """At most `per_minute` admissions within any minute, for all pages together."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
         self._admitted: deque[float] = deque(maxlen=per_minute)
 
     def admit(self) -> float:
         """0 for an admission, else the seconds until there may be one."""
-        with self._lock:
-            now = self._clock()
-            if len(self._admitted) == self._admitted.maxlen:
-                wait = self._admitted[0] + _MINUTE_S - now
-                if wait > 0:
-                    return wait
-            self._admitted.append(now)  # drops the oldest of so many
-            return 0.0
+        now = self._clock()
+        if len(self._admitted) == self._admitted.maxlen:
+            wait = self._admitted[0] + _MINUTE_S - now
+            if wait > 0:
+                return wait
+        self._admitted.append(now)  # drops the oldest of so many
+        return 0.0
 
 
 def page_html(macro: str, *values: object) -> str:
@@ -154,7 +151,7 @@ def _macros() -> Any:
 
 @dataclass(frozen=True)
 class Visit:
-    """An open page's memory: how many games it had, and how they went."""
+    """An open page's memory: the games it began, and the results of those it ended."""
 
     games: int = 0
     tally: Tally = field(default_factory=Tally)

@@ -20,6 +20,7 @@ BEHAVIOURS: tuple[str, ...] = ("self_check", "backtracking", "subgoals", "backwa
 # Two phrases of one behaviour are one passage, unless so much or a number is between them.
 _FAR = re.compile(r"[0-9]|.{25}", re.DOTALL)
 _WORD = re.compile(r"[a-z']+")
+_TOKEN = re.compile(r"[^\s0-9]+")  # no cue has a blank or a digit
 # Spaces within a class stay as they are, and those in a lookbehind, whose length must be fixed.
 _SPACE = re.compile(r"\[[^\]]*\]|\(\?<[=!](?:\[[^\]]*\]|[^)\[])*\)| \?| ")
 _BLANKS = {" ": r"\s{1,2}", " ?": r"\s{0,2}"}
@@ -122,31 +123,24 @@ def _patterns() -> tuple[tuple[Rule, Pattern], ...]:
     return tuple((rule, pattern) for rule in rules() for pattern in rule.patterns)
 
 
-@cache
-def _cues() -> tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...]]:
-    """The cues that are words and the other ones, each with the number of its pattern."""
-    cues = [(n, cue) for n, (_, pattern) in enumerate(_patterns()) for cue in pattern.cues]
-    return (
-        tuple((n, cue) for n, cue in cues if _WORD.fullmatch(cue)),
-        tuple((n, cue) for n, cue in cues if not _WORD.fullmatch(cue)),
-    )
-
-
 @lru_cache(maxsize=1 << 14)
-def _cued_by(word: str) -> frozenset[int]:
-    """The numbers of the patterns of which a word holds a cue; kept, since texts share words.
+def _cued_by(token: str) -> frozenset[int]:
+    """The numbers of the patterns of which a token holds a cue; kept, since texts share tokens.
 
     Cues of two letters are whole words, since half of all words contain them.
     """
-    words, _ = _cues()
-    return frozenset(n for n, cue in words if (cue in word if len(cue) > 2 else cue == word))
+    words = _WORD.findall(token)
+    return frozenset(
+        number
+        for number, (_, pattern) in enumerate(_patterns())
+        for cue in pattern.cues
+        if cue in (words if len(cue) == 2 and cue.isalpha() else token)
+    )
 
 
 def _worth_a_search(view: str) -> set[int]:
     """The numbers of the patterns of which the text holds a cue."""
-    _, others = _cues()
-    numbers = {number for number, cue in others if cue in view}
-    return numbers.union(*map(_cued_by, set(_WORD.findall(view))))
+    return set[int]().union(*map(_cued_by, set(_TOKEN.findall(view))))
 
 
 def _matches(behaviour: str, pattern: Pattern, view: str) -> list[Passage]:
