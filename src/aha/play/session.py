@@ -231,10 +231,11 @@ class Session:
 
 @dataclass(frozen=True)
 class Tally:
-    """The games so far; for each model, its name, its right completions, and those judged."""
+    """The games begun and ended; for each model its name, its right completions, those judged."""
 
     scores: tuple[tuple[str, int, int], ...] = ()
-    games: int = 0
+    ended: int = 0
+    begun: int = 0
 
     def with_game(self, scene: Scene) -> Tally:
         before = self.scores or (("", 0, 0),) * len(scene.lanes)
@@ -242,11 +243,11 @@ class Tally:
             (lane.name, right + lane.right, judged + lane.judged)
             for lane, (_, right, judged) in zip(scene.lanes, before, strict=True)
         )
-        return Tally(scores, self.games + 1)
+        return replace(self, scores=scores, ended=self.ended + 1)
 
     def __str__(self) -> str:
         """`so far: aha-tiny 1 of 5, mine 4 of 5`; "" before the second game."""
-        if self.games < 2 or not any(judged for _, _, judged in self.scores):
+        if self.ended < 2 or not any(judged for _, _, judged in self.scores):
             return ""
         return "so far: " + ", ".join(f"{name} {right} of {n}" for name, right, n in self.scores)
 

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -150,14 +150,6 @@ def _macros() -> Any:
 
 
 @dataclass(frozen=True)
-class Visit:
-    """An open page's memory: the games it began, and the results of those it ended."""
-
-    games: int = 0
-    tally: Tally = field(default_factory=Tally)
-
-
-@dataclass(frozen=True)
 class Page:
     """The work of the page's buttons, as HTML for each moment.
 
@@ -169,8 +161,8 @@ class Page:
     limiter: Limiter
 
     def play(
-        self, text: Any, samples: Any, temperature: Any, tokens: Any, pace: Any, visit: Visit
-    ) -> Generator[tuple[str, Visit], None, None]:
+        self, text: Any, samples: Any, temperature: Any, tokens: Any, pace: Any, tally: Tally
+    ) -> Generator[tuple[str, Tally], None, None]:
         """A game of the typed problem; a sentence when there can be none."""
         try:
             if wait := self.limiter.admit():
@@ -182,23 +174,23 @@ class Page:
             draw = Draw(
                 int(_number("samples", samples, 1, MAX_SAMPLES)),
                 _number("temperature", temperature, 0, HOTTEST),
-                self.draw.seed + visit.games,
+                self.draw.seed + tally.begun,
                 int(_number("tokens", tokens, 1, self.session.limit)),
                 _number("the pace", pace, 0, FASTEST_PACE),
             )
             scenes = self.session.play(problem, draw)
             with closing(frames(self.session, scenes, draw.pace)) as shown:
-                visit = replace(visit, games=visit.games + 1)
+                tally = replace(tally, begun=tally.begun + 1)
                 for scene in shown:
                     if scene.over:
-                        visit = replace(visit, tally=visit.tally.with_game(scene))
-                    yield page_html("game", scene, visit.tally), visit
+                        tally = tally.with_game(scene)
+                    yield page_html("game", scene, tally), tally
         except (UserError, RunFailure) as error:
-            yield page_html("refusal", error), visit
+            yield page_html("refusal", error), tally
 
-    def random_problem(self, visit: Visit) -> str:
+    def random_problem(self, tally: Tally) -> str:
         """A held-out problem, as a person would type it. Errors: UserError as `held_out`."""
-        problem = self.session.random_problem(self.draw.seed + visit.games)
+        problem = self.session.random_problem(self.draw.seed + tally.begun)
         return self.session.task.written(problem.columns)
 
 
@@ -223,7 +215,7 @@ def build(session: Session, draw: Draw) -> Blocks:
         choices = []  # no held-out problems can be read; typing needs none
     blocks: Blocks = gr.Blocks(analytics_enabled=False, title="aha play")
     with blocks:
-        visit = gr.State(Visit())
+        tally = gr.State(Tally())
         show(page_html("heading", [player.name for player in session.players]))
         with gr.Row(equal_height=True):
             problem = gr.Textbox(
@@ -262,12 +254,12 @@ def build(session: Session, draw: Draw) -> Blocks:
                     (0, FASTEST_PACE, speed, 5, "Tokens/s to show (0: full speed)"),
                 )
             ]
-        asked = [problem, *sliders, visit]
-        shown = [show(page_html("waiting"), "game"), visit]
+        asked = [problem, *sliders, tally]
+        shown = [show(page_html("waiting"), "game"), tally]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         # One game at a time, whichever button began it.
         one: dict[str, Any] = {**quiet, "concurrency_limit": 1, "concurrency_id": "game"}
-        drawn = anything.click(game.random_problem, [visit], [problem], **quiet)
+        drawn = anything.click(game.random_problem, [tally], [problem], **quiet)
         games: list[Any] = [
             play.click(game.play, asked, shown, **one),
             problem.submit(game.play, asked, shown, **one),
@@ -309,14 +301,7 @@ def make_server(session: Session, draw: Draw, port: int) -> tuple[uvicorn.Server
             font_mono=["ui-monospace", "monospace"],
         ),
         css=(resources.files("aha.play") / "templates/page.css").read_text(encoding="utf-8"),
-        footer_links=[],
-        run_history=False,
-        max_file_size=1,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
+        **_GUARD["gradio"],
     )
 
     class Quiet(uvicorn.Server):
@@ -326,15 +311,7 @@ def make_server(session: Session, draw: Draw, port: int) -> tuple[uvicorn.Server
             await super().shutdown(sockets)
 
     guarded: Any = Guard(app, port)
-    config = uvicorn.Config(
-        guarded,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
-    return Quiet(config), listening
+    return Quiet(uvicorn.Config(guarded, **_GUARD["uvicorn"])), listening
 
 
 def serve(session: Session, draw: Draw, port: int) -> None:

@@ -29,9 +29,8 @@ class Estimate:
 
 
 def wilson_interval(successes: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of a share, within 0..1, by Wilson's score.
+    """Wilson's 95 % interval of a share, within 0..1; counts need not be whole numbers.
 
-    Counts need not be whole numbers, since an effective sample size is not.
     Errors: ValueError unless 0 <= successes <= n and n > 0.
     Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
@@ -54,9 +53,8 @@ def share(flags: Sequence[bool]) -> Estimate:
 
 
 def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:
-    """The mean of `after - before`, pair by pair, with Student's t interval of the differences.
+    """The mean of `after - before`, pair by pair, with Student's t interval; flags are 0 and 1.
 
-    The same interval as scipy.stats.ttest_rel gives; flags count as 0 and 1.
     Errors: ValueError for unequal lengths and for fewer than two pairs, which have no spread.
     """
     from scipy.special import stdtrit  # scipy is slow to import, and only this needs it
@@ -88,12 +86,9 @@ def lift(shows: Sequence[bool], correct: Sequence[bool]) -> Estimate | None:
         return None
     one, two = share(with_it), share(without)
     value = one.value - two.value
-    return Estimate(
-        value,
-        value - math.hypot(one.value - one.low, two.high - two.value),
-        value + math.hypot(one.high - one.value, two.value - two.low),
-        len(shows),
-    )
+    below = math.hypot(one.value - one.low, two.high - two.value)
+    above = math.hypot(one.high - one.value, two.value - two.low)
+    return Estimate(value, value - below, value + above, len(shows))
 
 
 def first_step_at(
@@ -101,8 +96,7 @@ def first_step_at(
 ) -> int | None:
     """The first step at which the mean over the last `window` records reaches the threshold.
 
-    Records without a number under `key` are left out. At least `window` records must have one, so
-    that one lucky step is no rise. None when the threshold is never reached.
+    Records without a number under `key` are left out; None if the mean never reaches it.
     Errors: ValueError for a window below 1.
     """
     if window < 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 
@@ -21,9 +21,7 @@ _DATA = yaml.safe_load(
 )
 PHRASES: tuple[str, ...] = tuple(_DATA["dictionary"])
 EXTENDED_PHRASES: tuple[str, ...] = tuple(_DATA["extended"])
-TASK_PHRASES: Mapping[str, tuple[str, ...]] = {
-    task: tuple(phrases) for task, phrases in _DATA["tasks"].items()
-}
+TASK_PHRASES: Mapping[str, Sequence[str]] = _DATA["tasks"]
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 

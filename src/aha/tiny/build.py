@@ -186,14 +186,10 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
             speed = f"{tokens / (time.monotonic() - started):,.0f} tokens/s"
             print(f"step {step}/{settings.steps}  loss {loss.item():.4f}  {speed}", flush=True)
         if step % settings.save_every == 0 or step == settings.steps:
-            state = {
-                "step": step,
-                "settings": asdict(settings),
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            torch.save(state, work_dir / "build.pt.tmp")
-            os.replace(work_dir / "build.pt.tmp", checkpoint)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            staged = work_dir / "build.pt.tmp"
+            torch.save({**state, "step": step, "settings": asdict(settings)}, staged)
+            os.replace(staged, checkpoint)
     return model
 
 
