@@ -8,7 +8,7 @@ from aha.answers.tags import answer_block
 from aha.rewards.reward import Reward, Row
 from aha.tasks import check_completions
 from aha.tasks.countdown import fault
-from aha.tasks.text import gold_answer
+from aha.tasks.task import gold_answer
 
 
 def correctness(rows: Sequence[Row]) -> list[bool | None]:

@@ -1,7 +1,8 @@
-"""The contract of a task: where problems come from, how they are asked, how answers are checked.
+"""A task: where its problems come from, how they are asked, how answers are checked.
 
 A task is one subclass in one module, and one line in `aha.tasks`. No other package compares a
-task's name or looks for its columns; it asks the task.
+task's name or looks for its columns; it asks the task. Unless a subclass says otherwise, a problem
+is a text with a gold answer, and answers are compared as mathematics.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Literal
 
-from aha.answers.tags import strict_answer
+from aha.answers.equal import MAX_CHARACTERS, Pair, normal_text, shared_verifier
+from aha.answers.numbers import parse_quantity
+from aha.answers.tags import last_boxed, lenient_answer, strict_answer
 from aha.sections import TaskSection
 from aha.tasks.data import ProblemSet, read_rows
 from aha.types import Problem, UserError
+from aha.visible import quoted
 
 Columns = Mapping[str, Any]
 Split = Literal["train", "test"]
@@ -26,6 +30,8 @@ TEST_FRACTION = 0.1
 # Held-out problems come from one stream for all recipes and seeds, so accuracies compare.
 _TEST_SEED = 0
 _GENERATED_TRAIN = 10_000
+# GSM8K marks each computation of a gold solution so.
+_COMPUTATION = "<<"
 
 
 def split_of(key: str) -> Split:
@@ -64,8 +70,33 @@ class Vote:
     unit: str = ""
 
 
+def text_key(problem: str) -> str:
+    """The identity of a text problem: case and white space do not matter."""
+    folded = " ".join(problem.lower().split())
+    return f"text:{hashlib.sha256(folded.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
+
+
+def gold_answer(columns: Columns) -> str | None:
+    """The gold of a row: `answer` (plain, or what follows "####"), else the box in `solution`.
+
+    None if the row has neither.
+    """
+    answer = columns.get("answer")
+    text = "" if answer is None else str(answer).strip()
+    if text and text.lower() != "nan":  # how pandas writes a missing cell
+        return text.rpartition("####")[2].strip() if "####" in text else bare(text)
+    solution = columns.get("solution")
+    return None if solution is None else last_boxed(str(solution))
+
+
+def bare(answer: str) -> str:
+    """An answer without a box around it."""
+    boxed = last_boxed(answer)
+    return answer if boxed is None else boxed
+
+
 class Task(ABC):
-    """A kind of problem.
+    """A kind of problem: by default the columns `problem` and, if there is a gold, `answer`.
 
     `columns` are the columns that `problem` reads from a row. `hub` and `hub_test` are the data
     sets to use when the recipe names no file, written owner/name:config@split.
@@ -171,9 +202,9 @@ class Task(ABC):
 
     # Prompts
 
-    @abstractmethod
     def question(self, columns: Columns) -> str:
         """The problem in words, without an instruction on layout."""
+        return str(columns["problem"])
 
     def compact_question(self, columns: Columns) -> str | None:
         """The question in the embedded model's few words; None if it cannot be said in them."""
@@ -181,31 +212,63 @@ class Task(ABC):
 
     # Answers
 
-    @abstractmethod
     def read_answer(self, text: str) -> str | None:
         """The answer in a completion whatever its layout; None if there is none."""
+        return lenient_answer(text)
 
-    @abstractmethod
     def correct_many(
         self, answers: Sequence[str | None], rows: Sequence[Columns]
     ) -> list[bool | None]:
         """True for each extracted answer that is right; None if its row has no usable gold."""
+        golds = [gold_answer(row) for row in rows]
+        pairs = [
+            Pair(gold, bare(answer or ""))
+            for answer, gold in zip(answers, golds, strict=True)
+            if gold is not None
+        ]
+        outcomes = iter(shared_verifier().equal_many(pairs) if pairs else ())
+        found = ["no_gold" if gold is None else next(outcomes) for gold in golds]
+        return [None if outcome == "no_gold" else outcome == "equal" for outcome in found]
 
-    @abstractmethod
     def gold(self, columns: Columns) -> str | None:
         """The gold answer for people to read; None if the row has none."""
+        return gold_answer(columns)
 
-    @abstractmethod
     def why_wrong(self, answer: str | None, columns: Columns) -> str:
         """The fault of an answer that is not right, in words; "" if the row has no gold."""
+        gold = gold_answer(columns)
+        if gold is None:
+            return ""
+        if answer is None:
+            return "there is no answer"
+        return f"the answer is {quoted(answer)}, not {gold}"
 
-    @abstractmethod
     def vote_key(self, answer: str | None) -> Vote | None:
-        """The key under which an extracted answer votes; None without an answer."""
+        """The key under which an extracted answer votes; None without an answer.
 
-    @abstractmethod
+        By exact value ("1,000", "1000.0", "$1000"), else by the text without what
+        `aha.answers.equal` passes over (space, sizes of brackets, dollars).
+        Left out: algebra. It compares pairs, for seconds each; a vote needs one form an answer.
+        """
+        if answer is None or not answer.strip():
+            return None
+        text = bare(answer)
+        if len(text) > MAX_CHARACTERS:
+            return Vote(text)
+        quantity = parse_quantity(text) or parse_quantity(normal_text(text))
+        return Vote(normal_text(text)) if quantity is None else Vote(quantity.value, quantity.unit)
+
     def difficulty(self, columns: Columns) -> str | None:
-        """The class of difficulty that accuracies are grouped by; None if the row names none."""
+        """The class that accuracies are grouped by; None if the row names none.
+
+        MATH: its level. GSM8K: the computations of the gold solution.
+        """
+        level = columns.get("level")
+        if level is not None:
+            text = str(level)
+            return text if text.lower().startswith("level") else f"level {text}"
+        steps = str(columns.get("answer", "")).count(_COMPUTATION)
+        return f"{steps:2d} steps" if steps else None
 
     def check(self, columns: Columns, text: str) -> Verdict:
         """The verdict on one completion; `text` has the opening tag that the prompt wrote."""
@@ -224,17 +287,30 @@ class Task(ABC):
 
     # Play
 
-    @abstractmethod
     def typed(self, text: str) -> Problem:
-        """The problem that a person typed. Errors: UserError naming the text and the form."""
+        """The problem that a person typed; the part after the last `####` is its gold answer.
 
-    @abstractmethod
+        Errors: UserError naming the text and the form.
+        """
+        question, marked, gold = text.rpartition("####")
+        question, gold = (question.strip(), gold.strip()) if marked else (text, "")
+        if not question:
+            raise UserError(
+                f"the problem {quoted(text)} has no question before ####, which announces its "
+                "answer."
+            )
+        columns = {"problem": question, **({"answer": gold} if gold else {})}
+        return Problem(self.name, text_key(question), columns)
+
     def written(self, columns: Columns) -> str:
         """The problem as a person would type it."""
+        return str(columns["problem"])
 
-    @abstractmethod
     def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
         """Facts about a typed problem that a player needs before judging a model by it."""
+        if "answer" in problem.columns:
+            return ()
+        return ("without an answer nothing can be judged; add one as: QUESTION #### ANSWER",)
 
     def pool(self, columns: Columns) -> tuple[int, ...]:
         """The numbers that must make `gold`, each used once; empty for a task without them."""

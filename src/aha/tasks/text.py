@@ -1,133 +1,25 @@
 """Tasks whose problem is a text and whose gold is an answer: GSM8K, MATH, and your own.
 
 Every problem has the columns `problem` and, if the row had them, `answer` (the gold, bare) and
-`solution` (unchanged), whatever the data set calls them. Answers are compared as mathematics.
+`solution` (unchanged), whatever the data set calls them.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from typing import ClassVar
 
-from aha.answers.equal import MAX_CHARACTERS, Pair, normal_text, shared_verifier
 from aha.answers.numbers import parse_quantity
-from aha.answers.tags import last_boxed, lenient_answer
-from aha.sections import TaskSection
-from aha.tasks.task import Columns, Task, Vote
+from aha.answers.tags import last_boxed
+from aha.tasks.task import Columns, Task, text_key
 from aha.types import Problem, UserError
-from aha.visible import quoted
 
 # Columns that evaluations group by; kept when a row has them.
 _KEPT = ("level", "subject", "type", "unique_id", "id")
-# GSM8K marks each computation of a gold solution so.
-_COMPUTATION = "<<"
 
 
-def text_key(problem: str) -> str:
-    """The identity of a text problem: case and white space do not matter."""
-    folded = " ".join(problem.lower().split())
-    return f"text:{hashlib.sha256(folded.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
-
-
-def gold_answer(columns: Columns) -> str | None:
-    """The gold of a row: `answer` (plain, or what follows "####"), else the box in `solution`.
-
-    None if the row has neither.
-    """
-    answer = columns.get("answer")
-    text = "" if answer is None else str(answer).strip()
-    if text and text.lower() != "nan":  # how pandas writes a missing cell
-        return text.rpartition("####")[2].strip() if "####" in text else bare(text)
-    solution = columns.get("solution")
-    return None if solution is None else last_boxed(str(solution))
-
-
-def bare(answer: str) -> str:
-    """An answer without a box around it."""
-    boxed = last_boxed(answer)
-    return answer if boxed is None else boxed
-
-
-class TextTask(Task):
-    """Base of the tasks with a text and a gold answer; each says how it reads a row."""
-
-    def question(self, columns: Columns) -> str:
-        return str(columns["problem"])
-
-    def read_answer(self, text: str) -> str | None:
-        return lenient_answer(text)
-
-    def correct_many(
-        self, answers: Sequence[str | None], rows: Sequence[Columns]
-    ) -> list[bool | None]:
-        golds = [gold_answer(row) for row in rows]
-        pairs = [
-            Pair(gold, bare(answer or ""))
-            for answer, gold in zip(answers, golds, strict=True)
-            if gold is not None
-        ]
-        outcomes = iter(shared_verifier().equal_many(pairs) if pairs else ())
-        found = ["no_gold" if gold is None else next(outcomes) for gold in golds]
-        return [None if outcome == "no_gold" else outcome == "equal" for outcome in found]
-
-    def gold(self, columns: Columns) -> str | None:
-        return gold_answer(columns)
-
-    def why_wrong(self, answer: str | None, columns: Columns) -> str:
-        gold = gold_answer(columns)
-        if gold is None:
-            return ""
-        if answer is None:
-            return "there is no answer"
-        return f"the answer is {quoted(answer)}, not {gold}"
-
-    def vote_key(self, answer: str | None) -> Vote | None:
-        """By exact value ("1,000", "1000.0", "$1000"), else by the text without what
-        `aha.answers.equal` passes over (space, sizes of brackets, dollars).
-
-        Left out: algebra. It compares pairs, for seconds each; a vote needs one form an answer.
-        """
-        if answer is None or not answer.strip():
-            return None
-        text = bare(answer)
-        if len(text) > MAX_CHARACTERS:
-            return Vote(text)
-        quantity = parse_quantity(text) or parse_quantity(normal_text(text))
-        return Vote(normal_text(text)) if quantity is None else Vote(quantity.value, quantity.unit)
-
-    def difficulty(self, columns: Columns) -> str | None:
-        """MATH: its level. GSM8K: the computations of the gold solution."""
-        level = columns.get("level")
-        if level is not None:
-            text = str(level)
-            return text if text.lower().startswith("level") else f"level {text}"
-        steps = str(columns.get("answer", "")).count(_COMPUTATION)
-        return f"{steps:2d} steps" if steps else None
-
-    def typed(self, text: str) -> Problem:
-        """The question; the part after the last `####` is its gold answer."""
-        question, marked, gold = text.rpartition("####")
-        question, gold = (question.strip(), gold.strip()) if marked else (text, "")
-        if not question:
-            raise UserError(
-                f"the problem {quoted(text)} has no question before ####, which announces its "
-                "answer."
-            )
-        columns = {"problem": question, **({"answer": gold} if gold else {})}
-        return Problem(self.name, text_key(question), columns)
-
-    def written(self, columns: Columns) -> str:
-        return str(columns["problem"])
-
-    def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
-        if "answer" in problem.columns:
-            return ()
-        return ("without an answer nothing can be judged; add one as: QUESTION #### ANSWER",)
-
-    def _made(self, problem: str, row: Columns, **golds: str) -> Problem:
-        kept = {name: row[name] for name in _KEPT if row.get(name) is not None}
-        return Problem(self.name, text_key(problem), {"problem": problem, **golds, **kept})
+def _made(task: str, problem: str, row: Columns, **golds: str) -> Problem:
+    kept = {name: row[name] for name in _KEPT if row.get(name) is not None}
+    return Problem(task, text_key(problem), {"problem": problem, **golds, **kept})
 
 
 def _text(row: Columns, column: str, where: str) -> str:
@@ -139,7 +31,7 @@ def _text(row: Columns, column: str, where: str) -> str:
     return str(value).strip()
 
 
-class Gsm8k(TextTask):
+class Gsm8k(Task):
     """`question` and `answer` ("... #### 72", or the number alone)."""
 
     name = "gsm8k"
@@ -155,10 +47,10 @@ class Gsm8k(TextTask):
         gold = answer.rpartition("####")[2].strip()
         if parse_quantity(gold) is None:
             return None
-        return self._made(problem, row, answer=gold, solution=answer)
+        return _made(self.name, problem, row, answer=gold, solution=answer)
 
 
-class Math(TextTask):
+class Math(Task):
     """`problem` and `answer`, or `solution` with a box."""
 
     name = "math"
@@ -178,7 +70,7 @@ class Math(TextTask):
         solution = str(row.get("solution") or "")
         given = "" if row.get("answer") is None else str(row["answer"]).strip()
         gold = given or last_boxed(solution)
-        return self._made(problem, row, answer=gold, solution=solution) if gold else None
+        return _made(self.name, problem, row, answer=gold, solution=solution) if gold else None
 
 
 class NuminaMathTir(Math):
@@ -191,7 +83,7 @@ class NuminaMathTir(Math):
     hub_test = "AI-MO/NuminaMath-TIR@test"
 
 
-class BespokeStratos(TextTask):
+class BespokeStratos(Task):
     """`conversations` [{from, value}]: the user's turn, and the box in the assistant's."""
 
     name = "bespoke-stratos"
@@ -216,10 +108,10 @@ class BespokeStratos(TextTask):
         gold = last_boxed(solution)
         if not problem or not gold:
             return None
-        return self._made(problem, row, answer=gold, solution=solution)
+        return _made(self.name, problem, row, answer=gold, solution=solution)
 
 
-class Custom(TextTask):
+class Custom(Task):
     """`problem` alone; `answer`, `solution` and all other columns are kept for rewards."""
 
     name = "custom"
