@@ -2,7 +2,8 @@
 
 A short text can make math-verify (which uses sympy) run for hours or use all memory. So it runs in
 worker processes that are killed at a time limit; workers that answer in time are used again.
-Nothing here uses signals, so any thread may call. Nothing needs the main script, so a notebook may.
+Nothing here uses signals, so any thread may call. A worker is this module run as a program, not a
+fork or a spawned copy: the caller may have threads, and a main script that cannot be imported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import atexit
 import contextlib
 import functools
 import json
+import logging
 import os
 import re
 import subprocess
@@ -20,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import wait
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from aha.answers.numbers import parse_quantity
 from aha.types import RunFailure
@@ -30,6 +32,7 @@ Outcome = Literal["equal", "different", "no_gold"]
 
 MAX_CHARACTERS = 2_000
 _START_SECONDS = 120.0
+_MEMORY_BYTES = 4 * 2**30
 
 _THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
 # Space between two digits counts: `7 2` is not 72.
@@ -134,7 +137,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "aha.answers.equal_worker"],
+            [sys.executable, "-m", "aha.answers.equal"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -233,3 +236,45 @@ def normal_text(text: str) -> str:
     text = _TEXT.sub(r" \1 ", text.strip().strip("$")).strip().removesuffix(".")
     text = _DISPLAY_FRACTION.sub(r"\\frac", _SIZES.sub("", text))
     return _SPACE.sub("", _THIN_SPACE.sub("", text)).replace("\u2212", "-")
+
+
+def _math_verify(gold: str, answer: str) -> Outcome:
+    """math-verify's result, without its own timeouts, which use signals.
+
+    The whole text is read as LaTeX, since its other readings pick a number out of prose (`not 72`).
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    config = [LatexExtractionConfig()]
+    options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None}
+    try:
+        parsed_gold = parse(f"${gold}$", config, **options)
+        if not parsed_gold:
+            return "no_gold"
+        parsed_answer = parse(f"${answer}$", config, **options)
+        if not parsed_answer:
+            return "different"
+        # `x < 3` may be the answer where an interval is asked for.
+        options = {"allow_set_relation_comp": True, "timeout_seconds": None}
+        return "equal" if verify(parsed_gold, parsed_answer, **options) else "different"
+    except Exception:  # sympy raises anything on hostile text; the process is expendable
+        return "different"
+
+
+def _work() -> None:
+    """The process: a first line when the imports are done, then a JSON line for each on stdin."""
+    if sys.platform == "linux":  # other systems do not bound the address space
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    logging.disable(logging.CRITICAL)
+    # Text that libraries print must not mix with the answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    print(json.dumps(_math_verify("1", "1")), file=answers, flush=True)
+    for line in sys.stdin:
+        gold, answer = json.loads(line)
+        print(json.dumps(_math_verify(gold, answer)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _work()

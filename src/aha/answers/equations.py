@@ -10,6 +10,7 @@ numbers, division by zero, and a sum of plain numbers and per cents that is not 
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from aha.answers.expression import OPERATORS, Number, Side, read_side
 _SIMPLE = re.compile(
     r"([0-9]{1,9}) ?([-+*/]) ?([0-9]{1,9}) ?= ?([0-9]{1,9})(?= ?(?:[;!?\n<]|[.,](?![0-9.])|\Z))"
 )
+_EXACT = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _BEFORE_SIMPLE = frozenset((", ", ". ", "; ", ": ", "> "))
 
 _ARITHMETIC = frozenset("0123456789+-*/^().,$\u20ac\u00a3%=\u2248 \t")
@@ -33,14 +35,7 @@ _RELATION = re.compile("[=\u2248]")
 # Each replacement is as long as what it replaces, so that positions stay those of the text.
 _SIGNS = str.maketrans(OPERATORS | dict.fromkeys("\u00a0\u2009\u202f", " "))
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([^{}\\]{1,40})\}\{([^{}\\]{1,40})\}")
-_LATEX_SIGNS = {
-    r"\times": "*",
-    r"\cdot": "*",
-    r"\div": "/",
-    r"\approx": "\u2248",
-    r"\$": "$",
-    r"\%": "%",
-}
+_LATEX_SIGNS = {"times": "*", "cdot": "*", "div": "/", "approx": "\u2248", "$": "$", "%": "%"}
 _LATEX_SIGN = re.compile(r"\\(?:times|cdot|div|approx|left|right)(?![A-Za-z])|\\[$%,()\[\]]")
 _LATEX_WORDS = re.compile(r"\\(?:text|mathrm)\{([^{}\\]{0,40})\}")
 _LETTER_TIMES = re.compile(r"(?<=[0-9)] )[xX](?= [0-9($])|(?<=[0-9])[xX](?=[0-9])")
@@ -93,17 +88,10 @@ def _simple_steps(text: str) -> Iterator[tuple[int, WrittenStep | None]]:
         start, end = match.span()
         if start > 0 and text[start - 1] != "\n" and text[start - 2 : start] not in _BEFORE_SIMPLE:
             continue
-        left, operator, right, result = match.groups()
+        left, sign, right, result = match.groups()
         a, b, c = int(left), int(right), int(result)
-        if operator == "/":
-            true = a == b * c
-        elif operator == "+":
-            true = a + b == c
-        elif operator == "-":
-            true = a - b == c
-        else:
-            true = a * b == c
-        impossible = operator == "/" and b == 0
+        true = a == b * c if sign == "/" else _EXACT[sign](a, b) == c
+        impossible = sign == "/" and b == 0
         equals = text.index("=", match.end(3))
         yield equals, None if impossible else WrittenStep(start, end, true)
 
@@ -118,7 +106,7 @@ def _plain(text: str) -> str:
         text = text.translate(_SIGNS)
     if "\\" in text:
         text = _LATEX_FRACTION.sub(lambda m: padded(f"(({m[1]})/({m[2]}))", m), text)
-        text = _LATEX_SIGN.sub(lambda m: padded(_LATEX_SIGNS.get(m[0], ""), m), text)
+        text = _LATEX_SIGN.sub(lambda m: padded(_LATEX_SIGNS.get(m[0][1:], ""), m), text)
         text = _LATEX_WORDS.sub(lambda m: padded(f" {m[1]}", m), text)
     if "**" in text:
         text = _BOLD.sub("  ", text)

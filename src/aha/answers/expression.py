@@ -66,11 +66,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Equation:
-    """An expression and the other side of its equation.
-
-    `claimed` is the other side's text, "" without an equation; `claimed_value` is its value, None
-    where the side is no expression.
-    """
+    """An expression, the text of the other side ("" without one), and that side's value, if any."""
 
     expression: Expression
     claimed: str
@@ -86,10 +82,7 @@ class Number:
     percent: bool
 
     def stands_for(self, exact: Fraction) -> bool:
-        """True if it is `exact`, or `exact` rounded or cut off at the decimals that are written.
-
-        A number without decimals is only itself.
-        """
+        """True if it is `exact`, or has decimals and is `exact` rounded or cut off at them."""
         return self.value == exact or (self.decimals > 0 and self.rounds(exact))
 
     def rounds(self, exact: Fraction) -> bool:
@@ -118,11 +111,7 @@ class Side:
 
 
 def parse_expression(text: str) -> Expression:
-    """The value and numbers of an arithmetic expression of integers.
-
-    Errors: ExpressionError for anything outside the grammar or its bounds, and for a
-    division by zero.
-    """
+    """The value and numbers of an arithmetic expression of integers. Errors: ExpressionError."""
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"longer than {MAX_CHARACTERS} characters")
     tokens = _tokens(text, _STRICT_TOKEN)
@@ -161,8 +150,11 @@ def read_side(text: str) -> Side | None:
         return None
     try:
         tokens = _tokens(text, _PROSE_TOKEN)
-        lead, lead_tokens = _lead(tokens)
-        if lead is not None and len(tokens) == lead_tokens:
+        signed = bool(tokens) and tokens[0].text in ("+", "-")
+        lead = tokens[signed].number if len(tokens) > signed else None
+        if lead is not None and tokens[0].text == "-":
+            lead = Number(-lead.value, lead.decimals, lead.percent)
+        if lead is not None and len(tokens) == 1 + signed:
             value, number = lead.value, lead
         else:
             value, number = _Parser(tokens, prose=True).value(), None
@@ -173,7 +165,7 @@ def read_side(text: str) -> Side | None:
         value,
         number,
         lead,
-        lead_end=0 if lead is None else tokens[lead_tokens - 1].end,
+        lead_end=0 if lead is None else tokens[signed].end,
         decimals=any(written.decimals > 2 * written.percent for written in numbers),
         percent=any(written.percent for written in numbers),
         adds=number is None and any(token.text in ("+", "-") for token in tokens[1:]),
@@ -243,15 +235,6 @@ def _tokens(text: str, grammar: re.Pattern[str]) -> list[_Token]:
     return tokens
 
 
-def _lead(tokens: list[_Token]) -> tuple[Number | None, int]:
-    """The number that the tokens begin with, its sign included, and how many tokens it takes."""
-    signed = bool(tokens) and tokens[0].text in ("+", "-")
-    lead = tokens[signed].number if len(tokens) > signed else None
-    if lead is not None and tokens[0].text == "-":
-        lead = Number(-lead.value, lead.decimals, lead.percent)
-    return lead, 1 + signed
-
-
 class _Parser:
     """Recursive descent: sum -> product -> factor -> number | ( sum )."""
 
@@ -261,7 +244,6 @@ class _Parser:
         self.position = 0
 
     def value(self) -> Fraction:
-        """The value of all tokens."""
         value = self.sum(depth=0)
         if self.position != len(self.tokens):
             raise ExpressionError(f"{self.tokens[self.position].text!r} is out of place")

@@ -12,15 +12,8 @@ from aha.tasks.data import ProblemSet
 from aha.tasks.task import Split, Task, Verdict
 from aha.tasks.text import BespokeStratos, Custom, Gsm8k, Math, NuminaMathTir
 
-_SHIPPED: tuple[Task, ...] = (
-    Countdown(),
-    Gsm8k(),
-    Math(),
-    NuminaMathTir(),
-    BespokeStratos(),
-    Custom(),
-)
-TASKS: dict[str, Task] = {task.name: task for task in _SHIPPED}
+_SHIPPED = (Countdown, Gsm8k, Math, NuminaMathTir, BespokeStratos, Custom)
+TASKS: dict[str, Task] = {task.name: task() for task in _SHIPPED}
 
 
 def task_of(columns: Mapping[str, Any]) -> Task:

@@ -9,8 +9,10 @@ from it, and rewards count it as written. Some chat templates open the thoughts 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any, Protocol
 
+import yaml
 from jinja2 import TemplateError
 
 from aha.answers.tags import opened_thoughts
@@ -21,20 +23,9 @@ from aha.types import Problem, Prompt, UserError
 
 THINK = "<think>"
 
-INSTRUCTIONS = {
-    # DeepSeek-R1 (arXiv:2501.12948) table 1, in the wording that TinyZero and open-r1 share.
-    "r1": "A conversation between User and Assistant. The user asks a question, and the Assistant "
-    "solves it. The assistant first thinks about the reasoning process in the mind and then "
-    "provides the user with the answer. The reasoning process and answer are enclosed within "
-    "<think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process "
-    "here </think> <answer> answer here </answer>.",
-    "think-answer": "You are a helpful assistant. First think about the reasoning process, then "
-    "give the answer. Write the reasoning in <think> </think> tags and the final answer in "
-    "<answer> </answer> tags.",
-    "reasoning-answer": "Respond in the following format:\n"
-    "<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>",
-    "plain": "",
-}
+INSTRUCTIONS: Mapping[str, str] = yaml.safe_load(
+    (resources.files("aha.tasks") / "instructions.yaml").read_text(encoding="utf-8")
+)
 
 
 class PromptTokenizer(Protocol):
