@@ -21,6 +21,7 @@ from aha.recipe import yaml_value
 from aha.rewards import CustomReward, Reward, load_reward
 from aha.tasks import task_of
 from aha.types import RunFailure, UserError
+from aha.visible import text_template
 
 OnError = Literal["stop", "none"]
 
@@ -125,11 +126,7 @@ def values_of(
 
 
 def try_reward(
-    name: str,
-    completion_file: Path,
-    columns: Sequence[str],
-    options: Sequence[str],
-    prompt: str,
+    name: str, completion_file: Path, columns: Sequence[str], options: Sequence[str], prompt: str
 ) -> str:
     """The score of the text in a file, its verdict and the reasons, for people who write rewards.
 
@@ -155,26 +152,18 @@ def try_reward(
         (value,) = call(reward, given, 1)
     except RunFailure as error:
         raise UserError(str(error)) from None
-    shown = "none (does not apply)" if value is None else f"{value:g}"
     task = task_of(row)
     verdict = task.check(row, with_opened_thoughts(prompt, text))
-    lines = [
-        f"{name}: {shown}",
-        f"layout: {'as asked' if verdict.well_formed else 'not as asked'}",
-        f"answer: {'none found' if verdict.answer is None else repr(verdict.answer)}",
-        f"tokens: {len(words)} (words)",
-    ]
-    if (gold := task.gold(row)) is not None:
-        lines.append(f"gold: {gold!r}")
-        if not verdict.known:
-            lines.append("verdict: gold cannot be read")
-        elif verdict.lenient:
-            lines.append("verdict: right")
-        else:
-            lines.append(f"verdict: wrong, {task.why_wrong(verdict.answer, row)}")
-    if isinstance(reward, Reward):
-        lines += ["", " ".join((reward.__doc__ or "").split())]
-    return "\n".join(lines)
+    page = text_template("aha.rewards", "tried.txt.j2", repr=repr).render(
+        name=name,
+        value=value,
+        verdict=verdict,
+        tokens=len(words),
+        gold=task.gold(row),
+        why=task.why_wrong(verdict.answer, row),
+        about=" ".join((reward.__doc__ or "").split()) if isinstance(reward, Reward) else "",
+    )
+    return page.removesuffix("\n")
 
 
 def _pair(option: str, item: str) -> tuple[str, Any]:

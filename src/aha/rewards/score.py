@@ -59,11 +59,11 @@ def score(
     scores = []
     for row in range(rows):
         values = {name: column[row] for name, column in raw.items()}
-        weighted: dict[str, float] = {}
-        for item in rewards:
-            value = values[item.reward.name]
-            if value is not None:
-                weighted[item.reward.name] = item.weight * value
+        weighted = {
+            item.reward.name: item.weight * value
+            for item in rewards
+            if (value := values[item.reward.name]) is not None
+        }
         total = sum(weighted.values()) if weighted else math.nan
         scores.append(Score(values, weighted, total))
     if not any(score.weighted for score in scores):

@@ -33,11 +33,9 @@ _HUB_NAME = re.compile(
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """Problems of one split, and the count of rows that were left out.
+    """Problems of one split, the number of rows that were read, and of those left out by reason.
 
-    `rows` were read; `without_gold`, `duplicates` and `other_split` were dropped, the last because
-    they belong to the other split. `first_without_gold` says where the first such row stands.
-    For generated problems, `rows` is the number of problems.
+    `first_without_gold` says where the first row without a gold answer stands.
     """
 
     problems: tuple[Problem, ...]
@@ -72,7 +70,21 @@ def read_rows(source: str, columns: Mapping[str, str]) -> Iterator[tuple[str, Ro
     @split if wanted (else train). `columns` renames: our column to the set's column.
     Errors: UserError naming the source and, in a text file, the line.
     """
-    for where, row in _rows(source):
+    try:
+        path = Path(source).expanduser()
+        is_file = path.suffix.lower() in FORMATS or path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, or a home that does not exist
+        raise UserError(f"task.source: {source!r:.80} cannot be read: {error}.") from None
+    if is_file:
+        rows = _read_file(path)
+    elif (hub := _HUB_NAME.fullmatch(source)) and not source.startswith("."):
+        rows = _read_hub(hub["name"], hub["config"], hub["split"] or "train")
+    else:
+        raise UserError(
+            f"task.source: {source!r} is neither a file ({', '.join(FORMATS)}) nor a hub data set "
+            "(owner/name)."
+        )
+    for where, row in rows:
         for ours, theirs in columns.items():
             if theirs not in row:
                 raise UserError(
@@ -81,23 +93,6 @@ def read_rows(source: str, columns: Mapping[str, str]) -> Iterator[tuple[str, Ro
                 )
         others = {name: value for name, value in row.items() if name not in columns.values()}
         yield where, {**others, **{ours: row[theirs] for ours, theirs in columns.items()}}
-
-
-def _rows(source: str) -> Iterator[tuple[str, Row]]:
-    try:
-        path = Path(source).expanduser()
-        is_file = path.suffix.lower() in FORMATS or path.exists()
-    except (OSError, RuntimeError) as error:  # a name too long, or a home that does not exist
-        raise UserError(f"task.source: {source!r:.80} cannot be read: {error}.") from None
-    if is_file:
-        yield from _read_file(path)
-    elif (hub := _HUB_NAME.fullmatch(source)) and not source.startswith("."):
-        yield from _read_hub(hub["name"], hub["config"], hub["split"] or "train")
-    else:
-        raise UserError(
-            f"task.source: {source!r} is neither a file ({', '.join(FORMATS)}) nor a hub data set "
-            "(owner/name)."
-        )
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
