@@ -22,6 +22,7 @@ LEVELS = {
     "rewards": 2,
     "reasoning": 2,
     "runs": 2,
+    "options": 2,
     "model": 3,
     "tiny": 3,
     "rollout": 3,

@@ -9,76 +9,92 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from aha.launch import accelerate
-from aha.launch.accelerate import (
-    AccelerateRequest,
-    Layout,
-    accelerate_config,
-    check_layout,
-    check_together,
-    deepspeed_config,
-    launch,
-)
+from aha.launch import AccelerateRequest, accelerate
+from aha.launch.accelerate import check_layout, check_together, launch
 from aha.recipe import dump_recipe, load_recipe
 from aha.types import UserError
+from aha.visible import text_template
 
 DEEPSPEED = pytest.mark.skipif(
     accelerate.find_spec("deepspeed") is None, reason="deepspeed is not installed"
 )
 
 
+def layout(processes: int, strategy: str = "ddp", **more: Any) -> AccelerateRequest:
+    return AccelerateRequest("countdown-tiny", processes, strategy, **more)  # type: ignore[arg-type]
+
+
+def sees(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
 @pytest.mark.parametrize(
-    ("layout", "gpus", "words"),
+    ("request_", "gpus", "words"),
     [
-        (Layout(3, nodes=2), 8, r"--processes is 3 in all; on 2 nodes it must be a multiple of 2"),
-        (Layout(2, nodes=2, node_rank=2), 8, r"--node-rank is 2 of 2 nodes; allowed are 0 to 1"),
-        (Layout(2), 1, r"--processes 2 needs 2 GPUs on this node, which sees 1"),
-        (Layout(2, vllm="server"), 2, r"needs 2 GPUs and 1 for vLLM on this node, which sees 2"),
-        (Layout(2, vllm="colocate", on_cpu=True), 0, r"--vllm is 'colocate'; without a GPU"),
+        (layout(3, nodes=2), 8, r"--processes is 3 in all; on 2 nodes it must be a multiple of 2"),
+        (layout(2, nodes=2, node_rank=2), 8, r"--node-rank is 2 of 2 nodes; allowed are 0 to 1"),
+        (layout(2), 1, r"--processes 2 needs 2 GPUs on this node, which sees 1"),
+        (layout(2, vllm="server"), 2, r"needs 2 GPUs and 1 for vLLM on this node, which sees 2"),
+        (layout(2, vllm="colocate", cpu=True), 0, r"--vllm is 'colocate'; without a GPU"),
     ],
 )
-def test_the_impossible_is_one_sentence(layout: Layout, gpus: int, words: str) -> None:
+def test_the_impossible_is_one_sentence(
+    request_: AccelerateRequest, gpus: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sees(gpus, monkeypatch)
     with pytest.raises(UserError, match=words):
-        check_layout(layout, gpus)
+        check_layout(request_)
 
 
 @pytest.mark.parametrize(
-    ("layout", "gpus"),
+    ("request_", "gpus"),
     [
-        (Layout(4, nodes=2, node_rank=1), 2),
-        (Layout(3, vllm="server"), 4),
+        (layout(4, nodes=2, node_rank=1), 2),
+        (layout(3, vllm="server"), 4),
         # The server stands on the head alone.
-        (Layout(4, nodes=2, node_rank=1, vllm="server", vllm_gpus=2), 2),
-        (Layout(2, on_cpu=True), 0),
+        (layout(4, nodes=2, node_rank=1, vllm="server", vllm_gpus=2), 2),
+        (layout(2, cpu=True), 0),
     ],
 )
-def test_what_fits_passes(layout: Layout, gpus: int) -> None:
-    check_layout(layout, gpus)
+def test_what_fits_passes(
+    request_: AccelerateRequest, gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sees(gpus, monkeypatch)
+    check_layout(request_)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_accelerate_reads_the_file(strategy: str, tmp_path: Path) -> None:
-    layout = Layout(4, strategy, nodes=2, node_rank=1, head="10.0.0.1", port=29501)  # type: ignore[arg-type]
+    request = layout(4, strategy, nodes=2, node_rank=1, head="10.0.0.1", port=29501)
     file = tmp_path / "accelerate.yaml"
-    file.write_text(yaml.safe_dump(accelerate_config(layout)))
+    file.write_text(text_template("aha.launch", "accelerate.yaml.j2").render(request=request))
     read = load_config_from_file(str(file))
     assert (read.num_processes, read.num_machines, read.machine_rank) == (4, 2, 1)
     assert (read.main_process_ip, read.main_process_port) == ("10.0.0.1", 29501)
     assert read.distributed_type.value == ("FSDP" if strategy == "fsdp2" else "MULTI_GPU")
+    assert (read.mixed_precision, read.use_cpu) == ("no", not torch.cuda.is_available())
+
+
+@pytest.mark.parametrize(("given", "nodes", "used"), [(0, 1, 0), (0, 2, 29500), (7, 2, 7)])
+def test_several_nodes_meet_at_a_known_port(given: int, nodes: int, used: int) -> None:
+    assert layout(2, nodes=nodes, port=given).head_port == used
 
 
 def test_zero_stages() -> None:
-    assert deepspeed_config(Layout(2)) is None
-    assert deepspeed_config(Layout(2, "fsdp2")) is None
-    two, three = deepspeed_config(Layout(2, "zero2")), deepspeed_config(Layout(2, "zero3"))
-    assert two is not None
+    template = text_template("aha.launch", "deepspeed.json.j2")
+    two, three = (json.loads(template.render(request=layout(2, f"zero{n}"))) for n in (2, 3))
     assert two["zero_optimization"]["stage"] == 2
-    assert three is not None
     assert three["zero_optimization"]["stage"] == 3
     assert three["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+    assert two["bf16"] == {"enabled": "auto"}
+
+
+def test_without_zero_there_is_no_deepspeed_file(tmp_path: Path) -> None:
+    dry_run(tmp_path, layout(2, cpu=True, folder=tmp_path / "f", dry_run=True))
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {"accelerate.yaml", "launch.sh"}
 
 
 def dry_run(tmp_path: Path, request: AccelerateRequest) -> list[str]:
@@ -88,11 +104,11 @@ def dry_run(tmp_path: Path, request: AccelerateRequest) -> list[str]:
 
 
 def test_the_files_and_the_command_are_shown(tmp_path: Path) -> None:
-    layout = Layout(2, "zero2", port=0, on_cpu=True)
     hostile = "logging.project=a b; touch /tmp/never $(id)"
-    request = AccelerateRequest(
-        "countdown-tiny", layout, [hostile], tmp_path / "my run", False, tmp_path / "f", True
-    )
+    request = layout(
+        2, "zero2", cpu=True, overrides=[hostile], output=tmp_path / "my run",
+        folder=tmp_path / "f", dry_run=True,
+    )  # fmt: skip
     if accelerate.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
     said = dry_run(tmp_path, request)
@@ -115,7 +131,7 @@ def test_the_files_and_the_command_are_shown(tmp_path: Path) -> None:
 
 
 def test_batches_that_do_not_divide_are_said_before_anything_is_written(tmp_path: Path) -> None:
-    request = AccelerateRequest("countdown-tiny", Layout(5, on_cpu=True), folder=tmp_path / "f")
+    request = layout(5, cpu=True, folder=tmp_path / "f")
     with pytest.raises(UserError, match=r"192 completions a step, which 5 processes cannot share"):
         launch(request, print)
     assert not (tmp_path / "f").exists()
@@ -132,10 +148,10 @@ def run_of(tmp_path: Path, deepspeed: str | None) -> Path:
 
 
 def resumed(run: Path, strategy: str, *overrides: str, **more: Any) -> AccelerateRequest:
-    layout = Layout(2, strategy, on_cpu=True)  # type: ignore[arg-type]
     return AccelerateRequest(
-        str(run), layout, overrides, resume=True, folder=run.parent / "f", dry_run=True, **more
-    )
+        None, 2, strategy, list(overrides), resume=str(run), folder=run.parent / "f", dry_run=True,  # type: ignore[arg-type]
+        cpu=True, **more,
+    )  # fmt: skip
 
 
 @DEEPSPEED
@@ -169,9 +185,8 @@ def test_a_run_s_own_deepspeed_file_is_kept(tmp_path: Path) -> None:
 def test_strategy_and_deepspeed_file_agree(strategy: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text('{"zero_optimization": {"stage": 2}}')
     own = f"trl={{deepspeed: {tmp_path / 'own.json'}}}"
-    layout = Layout(2, strategy, on_cpu=True)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=words):
-        launch(AccelerateRequest("countdown-tiny", layout, [own], folder=tmp_path / "f"), print)
+        launch(layout(2, strategy, cpu=True, overrides=[own], folder=tmp_path / "f"), print)
     with pytest.raises(UserError, match=words):
         launch(resumed(run_of(tmp_path, str(tmp_path / "own.json")), strategy), print)
 
@@ -187,9 +202,9 @@ def test_a_run_goes_on_with_what_the_layout_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path, None)
-    monkeypatch.setattr(accelerate, "visible_gpus", lambda: 0)
+    sees(0, monkeypatch)
     assert dry_run(tmp_path, resumed(run, "ddp"))[-1].endswith(f"train --resume {run}")
-    monkeypatch.setattr(accelerate, "visible_gpus", lambda: 2)
+    sees(2, monkeypatch)
     with pytest.raises(UserError, match=r"model.device: 'auto' -> 'cpu' .*--allow-change"):
         launch(resumed(run, "ddp"), print)
     said = dry_run(tmp_path, resumed(run, "ddp", allow_change=True))
@@ -201,23 +216,25 @@ def test_a_run_goes_on_with_what_the_layout_says(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"resume": True, "output": Path("x")}, "--output is for a new run"),
-        ({"allow_change": True}, "--allow-change goes with --resume"),
+        ({"resume": "y", "output": Path("x")}, "--output is for a new run"),
+        ({"recipe": "countdown-tiny", "allow_change": True}, "--allow-change goes with --resume"),
+        ({}, "either a RECIPE or --resume DIR"),
+        ({"recipe": "countdown-tiny", "resume": "x"}, "either a RECIPE or --resume DIR"),
     ],
 )
 def test_options_of_the_other_kind(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        AccelerateRequest("countdown-tiny", Layout(2), **changes)
+        AccelerateRequest(**changes)
 
 
 def test_a_folder_that_holds_a_run_is_not_begun_in(tmp_path: Path) -> None:
     run = run_of(tmp_path, None)
     with pytest.raises(UserError, match="already holds a run"):
-        launch(AccelerateRequest("countdown-tiny", Layout(2, on_cpu=True), output=run), print)
+        launch(layout(2, cpu=True, output=run), print)
 
 
 def test_another_engine_is_said(tmp_path: Path) -> None:
-    request = AccelerateRequest("countdown-tiny", Layout(2, on_cpu=True), ["engine=native"])
+    request = layout(2, cpu=True, overrides=["engine=native"])
     with pytest.raises(UserError, match=r"the recipe is to have engine 'native', which is one"):
         launch(request, print)
 
@@ -227,19 +244,20 @@ def test_missing_packages_and_wrong_runs_are_said(
 ) -> None:
     monkeypatch.setattr(accelerate, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--strategy zero3 needs DeepSpeed"):
-        launch(AccelerateRequest("countdown-tiny", Layout(2, "zero3", on_cpu=True)), print)
+        launch(layout(2, "zero3", cpu=True), print)
     (tmp_path / "recipe.yaml").write_text("name: x\n")
     with pytest.raises(UserError, match=r"has engine 'native', which is one process"):
-        launch(AccelerateRequest(str(tmp_path), Layout(2), resume=True), print)
+        launch(AccelerateRequest(resume=str(tmp_path), processes=2), print)
     with pytest.raises(UserError, match="is not a run directory"):
-        launch(AccelerateRequest(str(tmp_path / "no"), Layout(2, on_cpu=True), resume=True), print)
+        launch(AccelerateRequest(resume=str(tmp_path / "no"), processes=2, cpu=True), print)
 
 
 def test_the_generating_gpu_is_not_a_training_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = Layout(3, vllm="server")
+    sees(4, monkeypatch)
+    request = layout(3, vllm="server")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert accelerate.environment_of(layout)["CUDA_VISIBLE_DEVICES"] == "0,1,2"
-    assert accelerate.split_gpus(layout)[1] == ["3"]
+    assert accelerate.environment_of(request)["CUDA_VISIBLE_DEVICES"] == "0,1,2"
+    assert accelerate.split_gpus(request)[1] == ["3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert accelerate.environment_of(layout)["CUDA_VISIBLE_DEVICES"] == "4,5,6"
-    assert accelerate.split_gpus(layout)[1] == ["7"]
+    assert accelerate.environment_of(request)["CUDA_VISIBLE_DEVICES"] == "4,5,6"
+    assert accelerate.split_gpus(request)[1] == ["7"]

@@ -10,8 +10,8 @@ import pytest
 import typer.testing
 
 from aha.cli.main import app
-from aha.launch import sagemaker
-from aha.launch.sagemaker import SageMakerRequest, make_source, submit, training_job, validate
+from aha.launch import SageMakerRequest, sagemaker
+from aha.launch.sagemaker import make_source, submit, training_job, validate
 from aha.types import RunFailure, UserError
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra sagemaker)")

@@ -13,8 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from aha.launch import sagemaker_entry
-from aha.launch.sagemaker import SageMakerRequest, local_command, make_source
+from aha.launch import SageMakerRequest, sagemaker_entry
+from aha.launch.sagemaker import local_command
 
 SMALL = ("evaluation.n=8", "grpo.prompts_per_step=2", "logging.report_to=[]")
 
@@ -110,7 +110,7 @@ def test_only_the_first_machine_exports(entry: ModuleType, monkeypatch: pytest.M
 
 def start_local(folder: Path, *settings: str) -> subprocess.Popen[str]:
     request = SageMakerRequest("countdown-tiny", [*SMALL, *settings])
-    command, environment = local_command(make_source(request), folder)
+    command, environment = local_command(request, folder)
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

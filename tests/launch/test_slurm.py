@@ -14,7 +14,8 @@ from programs import program
 from typer.testing import CliRunner
 
 from aha.cli.main import app
-from aha.launch.slurm import FINISHED, SlurmRequest, slurm_script
+from aha.launch import SlurmRequest
+from aha.launch.slurm import FINISHED, slurm_script
 from aha.types import RunFailure, UserError
 
 # A line each time: the program and its arguments, one a line, between two marks.
@@ -244,7 +245,7 @@ def test_hostile_values_are_not_run(stubs: Path, tmp_path: Path) -> None:
 def test_setup_modules_and_resources_stand_in_the_script() -> None:
     request = SlurmRequest(
         "countdown-tiny", gpus_per_node=0, cpus_per_task=8, mem="64G", partition="short",
-        account="lab-1", qos="high", time="1-02:03:04", modules=("cuda/12.4",),
+        account="lab-1", qos="high", time="1-02:03:04", module=("cuda/12.4",),
         setup=("source .venv/bin/activate",), signal_before=300,
     )  # fmt: skip
     lines = slurm_script(request).splitlines()
@@ -288,7 +289,7 @@ def test_setup_modules_and_resources_stand_in_the_script() -> None:
         ({"partition": "a b"}, "--partition is 'a b'; it must be a name."),
         ({"account": "x\n#SBATCH --wrap=y"}, "--account is"),
         ({"qos": "$(id)"}, "--qos is '$(id)'"),
-        ({"modules": ("a; id",)}, "--module is 'a; id'"),
+        ({"module": ("a; id",)}, "--module is 'a; id'"),
         ({"setup": ("a\nb",)}, "--setup is 'a\\nb'; it must be one line"),
         ({"container": "--writable"}, "--container is '--writable'"),
         ({"engine": "trl", "gpus_per_node": 5}, "which 5 processes cannot share evenly"),

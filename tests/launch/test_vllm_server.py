@@ -15,10 +15,9 @@ import psutil
 import pytest
 
 from aha.launch import processes
-from aha.launch.accelerate import health_address, server_command
+from aha.launch.accelerate import health_address, server_command, vllm_server_dtype
 from aha.launch.processes import serving
 from aha.recipe import load_recipe
-from aha.trl.config import vllm_server_dtype
 from aha.types import RunFailure, Stopped
 from left_running import nothing_left_running
 from ports import free_port

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 from typer import Argument, Option
 
-from aha.cli import (
+from aha.options import (
     AllowChangeOption,
-    RecipeOption,
     ResumeOption,
     SetOption,
-    TemperatureOption,
     complete_recipe,
     complete_rewards,
     complete_task,
 )
 from aha.types import UserError
+
+RecipeOption = Annotated[
+    str | None, Option(help="The recipe that says how to prompt; default the run's.")
+]
+TemperatureOption = Annotated[
+    float | None, Option(help="evaluation.temperature; 0: greedy.", min=0.0)
+]
 
 
 def train(

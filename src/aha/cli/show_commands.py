@@ -8,7 +8,7 @@ from typing import Any, Literal
 import typer
 from typer import Argument, Option
 
-from aha.cli import RecipeArgument, SetOption, complete_recipe, complete_rewards
+from aha.options import RecipeArgument, SetOption, complete_recipe, complete_rewards
 from aha.types import UserError
 
 data_app = typer.Typer(help="Look at a recipe's problems, or write them for elsewhere.")

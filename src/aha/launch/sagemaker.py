@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata, resources
@@ -23,84 +23,35 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from aha.launch import Strategy
+import yaml
+
+from aha.launch import SageMakerRequest
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.rewards.score import require_known
 from aha.runs import writable
+from aha.trl.config import refuse, trl_section
 from aha.types import RunFailure, UserError
-from aha.visible import quoted
+from aha.visible import quoted, text_template
 
-# AWS's PyTorch 2.13 images, as sagemaker-core 2.27.0 names them (image_uri_config,
-# pytorch-amzn2023.json): one registry for these regions, others elsewhere.
-_REGISTRY = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch:2.13-{kind}-amzn2023-sagemaker"
-_REGIONS = frozenset(
-    (
-        "ap-northeast-1", "ap-northeast-2", "ap-south-1", "ap-southeast-1", "ap-southeast-2",
-        "ca-central-1", "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3",
-        "sa-east-1", "us-east-1", "us-east-2", "us-west-1", "us-west-2",
-    )
-)  # fmt: skip
-# Instance types with more than one GPU, as AWS's pages of accelerated instances list them. Any
-# other type counts as one GPU.
-_GPUS = {
-    **{f"ml.{family}.{size}xlarge": count for family in ("g4dn", "g5", "g6", "g6e")
-       for size, count in ((12, 4), (24, 4), (48, 8))},
-    "ml.g7e.12xlarge": 2, "ml.g7e.24xlarge": 4, "ml.g7e.48xlarge": 8,
-    "ml.p2.8xlarge": 8, "ml.p2.16xlarge": 16, "ml.p3.8xlarge": 4, "ml.p3.16xlarge": 8,
-    "ml.p3dn.24xlarge": 8, "ml.p4d.24xlarge": 8, "ml.p4de.24xlarge": 8, "ml.p5.48xlarge": 8,
-    "ml.p5e.48xlarge": 8, "ml.p5en.48xlarge": 8, "ml.p6-b200.48xlarge": 8,
-    "ml.p6-b300.48xlarge": 8, "ml.p6e-gb200.36xlarge": 4,
-}  # fmt: skip
 _ENTRY = "sagemaker_entry.py"
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?")
-# The option behind a field of the request.
-_OPTIONS = {
-    "RoleArn": "--role",
-    "TrainingJobName": "--name",
-    "ResourceConfig.InstanceType": "--instance-type",
-    "ResourceConfig.InstanceCount": "--instance-count",
-    "AlgorithmSpecification.TrainingImage": "--image",
-    "StoppingCondition.MaxRuntimeInSeconds": "--max-hours",
-    "StoppingCondition.MaxWaitTimeInSeconds": "--max-wait-hours",
-    "HyperParameters": "--set",
-    "OutputDataConfig.S3OutputPath": "--bucket",
-    "CheckpointConfig.S3Uri": "--bucket",
-}
-
-
-@dataclass(frozen=True)
-class SageMakerRequest:
-    """The options of `aha launch sagemaker`; `bucket` is s3://BUCKET[/PREFIX]."""
-
-    recipe: str
-    overrides: Sequence[str] = ()
-    role: str | None = None
-    instance_type: str | None = None
-    instance_count: int = 1
-    image: str | None = None
-    region: str | None = None
-    bucket: str | None = None
-    spot: bool = False
-    max_hours: float = 24.0
-    max_wait_hours: float | None = None
-    volume_gb: int = 100
-    name: str | None = None
-    wheel: Path | None = None
-    strategy: Strategy = "ddp"
+# AWS's images and machines, and the option behind each field of a job.
+_AWS: dict[str, Any] = yaml.safe_load(
+    (resources.files("aha.launch") / "sagemaker.yaml").read_text(encoding="utf-8")
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The container's files by name, the recipe keys with values, and the entry's environment."""
+    """The container's files by name, and the recipe keys with values."""
 
     files: Mapping[str, bytes]
     settings: Mapping[str, str]
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request, the files to upload, and their address and region."""
+    """A checked request to AWS, the files to upload, and their address and region."""
 
     request: Mapping[str, Any]
     source: Source
@@ -125,54 +76,45 @@ def training_job(request: SageMakerRequest) -> Job:
         raise UserError("--region is missing; name one, such as eu-west-1, or set AWS_REGION.")
     if not re.fullmatch(r"[a-z]{2,5}(-[a-z]+)+-[0-9]", region):
         raise UserError(f"--region is {quoted(region)}; write it as eu-west-1.")
+    image = request.image
+    if image is None:
+        if region not in _AWS["regions"]:
+            raise UserError(
+                f"--image is missing; in {region} AWS keeps its PyTorch images elsewhere than in "
+                f"{', '.join(_AWS['regions'])}."
+            )
+        on_gpu = str(request.instance_type).startswith(("ml.g", "ml.p"))
+        image = _AWS["image"].format(region=region, kind="cu133" if on_gpu else "cpu")
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
-    recipe_name = load_recipe(request.recipe, request.overrides).name
+    recipe_name = load_recipe(request.recipe, request.overrides or ()).name
     base = request.name or f"aha-{recipe_name}".replace(".", "-").replace("_", "-").rstrip("-")
     job_name = f"{base[:47].rstrip('-')}-{stamp}"
+    # The bucket that the SageMaker SDK would make.
+    bucket = f"s3://sagemaker-{region}-{''.join(str(request.role).split(':')[4:5])}"
+    if request.bucket is not None:
+        if not _BUCKET.fullmatch(request.bucket):
+            raise UserError(
+                f"--bucket is {quoted(request.bucket)}; write it as s3://BUCKET/PREFIX."
+            )
+        bucket = request.bucket.rstrip("/")
     # The next job of the same --name goes on with its run; a job without a name stands alone.
-    run_name = request.name or job_name
-    bucket = request.bucket
-    if bucket is None:
-        # The bucket that the SageMaker SDK would make.
-        bucket = f"s3://sagemaker-{region}-{''.join(str(request.role).split(':')[4:5])}"
-    elif not _BUCKET.fullmatch(bucket):
-        raise UserError(f"--bucket is {quoted(bucket)}; write it as s3://BUCKET/PREFIX.")
-    home = f"{bucket.rstrip('/')}/{run_name}"
+    home = f"{bucket}/{request.name or job_name}"
     source_address = f"{home}/source/{stamp}"
     hours = {"MaxRuntimeInSeconds": request.max_hours}
     if request.spot:
         hours["MaxWaitTimeInSeconds"] = request.max_wait_hours or 2 * request.max_hours
-    place = {
-        "S3DataType": "S3Prefix",
-        "S3Uri": f"{source_address}/",
-        "S3DataDistributionType": "FullyReplicated",
-    }
-    body: dict[str, Any] = {
-        "TrainingJobName": job_name,
-        "RoleArn": request.role,
-        "AlgorithmSpecification": {
-            "TrainingImage": request.image or _default_image(request, region),
-            "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["python3", f"/opt/ml/input/data/code/{_ENTRY}"],
-        },
-        "HyperParameters": dict(source.settings),
-        "Environment": dict(source.environment),
-        "InputDataConfig": [
-            {"ChannelName": "code", "InputMode": "File", "DataSource": {"S3DataSource": place}}
-        ],
-        "OutputDataConfig": {"S3OutputPath": f"{home}/output"},
-        "CheckpointConfig": {
-            "S3Uri": f"{home}/checkpoints",
-            "LocalPath": "/opt/ml/checkpoints",
-        },
-        "ResourceConfig": {
-            "InstanceType": request.instance_type,
-            "InstanceCount": request.instance_count,
-            "VolumeSizeInGB": request.volume_gb,
-        },
-        "EnableManagedSpotTraining": request.spot,
-        "StoppingCondition": {key: max(1, round(3600 * h)) for key, h in hours.items()},
-    }
+    template = text_template("aha.launch", "training_job.json.j2", json=json.dumps)
+    body: dict[str, Any] = json.loads(
+        template.render(
+            request=request,
+            name=job_name,
+            image=image,
+            source=source,
+            home=home,
+            source_address=source_address,
+            seconds={key: max(1, round(3600 * h)) for key, h in hours.items()},
+        )
+    )
     validate(body)
     return Job(body, source, source_address, region)
 
@@ -182,11 +124,10 @@ def make_source(request: SageMakerRequest) -> Source:
 
     Errors: UserError for a recipe that is wrong, or names files that cannot be sent along.
     """
-    recipe = load_recipe(request.recipe, request.overrides)
+    overrides = request.overrides or []
+    recipe = load_recipe(request.recipe, overrides)
     require_known(recipe)
     if recipe.engine == "trl":
-        from aha.trl.config import refuse
-
         refuse(recipe)
     elif request.strategy != "ddp":
         raise UserError(
@@ -194,13 +135,13 @@ def make_source(request: SageMakerRequest) -> Source:
             "engine=trl."
         )
     settings: dict[str, str] = {"engine": recipe.engine}
-    for override in request.overrides:
+    for override in overrides:
         key, _, value = override.partition("=")
         settings[key.strip()] = value
     sorted_ = [f"{key}={value}" for key, value in sorted(settings.items())]
     if load_recipe(request.recipe, sorted_) != recipe:
         raise UserError(
-            f"--set {quoted(list(request.overrides))}: SageMaker keeps hyper-parameters in no "
+            f"--set {quoted(overrides)}: SageMaker keeps hyper-parameters in no "
             "order, and here the order matters; write them into the recipe."
         )
     text = shipped_recipes().get(request.recipe)
@@ -220,15 +161,16 @@ def make_source(request: SageMakerRequest) -> Source:
         _ENTRY: (resources.files("aha.launch") / _ENTRY).read_bytes(),
         **_own_files(recipe, request.wheel),
     }
-    return Source(files, settings, {"AHA_STRATEGY": request.strategy})
+    return Source(files, settings)
 
 
-def local_command(source: Source, folder: Path) -> tuple[list[str], dict[str, str]]:
+def local_command(request: SageMakerRequest, folder: Path) -> tuple[list[str], dict[str, str]]:
     """The entry point with `folder` in place of /opt/ml, laid out as in SageMaker's container.
 
-    Returns the command and its environment. Errors: UserError when the folder cannot be written.
+    Returns the command and its environment. Errors: UserError as `make_source`, and when the
+    folder cannot be written.
     """
-    folder = folder.resolve()
+    source, folder = make_source(request), folder.resolve()
     code, config = folder / "input" / "data" / "code", folder / "input" / "config"
     files = {code / name: data for name, data in source.files.items()}
     files[config / "hyperparameters.json"] = json.dumps(dict(source.settings)).encode()
@@ -238,14 +180,11 @@ def local_command(source: Source, folder: Path) -> tuple[list[str], dict[str, st
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     # A SageMaker notebook has SM_ variables of its own.
-    outer = {key: value for key, value in os.environ.items() if not key.startswith("SM_")}
-    environment = {
-        **outer,
-        **source.environment,
-        "SAGEMAKER_BASE_DIR": str(folder),
-        # This environment has aha already.
-        "AHA_SAGEMAKER_INSTALL": "0",
-    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SM_")}
+    environment["AHA_STRATEGY"] = request.strategy
+    environment["SAGEMAKER_BASE_DIR"] = str(folder)
+    # This environment has aha already.
+    environment["AHA_SAGEMAKER_INSTALL"] = "0"
     return [sys.executable, str(code / _ENTRY)], environment
 
 
@@ -259,7 +198,7 @@ def _check(request: SageMakerRequest, engine: str) -> None:
             f"--instance-count is {request.instance_count}; the native engine is one process, so "
             "add --set engine=trl, or ask for one machine."
         )
-    gpus = _GPUS.get(str(request.instance_type), 1)
+    gpus = _AWS["gpus"].get(str(request.instance_type), 1)
     if gpus > 1 and engine == "native":
         raise UserError(
             f"--instance-type is {request.instance_type}, which has {gpus} GPUs; the native engine "
@@ -291,25 +230,18 @@ def _check(request: SageMakerRequest, engine: str) -> None:
         )
 
 
-def _default_image(request: SageMakerRequest, region: str) -> str:
-    if region not in _REGIONS:
-        raise UserError(
-            f"--image is missing; in {region} AWS keeps its PyTorch images elsewhere than in "
-            f"{', '.join(sorted(_REGIONS))}."
-        )
-    on_gpu = str(request.instance_type).startswith(("ml.g", "ml.p"))
-    return _REGISTRY.format(region=region, kind="cu133" if on_gpu else "cpu")
-
-
 def _own_files(recipe: Recipe, wheel: Path | None) -> dict[str, bytes]:
     """The wheel, and every file of this machine that the recipe names, by path in the container.
 
     Errors: UserError for a file that cannot be read, or cannot have the same relative path there.
     """
-    named = [("task.source", recipe.task.source), ("task.test_source", recipe.task.test_source)]
-    named += [("model.name", recipe.model.name)]
-    named += [("rewards", reward.name.partition(":")[0]) for reward in recipe.rewards]
-    named += [("trl.deepspeed", recipe.trl.deepspeed)] if recipe.trl is not None else []
+    named = [
+        ("task.source", recipe.task.source),
+        ("task.test_source", recipe.task.test_source),
+        ("model.name", recipe.model.name),
+        *(("rewards", reward.name.partition(":")[0]) for reward in recipe.rewards),
+        ("trl.deepspeed", trl_section(recipe).deepspeed),
+    ]
     found = [] if wheel is None else [("--wheel", wheel, wheel.name)]
     for key, path in named:
         # Path.exists raises for a name that no file can have.
@@ -351,7 +283,7 @@ def validate(request: Mapping[str, Any]) -> None:
 
 def _faults(shape: Any, value: Any, path: str) -> Iterator[str]:
     """A sentence for each fault that the model forbids and botocore does not check."""
-    where = _OPTIONS.get(path, path)
+    where = _AWS["options"].get(path, path)
     limits, kind = shape.metadata, shape.type_name
     if kind in ("string", "list", "map") and len(value) > limits.get("max", len(value)):
         unit = "characters" if kind == "string" else "entries"

@@ -11,16 +11,14 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
-from aha.launch import Strategy
-from aha.launch.accelerate import check_together
+from aha.launch import SlurmRequest
+from aha.launch.accelerate import check_together, vllm_server_dtype
 from aha.recipe import Recipe, load_recipe
 from aha.rewards.score import require_known
 from aha.runs import writable
-from aha.trl.config import vllm_server_dtype
+from aha.trl.config import batch_plan, refuse
 from aha.types import RunFailure, UserError
 from aha.visible import text_template
 
@@ -34,50 +32,15 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+@:/-]{0,99}")
 _LAST_SIGNAL_S = 65_535
 
 
-@dataclass(frozen=True)
-class SlurmRequest:
-    """The options of `aha launch slurm`.
+def launch(request: SlurmRequest, say: Callable[[str], None]) -> None:
+    """Write the script to the file asked for, submit it, or show it if neither is asked.
 
-    `nodes` train; the vLLM server's node comes on top. `engine` None is the recipe's own;
-    `signal_before` is in seconds before `time`, `[days-]hours:minutes:seconds`.
-    """
-
-    recipe: str
-    overrides: Sequence[str] = ()
-    output: Path | None = None
-    nodes: int = 1
-    gpus_per_node: int = 1
-    cpus_per_task: int | None = None
-    mem: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str = "04:00:00"
-    modules: Sequence[str] = ()
-    container: str | None = None
-    setup: Sequence[str] = ()
-    vllm_node: bool = False
-    engine: str | None = None
-    signal_before: int = 120
-    strategy: Strategy = "ddp"
-
-    @property
-    def processes(self) -> int:
-        """Training processes in all: one a GPU, or one a node without GPUs."""
-        return self.nodes * max(1, self.gpus_per_node)
-
-
-def launch(
-    request: SlurmRequest, file: Path | None, submit: bool, say: Callable[[str], None]
-) -> None:
-    """Write the script to `file`, submit it, or show it if neither is asked.
-
-    Errors: UserError as `slurm_script`, for a `file` that exists or cannot be written, and without
+    Errors: UserError as `slurm_script`, for a file that exists or cannot be written, and without
     sbatch; RunFailure with sbatch's reason when it refuses.
     """
-    text = slurm_script(request)
-    sbatch = shutil.which("sbatch")
-    if submit and sbatch is None:
+    text, file = slurm_script(request), request.file
+    sbatch = shutil.which("sbatch") if request.submit else None
+    if request.submit and sbatch is None:
         raise UserError(
             "--submit needs sbatch, which is not on this machine's path; write the script with "
             "--file and submit it from a login node."
@@ -89,7 +52,7 @@ def launch(
             with file.open("x", encoding="utf-8") as script:
                 script.write(text)
             file.chmod(0o755)
-    if submit and sbatch is not None:
+    if sbatch is not None:
         done = subprocess.run(  # noqa: S603
             [sbatch], input=text, capture_output=True, text=True, check=False
         )
@@ -108,7 +71,7 @@ def slurm_script(request: SlurmRequest) -> str:
     Errors: UserError in one sentence for what is impossible, before anything is written.
     """
     _check_values(request)
-    overrides = list(request.overrides)
+    overrides = list(request.overrides or ())
     if request.engine is not None:
         overrides.append(f"engine={request.engine}")
     if request.vllm_node:
@@ -121,22 +84,18 @@ def slurm_script(request: SlurmRequest) -> str:
     recipe = load_recipe(request.recipe, overrides)
     require_known(recipe)
     _check_processes(request, recipe)
-    return text_template("aha.launch", "slurm.sh.j2", sh=shlex.quote).render(
+    return text_template("aha.launch", "slurm.sh.j2", sh=shlex.quote, path=_not_an_option).render(
         request=request,
-        name=recipe.name,
-        model=recipe.model.name,
-        recipe=_not_an_option(request.recipe),
-        output=None if request.output is None else _not_an_option(str(request.output)),
+        recipe=recipe,
         # `aha train` gets --engine if it was asked for, or is TRL.
         engine=recipe.engine if request.engine is not None or recipe.engine == "trl" else None,
         finished=FINISHED,
         vllm_dtype=vllm_server_dtype(recipe),
-        command="launch accelerate" if request.processes > 1 else "train",
     )
 
 
-def _not_an_option(path: str) -> str:
-    return f"./{path}" if path.startswith("-") else path
+def _not_an_option(path: object) -> str:
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _check_values(request: SlurmRequest) -> None:
@@ -146,11 +105,11 @@ def _check_values(request: SlurmRequest) -> None:
         ("--partition", request.partition, _NAME, "a name"),
         ("--account", request.account, _NAME, "a name"),
         ("--qos", request.qos, _NAME, "a name"),
-        *(("--module", name, _NAME, "a module's name") for name in request.modules),
+        *(("--module", name, _NAME, "a module's name") for name in request.module or ()),
     ):
         if text is not None and not pattern.fullmatch(text):
             raise UserError(f"{option} is {text!r}; it must be {allowed}.")
-    for line in request.setup:
+    for line in request.setup or ():
         if "\n" in line or "\r" in line:
             raise UserError(f"--setup is {line!r}; it must be one line, and may be given again.")
     if request.container is not None and request.container[:1] in ("", "-", " "):
@@ -192,8 +151,6 @@ def _check_processes(request: SlurmRequest, recipe: Recipe) -> None:
     if request.vllm_node and not request.gpus_per_node:
         raise UserError("--vllm-node with --gpus-per-node 0: a vLLM server needs a GPU.")
     if recipe.engine == "trl":
-        from aha.trl.config import batch_plan, refuse
-
         refuse(recipe)
         batch_plan(
             recipe.grpo.prompts_per_step, recipe.generation.num_generations, request.processes

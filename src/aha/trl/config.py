@@ -157,19 +157,6 @@ def check(recipe: Recipe, count: int) -> BatchPlan:
     return plan
 
 
-def vllm_server_dtype(recipe: Recipe) -> str:
-    """`--dtype` of a vLLM server for this recipe, whatever its GPU.
-
-    The recipe's own type; else `auto`, half precision there, as the policy's products are.
-    """
-    model = recipe.model
-    if "bfloat16" in (model.dtype, model.autocast):
-        return "bfloat16"
-    # Frozen weights without a type of their own are in half precision on a GPU.
-    says = model.autocast == "none" and (model.dtype != "auto" or recipe.lora is None)
-    return "float32" if says else "auto"
-
-
 def require_trl() -> None:
     """Errors: UserError when TRL is missing, or a version whose insides are not known."""
     if find_spec("trl") is None or find_spec("accelerate") is None:
