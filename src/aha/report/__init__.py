@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aha.runs import RunDirectory
+from aha.runs import RunDirectory, writable
 from aha.types import UserError
 
 _COMPARISON = Path("comparison.html")
@@ -60,22 +59,14 @@ def make_report(
         say(f"report: {build_report(runs[0])}")
     else:
         page, output = render_comparison(runs), output or _COMPARISON
-        with _writing("--output", output):
+        with writable(output):
             output.write_text(page, encoding="utf-8")
         say(f"comparison: {output}")
     if figure is not None:
         write_figure(runs[0], figure)
         say(f"figure: {figure}")
     if figures is not None:
-        with _writing("--figures", figures):
+        with writable(figures, "--figures"):
             written = write_figures(runs, figures)
         for path in written:
             say(f"figure: {path}")
-
-
-@contextmanager
-def _writing(option: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{option}: {str(path)!r} cannot be written: {error}.") from None

@@ -23,12 +23,10 @@ from aha.report.run_data import (
     RunData,
     Written,
     between,
-    known,
-    number,
     pairs,
-    percent,
     write,
 )
+from aha.visible import text_template
 
 LABELS = {
     **{name: name.replace("_", " ") for name in BEHAVIOURS},
@@ -94,46 +92,20 @@ def rises(before: Sequence[Written], after: Sequence[Written]) -> Rises | None:
 
 def summary(data: RunData) -> list[str]:
     """The run in two sentences: from both evaluations, or from training while one is missing."""
-    if not (data.before and data.after):
-        missing = "no evaluation yet after training" if data.before else "no held-out evaluation"
-        steps, most = data.metrics[-1]["step"], data.recipe.train.max_steps
-        sentences = [f"{steps:,} of {most:,} steps are done, with {missing}."]
-        found = data.numbers("reward")
-        if found:
-            width = max(1, len(found) // 10)
-            first, last = fmean(found[:width]), fmean(found[-width:])
-            sentences.append(
-                f"The reward of rollouts went from {number(first)} to {number(last)} (means of the "
-                "first and the last tenth of the steps)."
-            )
-        return sentences
-    before, after = share([w.correct for w in data.before]), share([w.correct for w in data.after])
-    paired = rises(data.before, data.after)
-    sentences = [
-        f"On {after.n:,} held-out problems accuracy (strict) went from {percent(before.value)} "
-        f"(95 % interval {between(before, 'percent')}) to {percent(after.value)} "
-        f"({between(after, 'percent')})."
-    ]
-    if paired is not None:
-        length = _change("completions", ("grew", "shrank"), paired["length"], "tokens")
-        checks = _change("self-checks", ("rose", "fell"), paired["self_check"], "a completion")
-        back = _change("backtracking", ("rose", "fell"), paired["backtracking"], "a completion")
-        sentences.append(f"Problem by problem, {length}, {checks} and {back}.")
-    return sentences
-
-
-def _change(subject: str, verbs: tuple[str, str], estimate: Estimate, unit: str) -> str:
-    """ "completions grew by 90 tokens (80 to 100)"; a verb only if the interval excludes 0."""
-    if not known(estimate.low) or estimate.low <= 0 <= estimate.high:
-        interval = between(estimate, "difference")
-        return f"{subject} did not change measurably (95 % interval {interval} {unit})"
-    # A fall is told by its size, the smaller end first, so that no sign contradicts the verb.
-    low, high = sorted((abs(estimate.low), abs(estimate.high)))
-    verb = verbs[0] if estimate.value > 0 else verbs[1]
-    return (
-        f"{subject} {verb} by {number(abs(estimate.value))} {unit} (95 % interval {number(low)} to "
-        f"{number(high)})"
+    before, after = (
+        share([one.correct for one in side]) if side else None for side in (data.before, data.after)
     )
+    rewards = data.numbers("reward")
+    tenth = max(1, len(rewards) // 10)
+    text = text_template("aha.report", "summary.txt.j2", between=between, write=write).render(
+        steps=data.metrics[-1]["step"],
+        most=data.recipe.train.max_steps,
+        rewards=[fmean(rewards[:tenth]), fmean(rewards[-tenth:])] if rewards else [],
+        before=before,
+        after=after,
+        rises=rises(data.before, data.after),
+    )
+    return text.splitlines()
 
 
 def tiles(data: RunData) -> list[tuple[str, str, str, str]]:

@@ -17,7 +17,7 @@ from aha.report.before_after import Side, rises, shares_chart, words_chart
 from aha.report.charts import Chart, charts_png
 from aha.report.curves import BEHAVIOUR_KEYS, bin_size, panels, window_of
 from aha.report.pages import render
-from aha.report.run_data import Metrics, RunData, between, difference, load, percent
+from aha.report.run_data import Metrics, RunData, load
 from aha.runs import RunDirectory
 from aha.types import UserError
 from aha.visible import visible
@@ -76,9 +76,6 @@ def render_comparison(runs: Sequence[RunDirectory]) -> str:
         "runs": data,
         "groups": groups,
         "columns": _COLUMNS,
-        "sentences": [
-            sentence for group in groups if (sentence := _sentence(group, len(groups) == 1))
-        ],
         "differences": [
             (group.label, [str(change) for change in differing(data[0], group.runs[0])])
             for group in groups[1:]
@@ -155,32 +152,6 @@ def _sides(groups: Sequence[Group]) -> list[Side]:
         label = "after" if alone else group.label
         sides.append((label, [one for run in runs for one in run.after]))
     return sides
-
-
-def _sentence(group: Group, alone: bool) -> str:
-    """The result of a recipe, over its seeds if there are several; empty without evaluations."""
-    before, after = group.mean("before"), group.mean("after")
-    if before is None or after is None:
-        return ""
-    name = "" if alone else f"{group.label}: "
-    if len(group.runs) == 1:
-        return (
-            f"{name}accuracy (strict) went from {percent(before.value)} to {percent(after.value)}."
-        )
-    length, checks = group.mean("length"), group.mean("self_check")
-    more = ""
-    if length is not None and checks is not None:
-        more = (
-            f" Completions changed by {difference(length.value)} tokens "
-            f"({between(length, 'difference')}) and self-checks by {difference(checks.value)} a "
-            f"completion ({between(checks, 'difference')})."
-        )
-    return (
-        f"{name}{'o' if name else 'O'}ver {after.n} seeds accuracy (strict) on held-out problems "
-        f"went from {percent(before.value)} on average (lowest to highest "
-        f"{between(before, 'percent')}) to {percent(after.value)} ({between(after, 'percent')})."
-        f"{more}"
-    )
 
 
 def write_figure(run: RunDirectory, path: Path) -> None:

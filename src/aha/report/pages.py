@@ -29,7 +29,7 @@ from aha.report.before_after import LABELS, behaviours, shares_chart, summary, t
 from aha.report.charts import chart_svg
 from aha.report.curves import bin_size, constant, panels, phase_table, window_of
 from aha.report.moments import LEAST, SAMPLED, SHOWN, case_study, marked, moments, preview
-from aha.report.run_data import RunData, between, duration, load, number, percent, write
+from aha.report.run_data import RunData, between, duration, load, write
 from aha.runs import RunDirectory
 from aha.visible import visible
 
@@ -95,28 +95,28 @@ def cost(data: RunData) -> list[tuple[str, str, str]]:
 
     Left out: money, and energy guessed from a processor's name.
     """
-    times, tokens = data.numbers("time/step_s"), sum(data.numbers("tokens"))
+    times = data.numbers("time/step_s")
+    seconds, tokens = sum(times), sum(data.numbers("tokens"))
+    memory, energy = data.numbers("memory/peak_gb"), sum(data.numbers("machine/energy_j"))
     rows = []
     if tokens:
         rows.append(("tokens written in training", f"{tokens:,}", ""))
     if times:
-        total = sum(times)
         # Evaluations and the start are in no step.
         parts = ", ".join(
-            f"{name} {percent(sum(found) / total, 0)}"
+            f"{name} {write(sum(found) / seconds, 'percent', 0)}"
             for name, key in _STEP_PARTS.items()
             if (found := data.numbers(key))
         )
-        rows.append(("time in training steps", duration(total), parts))
-        rows.append(("a step, median", f"{number(median(times))} s", ""))
-        if tokens:
-            rows.append(
-                ("tokens a second", number(tokens / total), "written, over the whole step's time")
-            )
-    if memory := data.numbers("memory/peak_gb"):
-        rows.append(("peak memory", f"{number(max(memory))} GiB", ""))
-    if energy := sum(data.numbers("machine/energy_j")):
-        rows.append(("energy", f"{number(energy / 3600)} Wh", "measured by the machine"))
+        rows.append(("time in training steps", duration(seconds), parts))
+        rows.append(("a step, median", f"{write(median(times), 'number')} s", ""))
+    if times and tokens:
+        speed = write(tokens / seconds, "number")
+        rows.append(("tokens a second", speed, "written, over the whole step's time"))
+    if memory:
+        rows.append(("peak memory", f"{write(max(memory), 'number')} GiB", ""))
+    if energy:
+        rows.append(("energy", f"{write(energy / 3600, 'number')} Wh", "measured by the machine"))
     return rows
 
 
@@ -186,9 +186,8 @@ def _templates() -> Environment:
         finalize=finalize,
     )
     environment.filters |= {
-        "between": between, "duration": duration, "marked": marked, "number": number,
-        "percent": percent, "preview": preview, "svg": chart_svg, "write": write,
-        "yaml": dump_recipe,
+        "between": between, "duration": duration, "marked": marked, "preview": preview,
+        "svg": chart_svg, "write": write, "yaml": dump_recipe,
         "interval": lambda ends: between(Estimate(ends[0], ends[0], ends[1], 0), "percent"),
     }  # fmt: skip
     return environment

@@ -22,6 +22,7 @@ CORRECTED = "corrected"
 NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
+_DECIMALS = ((100, ",.0f"), (10, ".1f"), (1, ".2f"), (0.01, ".3f"))  # from this size on
 
 Record = Mapping[str, Any]
 Metrics = Sequence[Record]
@@ -141,47 +142,23 @@ def known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share 0..1 as per cent; a dash for an unknown value."""
+def write(value: float | None, form: str, digits: int = 1) -> str:
+    """A value in one of the forms percent, points, difference, number; a dash if it is unknown.
+
+    "percent" is a share 0..1, with `digits` decimals; "points" is a signed difference of shares.
+    "number" has about three digits, and "difference" has its sign too.
+    """
     if not known(value):
         return NONE
-    return f"{value * 100:.{digits}f}{_SPACE}%".replace("-", _MINUS)
-
-
-def number(value: float | None) -> str:
-    """About three digits; a dash for an unknown value."""
-    if not known(value):
-        return NONE
-    size = abs(value)
-    if size >= 100 or value == 0:
-        form = ",.0f"
-    elif size >= 10:
-        form = ".1f"
-    elif size >= 1:
-        form = ".2f"
+    if form == "percent":
+        text = f"{value * 100:.{digits}f}{_SPACE}%"
+    elif form == "points":
+        text = f"{value * 100:+.1f}"
     else:
-        form = ".3f" if size >= 0.01 else ".1e"
-    return f"{value:{form}}".replace("-", _MINUS)
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return f"{value * 100:+.1f}".replace("-", _MINUS) if known(value) else NONE
-
-
-def difference(value: float | None) -> str:
-    """A difference with its sign."""
-    if not known(value):
-        return NONE
-    return f"{_MINUS if value < 0 else '+'}{number(abs(value))}"
-
-
-_FORMS = {"percent": percent, "points": points, "difference": difference, "number": number}
-
-
-def write(value: float | None, form: str) -> str:
-    """A value in one of the forms percent, points, difference, number."""
-    return _FORMS[form](value)
+        forms = (decimals for least, decimals in _DECIMALS if abs(value) >= least)
+        decimals = next(forms, ".1e") if value else ",.0f"
+        text = f"{value:{'+' if form == 'difference' else ''}{decimals}}"
+    return text.replace("-", _MINUS)
 
 
 def between(estimate: Estimate | None, form: str) -> str:
