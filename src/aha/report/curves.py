@@ -5,68 +5,43 @@ Left out: smoothing by anything cleverer than a running mean, which everybody ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from importlib import resources
 from statistics import fmean
+
+import yaml
 
 from aha.reasoning.behaviours import BEHAVIOURS
 from aha.report.before_after import LABELS
 from aha.report.charts import Panel, Series
-from aha.report.run_data import CORRECTED, Metrics, values
+from aha.report.run_data import Metrics, values
 
+_SHOWN: dict[str, dict[str, list[str]]] = yaml.safe_load(
+    resources.files("aha.report").joinpath("metrics.yaml").read_text(encoding="utf-8")
+)
 POINTS = 400  # at most, a curve
 # Set by a schedule, not measured: a mean over steps would draw another schedule.
 _NOT_SMOOTHED = frozenset({"learning_rate"})
 BEHAVIOUR_KEYS = (*(f"reasoning/{name}_rate" for name in BEHAVIOURS), "reasoning/corrected_rate")
 
 
-def shown_metrics(records: Sequence[Metrics]) -> dict[str, list[tuple[str, str, str, str]]]:
-    """Under each heading (key, form, row label, title), in the page's order.
+def shown_metrics(records: Sequence[Metrics]) -> Iterator[tuple[str, str, str, str, str]]:
+    """(heading, key, form, row label, title) of the metrics in the order of metrics.yaml.
 
-    An empty row label is not in the table of phases, an empty title has no chart. The records
-    name the rewards.
+    The records name the rewards.
     """
-    share, plain, corrected = "percent", "number", BEHAVIOUR_KEYS[-1]
     keys = dict.fromkeys(key for metrics in records for record in metrics for key in record)
     rewards = dict.fromkeys(key.split("/")[1] for key in keys if key.startswith("rewards/"))
-
-    def same(key: str, form: str, label: str) -> tuple[str, str, str, str]:
-        return key, form, label, label[:1].upper() + label[1:]
-
-    return {
-        "Reward and accuracy": [
-            ("reward", plain, "reward", "Reward, weighted sum"),
-            ("accuracy", share, "accuracy, strict", "Accuracy of rollouts, strict"),
-            ("accuracy_lenient", share, "accuracy, lenient", ""),
-            ("eval/accuracy", share, "", "Accuracy on held-out problems, strict"),
-            *(
-                same(f"rewards/{name}/mean", plain, f"reward {name}, unweighted")
-                for name in rewards
-            ),
-            ("format_rate", share, "layout followed", ""),
-            ("frac_reward_zero_std", share, "groups without signal", ""),
-        ],
-        "Completions": [
-            ("completions/mean_length", plain, "length, tokens", "Completion length, tokens"),
-            same("completions/clipped_ratio", share, "cut off at the limit"),
-            same("reflection_rate", plain, "reflection phrases a completion"),
-        ],
-        "Behaviours": [
-            *(
-                (f"reasoning/{name}_rate", share, LABELS[name], f"Completions with {LABELS[name]}")
-                for name in BEHAVIOURS
-            ),
-            same("reasoning/backtracks", plain, "backtracking, passages a completion"),
-            (corrected, share, LABELS[CORRECTED], "Completions that corrected themselves"),
-            same("reasoning/steps_true", share, "written equations that are true"),
-        ],
-        "The policy and its optimiser": [
-            ("entropy", plain, "entropy, nats a token", "Entropy of the policy, nats a token"),
-            same("kl", plain, "KL to the start, nats a token"),
-            ("learning_rate", plain, "", "Learning rate, not smoothed"),
-            same("grad_norm", plain, "gradient norm"),
-            ("tokens_wasted", share, "tokens without a gradient", ""),
-        ],
-    }
+    for heading, metrics_shown in _SHOWN.items():
+        for key, words in metrics_shown.items():
+            names: list[dict[str, str]] = [{}]
+            if "{reward}" in key:
+                names = [{"reward": name} for name in rewards]
+            elif "{behaviour}" in key:
+                names = [{"behaviour": name, "label": LABELS[name]} for name in BEHAVIOURS]
+            for given in names:
+                form, row, title = (text.format(**given) for text in words)
+                yield heading, key.format(**given), form, row, title
 
 
 def panels(
@@ -79,24 +54,22 @@ def panels(
     """
     records = [metrics for _, group in runs for metrics in group]
     headings: dict[str, list[Panel]] = {}
-    for heading, metrics_shown in shown_metrics(records).items():
-        for key, form, _, title in metrics_shown:
-            if not title or (only and key not in only):
-                continue
-            series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
-            if any(len(set(s.strong)) > 1 for s in series):
-                headings.setdefault(heading, []).append(Panel(title, form, series))
+    for heading, key, form, _, title in shown_metrics(records):
+        if not title or (only and key not in only):
+            continue
+        series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
+        if any(len(set(s.strong)) > 1 for s in series):
+            headings.setdefault(heading, []).append(Panel(title, form, series))
     return list(headings.items())
 
 
 def constant(metrics: Metrics) -> list[tuple[str, float, str]]:
     """(title, value, form) of the metrics that never change, and so have no panel."""
     found = []
-    for metrics_shown in shown_metrics([metrics]).values():
-        for key, form, _, title in metrics_shown:
-            recorded = {value for _, value in values(metrics, key)}
-            if title and len(recorded) == 1:
-                found.append((title, recorded.pop(), form))
+    for _, key, form, _, title in shown_metrics([metrics]):
+        recorded = {value for _, value in values(metrics, key)}
+        if title and len(recorded) == 1:
+            found.append((title, recorded.pop(), form))
     return found
 
 
@@ -174,9 +147,8 @@ def phase_table(metrics: Metrics) -> tuple[list[Phase], list[PhaseRow]]:
         (name, part[0]["step"], part[-1]["step"]) for name, part in zip(names, parts, strict=True)
     ]
     rows: list[PhaseRow] = []
-    for metrics_shown in shown_metrics([metrics]).values():
-        for key, form, label, _ in metrics_shown:
-            if label and values(metrics, key):
-                found = [[value for _, value in values(part, key)] for part in parts]
-                rows.append((label, form, [fmean(part) if part else None for part in found]))
+    for _, key, form, label, _ in shown_metrics([metrics]):
+        if label and values(metrics, key):
+            found = [[value for _, value in values(part, key)] for part in parts]
+            rows.append((label, form, [fmean(part) if part else None for part in found]))
     return phases, rows
