@@ -14,7 +14,7 @@ import tiny_random_model
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from aha.tiny.traces import build_tokenizer
+from aha.tiny.traces import tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return build_tokenizer()
+    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from aha.tasks.task import split_of
 from aha.tiny import weights_path
 from aha.tiny.traces import (
     TINY_RANGES,
-    UNK,
     TraceSettings,
     all_attempts,
     completion_text,
@@ -83,7 +82,7 @@ def test_every_trace_is_in_the_vocabulary_and_reads_back(
     for problem, text in zip(problems, traces(problems), strict=True):
         whole = f"{prompt_text(problem.columns['nums'], problem.columns['target'])} {text}"
         ids = tokenizer.encode(whole)
-        assert tokenizer.convert_tokens_to_ids(UNK) not in ids
+        assert tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids) == whole
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
-from aha.tiny.traces import build_tokenizer
+from aha.tiny.traces import tiny_tokenizer
 from aha.types import Problem
 
 Side = Literal["native", "trl", "trl-continuous"]
@@ -84,7 +84,7 @@ def build(
     if not spec.is_shape:
         section = recipe_of(spec).model
         return load_model(section), load_tokenizer(section)
-    tokenizer = build_tokenizer()
+    tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
     config = Qwen2Config(
         **SHAPES[spec.model],

@@ -18,7 +18,7 @@ from importlib import resources
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from aha.play.scene import LOOKS, SIGNS, Line, Row, Scene
@@ -191,9 +191,7 @@ class Terminal:
             )
         if not beside:
             return Group(self._heading(scene), *boxes)
-        table = Table.grid(expand=True)
-        for _ in boxes:
-            table.add_column(ratio=1)
+        table = Table.grid(*(Column(ratio=1) for _ in boxes), expand=True)
         table.add_row(*boxes)
         return Group(self._heading(scene), table)
 

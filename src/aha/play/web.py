@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -122,31 +121,28 @@ class Limiter:
         return 0.0
 
 
+def _only_text(value: object) -> Markup:
+    if isinstance(value, Markup):  # the result of another macro
+        return value
+    escaped = html.escape(visible(str(value)), quote=True)
+    return Markup(escaped.translate(_TEMPLATE_SIGNS))  # noqa: S704
+
+
+# Every value that a template shows is escaped, so that a text is only ever text.
+_TEMPLATES = Environment(
+    loader=PackageLoader("aha.play"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_only_text,
+    trim_blocks=True,
+)
+_TEMPLATES.globals |= {"signs": SIGNS, "titles": LOOKS["titles"]}
+_TEMPLATES.globals |= {"who_plays": who_plays, "zip": zip}
+
+
 def page_html(macro: str, *values: object) -> str:
     """The HTML of a macro of page.html.j2, such as `page_html("refusal", message)`."""
-    return str(getattr(_macros(), macro)(*values))
-
-
-@cache
-def _macros() -> Any:
-    """The template. Every value it shows is escaped, so that a text is only ever text."""
-
-    def only_text(value: object) -> Markup:
-        if isinstance(value, Markup):  # the result of another macro
-            return value
-        escaped = html.escape(visible(str(value)), quote=True)
-        return Markup(escaped.translate(_TEMPLATE_SIGNS))  # noqa: S704
-
-    environment = Environment(
-        loader=PackageLoader("aha.play"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=only_text,
-        trim_blocks=True,
-    )
-    environment.globals |= {"signs": SIGNS, "titles": LOOKS["titles"]}
-    environment.globals |= {"who_plays": who_plays, "zip": zip}
-    return environment.get_template("page.html.j2").module
+    return str(getattr(_TEMPLATES.get_template("page.html.j2").module, macro)(*values))
 
 
 @dataclass(frozen=True)

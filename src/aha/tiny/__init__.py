@@ -1,7 +1,7 @@
 """The embedded model, small enough to ship and to train on a laptop.
 
-`traces` has the texts it was taught and its tokenizer, `build` trains and measures it. Its weights
-are in `weights/`; `weights_path()` finds them without importing torch.
+`traces` has the texts it was taught, `build` trains and measures it. Its weights and tokenizer are
+in `weights/`; `weights_path()` finds them without importing torch.
 """
 
 from __future__ import annotations

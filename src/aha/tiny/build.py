@@ -46,9 +46,9 @@ from aha.tiny import weights_path
 from aha.tiny.traces import (
     TINY_RANGES,
     TraceSettings,
-    build_tokenizer,
     completion_text,
     prompt_text,
+    tiny_tokenizer,
 )
 from aha.types import Problem
 
@@ -164,7 +164,7 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
     problems = list(generate(TINY_RANGES, "train", settings.seed))
     print(f"{len(problems)} training problems; starting at step {step} of {settings.steps}")
     started, tokens = time.monotonic(), 0
-    for input_ids, labels, divisor in batches(problems, build_tokenizer(), settings, step):
+    for input_ids, labels, divisor in batches(problems, tiny_tokenizer(), settings, step):
         if step >= settings.steps:
             break
         for group in optimizer.param_groups:
@@ -244,7 +244,7 @@ def main() -> None:
     settings = BuildSettings(seed=arguments.seed)
     model = train(settings, arguments.work_dir)
     model.save_pretrained(arguments.output)
-    build_tokenizer().save_pretrained(arguments.output)
+    tiny_tokenizer().save_pretrained(arguments.output)
     record = {**measure(arguments.output, _CARD_PROBLEMS), "build": asdict(settings)}
     recorded = json.dumps(record, indent=2) + "\n"
     (arguments.output / "figures.json").write_text(recorded, encoding="utf-8")

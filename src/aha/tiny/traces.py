@@ -1,4 +1,4 @@
-"""The texts that the embedded model is taught, and its tokenizer: random search over Countdown.
+"""The texts that the embedded model is taught: random search over Countdown.
 
 A trace tries one combination of the numbers after another, never the same twice. After
 each it compares the result with the target. A success ends the search. A failure also ends it
@@ -6,9 +6,9 @@ with probability `stop_after_failure`, and the trace answers with its last, wron
 Otherwise it says "Wait," and tries again. So the base model is taught to write sums, to compare
 and to give up early. It is never taught that trying again pays. RL discovers that.
 
-The tokenizer has one token for each integer 0 to 199, symbol and word. Left out: digits as tokens.
-A model this small checked its own sums wrongly with digit tokens and then never learned to try
-again (docs/log.md).
+The tokenizer (`weights/tokenizer.json`) has one token for each integer 0 to 199, symbol and word.
+Left out: digits as tokens. A model this small checked its own sums wrongly with digit tokens and
+then never learned to try again (docs/log.md).
 """
 
 from __future__ import annotations
@@ -18,26 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from aha.sections import TaskSection
 from aha.tasks.countdown import Countdown, Step, combine
 from aha.tasks.prompts import THINK
+from aha.tiny import weights_path
 
 # The problems that the embedded model can read and write: every value has a token.
 TINY_RANGES = TaskSection(
     sizes=(3,), number_min=1, number_max=20, target_min=1, target_max=100, max_value=199
 )
-
-PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
-# In the order of their ids; the integers follow.
-_TOKENS = (
-    f"{PAD} {EOS} {UNK} <think> </think> <answer> </answer> "
-    "+ - * / ( ) = , . Make from not yes Wait,"
-).split()
-# A tag, an integer, a word with its comma ("Wait,"), or any other single character.
-_PIECE = r"</?[a-z]+>|[0-9]+|[A-Za-z]+,?|[^\sA-Za-z0-9]"
 
 
 @dataclass(frozen=True)
@@ -102,23 +93,6 @@ def completion_text(
             return f"{thoughts} </think> <answer> {attempt.expression} </answer>"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer; decoding joins tokens with single spaces."""
-    tokens = [*_TOKENS, *map(str, range(TINY_RANGES.max_value + 1))]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
-    tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Split(Regex(_PIECE), behavior="isolated"),
-        ]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNK,
-        model_max_length=1024,
-        clean_up_tokenization_spaces=False,
-    )
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """The shipped tokenizer; decoding joins tokens with single spaces."""
+    return PreTrainedTokenizerFast.from_pretrained(weights_path())
