@@ -7,7 +7,7 @@ from aha.play.session import MAX_CHARACTERS, Session
 from aha.recipe import load_recipe
 from aha.sections import TaskSection
 from aha.tasks import TASKS
-from aha.tasks.countdown_typed import has_solution
+from aha.tasks.countdown import has_solution
 from aha.types import UserError
 
 COUNTDOWN = load_recipe("countdown-tiny").task

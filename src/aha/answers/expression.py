@@ -20,15 +20,9 @@ MAX_DIGITS = 12
 MAX_EXPONENT = 20
 
 # One character for one character, so that positions stay those of the text.
-OPERATORS = {
-    "\u00d7": "*",  # multiplication sign
-    "\u22c5": "*",  # dot operator
-    "\u00b7": "*",  # middle dot
-    "\u00f7": "/",  # division sign
-    "\u2215": "/",  # division slash
-    "\u2212": "-",  # minus sign
-    "\u2013": "-",  # en dash
-} | {chr(ord(plain) + 0xFEE0): plain for plain in "0123456789+-*/()="}  # full-width
+# Multiplication sign, dot operator, middle dot, division sign, division slash, minus, en dash.
+OPERATORS = dict(zip("\u00d7\u22c5\u00b7\u00f7\u2215\u2212\u2013", "***//--", strict=True))
+OPERATORS |= {chr(ord(plain) + 0xFEE0): plain for plain in "0123456789+-*/()="}  # full-width
 _UNICODE_OPERATORS = str.maketrans(OPERATORS)
 _LATEX_OPERATOR = re.compile(r"\\(times|cdot|div)")
 _OPERATOR = re.compile(r"[-+*/]")
@@ -138,13 +132,12 @@ def parse_equation(text: str) -> Equation:
         return Equation(expression, claimed, None)
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 12)  # the completions of a problem share most of their arithmetic
 def read_side(text: str) -> Side | None:
     """The value of one side of an equation in prose; None for anything else or out of bounds.
 
     Left out: variables, units between numbers, roots, powers of brackets or with an exponent over
     20, and a product without a sign beside a division (`6/2(1+2)`), which people read in two ways.
-    Results are kept, since the completions of a problem share most of their arithmetic.
     """
     if not text or len(text) > MAX_SIDE_CHARACTERS:
         return None

@@ -30,10 +30,7 @@ _OPENED = re.compile(r"<(?:think|reasoning)>\s*\Z")
 
 
 def text_of(message: Text) -> str:
-    """The text of a completion or prompt that is a string or a list of chat messages.
-
-    For messages that is the content of the last one.
-    """
+    """The text of a completion or prompt; of chat messages, the last one's content."""
     if isinstance(message, str):
         return message
     return str(message[-1].get("content") or "") if message else ""
@@ -67,10 +64,7 @@ def strict_answer(text: str, layout: str | None = None) -> str | None:
 
 
 def lenient_answer(text: str) -> str | None:
-    """The answer in any layout, with tags in any case; None without any.
-
-    It is the last closed answer block, else the last `\\boxed{...}`, else the text after `####`.
-    """
+    """The last closed answer block, else the last box, else the text after `####`; else None."""
     for found in (answer_block(text), last_boxed(text)):
         if found is not None:
             return found

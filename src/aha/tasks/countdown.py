@@ -9,20 +9,38 @@ fractions, never with `eval`.
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
 from aha.answers.expression import ExpressionError, bare_equation, parse_equation
 from aha.answers.tags import answer_block
 from aha.sections import TaskSection
-from aha.tasks.countdown_typed import read_typed, typed_notes
 from aha.tasks.task import Columns, Split, Task, Vote, split_of
 from aha.types import Problem, UserError
+from aha.visible import quoted
 
 # This many draws in a row without a new problem mean that the ranges hold no other.
 _MAX_FRUITLESS_DRAWS = 20_000
+_MOST_NUMBERS = 8  # as task.sizes
+_MOST_SEARCHED = 4  # 20 ms; with five numbers the search for a solution takes half a second
+
+_PUNCTUATION = re.compile(r"[\[\](){}'\",;:?!]|\.(?![0-9])")
+_ARROW = re.compile("=>|->|\u2192|=")
+_NUMBER = "(?:0|[1-9][0-9]{0,5})"
+_NUMBERS = f"{_NUMBER}(?: (?:and )?{_NUMBER})*"
+_TARGET_FIRST = re.compile(
+    f"(?:make |reach |get |target )?({_NUMBER}) "
+    f"(?:from|with|using|out of|nums|numbers|=) ({_NUMBERS})"
+)
+_NUMBERS_FIRST = re.compile(
+    f"(?:from |with |using |nums |numbers )?({_NUMBERS}) "
+    f"(?:make|makes|reach|get|to|for|target|=) ({_NUMBER})"
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,24 @@ def fault(answer: str | None, target: Any, nums: Sequence[Any]) -> tuple[bool, s
     return True, ""
 
 
+def has_solution(nums: Sequence[int], target: int) -> bool | None:
+    """True if + - * / reach the target with each number once; None for more than 4 numbers."""
+    if len(nums) > _MOST_SEARCHED:
+        return None
+    pools = {tuple(sorted(Fraction(n) for n in nums))}
+    for _ in nums[1:]:
+        combined: set[tuple[Fraction, ...]] = set()
+        for pool in pools:
+            for i, j in combinations(range(len(pool)), 2):
+                rest = [value for k, value in enumerate(pool) if k not in (i, j)]
+                low, high = pool[i], pool[j]
+                results = {low + high, high - low, low - high, low * high}
+                results |= {a / b for a, b in ((low, high), (high, low)) if b != 0}
+                combined |= {tuple(sorted([*rest, result])) for result in results}
+        pools = combined
+    return (Fraction(target),) in pools
+
+
 class Countdown(Task):
     """Problems have the columns `target`, an integer, and `nums`, a list of integers."""
 
@@ -216,13 +252,56 @@ class Countdown(Task):
         return f"{len(columns['nums'])} numbers"
 
     def typed(self, text: str) -> Problem:
-        return make_problem(*read_typed(text))
+        """2 to 8 numbers and the target, such as `15 from 3 13 5` or `3 13 5 = 15`.
+
+        A text that this small grammar does not read is an error that shows the form.
+        """
+        text = " ".join(text.split())
+        plain = " ".join(_ARROW.sub(" = ", _PUNCTUATION.sub(" ", text.lower())).split())
+        if (found := _TARGET_FIRST.fullmatch(plain)) is not None:
+            target, numbers = found.groups()
+        elif (found := _NUMBERS_FIRST.fullmatch(plain)) is not None:
+            numbers, target = found.groups()
+        else:
+            raise UserError(
+                f"the problem {quoted(text)} is no Countdown problem; write the target and its "
+                "numbers, such as 15 from 3 13 5."
+            )
+        nums = [int(number) for number in numbers.replace("and ", "").split()]
+        if not 2 <= len(nums) <= _MOST_NUMBERS:
+            counted = "one number" if len(nums) == 1 else f"{len(nums)} numbers"
+            raise UserError(
+                f"the problem {quoted(text)} has {counted} to make {target} from; allowed are 2 to "
+                f"{_MOST_NUMBERS}."
+            )
+        return make_problem(nums, int(target))
 
     def written(self, columns: Columns) -> str:
         return f"{columns['target']} from {' '.join(str(n) for n in columns['nums'])}"
 
     def notes(self, problem: Problem, section: TaskSection) -> tuple[str, ...]:
-        return typed_notes(problem, section)
+        """No solution, unlike the training problems, or maybe one of them."""
+        nums, target = problem.columns["nums"], problem.columns["target"]
+        found = []
+        if has_solution(nums, target) is False:
+            found.append("this problem has no solution")
+        if section.source is not None:
+            return tuple(found)
+        alike = (
+            len(nums) in section.sizes
+            and all(section.number_min <= n <= section.number_max for n in nums)
+            and section.target_min <= target <= section.target_max
+        )
+        if not alike:
+            sizes = " or ".join(str(size) for size in sorted(set(section.sizes)))
+            found.append(
+                f"training problems have {sizes} numbers from {section.number_min} to "
+                f"{section.number_max} and targets from {section.target_min} to "
+                f"{section.target_max}; this one is unlike them"
+            )
+        elif not found and split_of(problem.key) == "train":
+            found.append("this problem may have been trained on; held-out ones never were")
+        return tuple(found)
 
     def pool(self, columns: Columns) -> tuple[int, ...]:
         return tuple(columns["nums"])

@@ -35,11 +35,7 @@ _COMPUTATION = "<<"
 
 
 def split_of(key: str) -> Split:
-    """The split of a problem, from a hash of its key alone.
-
-    No seed, size, order or file can move a test problem into training, and two people who load
-    the same rows hold out the same problems.
-    """
+    """The split of a problem, from a hash of its key: no seed, order or file can change it."""
     digest = hashlib.sha256(key.encode("utf-8")).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "test" if share < TEST_FRACTION else "train"
@@ -117,8 +113,6 @@ class Task(ABC):
     """The rules of `aha.reasoning` for this task's texts, beside those for all."""
     harness_metrics: ClassVar[tuple[str, ...]] = ()
     """The metrics of the task of this name in lm-evaluation-harness, if it has one."""
-
-    # Problems
 
     @abstractmethod
     def problem(self, row: Columns, where: str) -> Problem | None:
@@ -200,8 +194,6 @@ class Task(ABC):
         distinct = tuple(problems.values())
         return ProblemSet(distinct, rows, without_gold, duplicates, other_split, first_without_gold)
 
-    # Prompts
-
     def question(self, columns: Columns) -> str:
         """The problem in words, without an instruction on layout."""
         return str(columns["problem"])
@@ -209,8 +201,6 @@ class Task(ABC):
     def compact_question(self, columns: Columns) -> str | None:
         """The question in the embedded model's few words; None if it cannot be said in them."""
         return None
-
-    # Answers
 
     def read_answer(self, text: str) -> str | None:
         """The answer in a completion whatever its layout; None if there is none."""
@@ -284,8 +274,6 @@ class Task(ABC):
             Verdict(right is True and layout, right is True, layout, answer, right is not None)
             for answer, right, layout in zip(answers, correct, well_formed, strict=True)
         ]
-
-    # Play
 
     def typed(self, text: str) -> Problem:
         """The problem that a person typed; the part after the last `####` is its gold answer.
