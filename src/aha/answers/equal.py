@@ -31,6 +31,7 @@ from aha.types import RunFailure
 Outcome = Literal["equal", "different", "no_gold"]
 
 MAX_CHARACTERS = 2_000
+_CACHE_SIZE = 100_000
 _START_SECONDS = 120.0
 _MEMORY_BYTES = 4 * 2**30
 
@@ -72,12 +73,9 @@ class MathVerifier:
     `killed` holds the pairs whose process was killed or died.
     """
 
-    def __init__(
-        self, workers: int | None = None, timeout: float = 2.0, cache_size: int = 100_000
-    ) -> None:
+    def __init__(self, workers: int | None = None, timeout: float = 2.0) -> None:
         self._count = workers or max(1, min(4, os.cpu_count() or 1))
         self._timeout = timeout
-        self._cache_size = cache_size
         self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()
@@ -104,7 +102,7 @@ class MathVerifier:
                 with ThreadPoolExecutor(self._count) as threads:
                     self._cache.update(zip(slow, threads.map(self._compare, slow), strict=True))
             outcomes = [self._cache[pair] for pair in pairs]
-            while len(self._cache) > self._cache_size:
+            while len(self._cache) > _CACHE_SIZE:
                 self._cache.popitem(last=False)
             return outcomes
 
@@ -217,9 +215,8 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
 def as_latex(text: str) -> str:
     """Unicode roots, infinity and comparisons as LaTeX, and a variable in `\\text{}` as itself.
 
-    math-verify drops `\\text{}`, so that `6\\text{x}` would be 6. One letter after something else
-    is a unit if it is a common symbol (`6\\text{ m}`), else a variable. Two letters or more are a
-    unit (`12 \\text{ cm}`).
+    math-verify drops `\\text{}`, so that `6\\text{x}` would be 6. One letter is a variable, unless
+    it is a common symbol of a unit (`6\\text{ m}`). Two letters or more are a unit.
     """
     if not text.isascii():
         text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)

@@ -58,10 +58,7 @@ _PART_AFTER = re.compile(
 
 @dataclass(frozen=True)
 class WrittenStep:
-    """An equation that the text wrote, text[start:end]; steps of one text never overlap.
-
-    A later step of a chain begins where the one before it ended.
-    """
+    """An equation that the text wrote, text[start:end]; steps of one text never overlap."""
 
     start: int
     end: int
@@ -92,8 +89,7 @@ def _simple_steps(text: str) -> Iterator[tuple[int, WrittenStep | None]]:
         a, b, c = int(left), int(right), int(result)
         true = a == b * c if sign == "/" else _EXACT[sign](a, b) == c
         impossible = sign == "/" and b == 0
-        equals = text.index("=", match.end(3))
-        yield equals, None if impossible else WrittenStep(start, end, true)
+        yield text.index("=", match.end(3)), None if impossible else WrittenStep(start, end, true)
 
 
 def _plain(text: str) -> str:
@@ -173,10 +169,7 @@ def _chain(text: str, start: int, end: int) -> Iterator[WrittenStep]:
 def _compare(
     left: Side | None, right: Side | None, goes_on: bool, about: bool
 ) -> tuple[bool, bool] | None:
-    """True or false, and True if only for the number that the right side begins with.
-
-    None where it cannot be said.
-    """
+    """True or false, and if only for the number the right side begins with; None if unsure."""
     if left is None or right is None or (left.number is not None and right.number is not None):
         return None
     if _same(left, right):

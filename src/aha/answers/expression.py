@@ -228,13 +228,13 @@ def _tokens(text: str, grammar: re.Pattern[str]) -> list[_Token]:
     return tokens
 
 
+@dataclass
 class _Parser:
     """Recursive descent: sum -> product -> factor -> number | ( sum )."""
 
-    def __init__(self, tokens: list[_Token], prose: bool = False) -> None:
-        self.tokens = tokens
-        self.prose = prose
-        self.position = 0
+    tokens: list[_Token]
+    prose: bool = False
+    position: int = 0
 
     def value(self) -> Fraction:
         value = self.sum(depth=0)

@@ -130,8 +130,7 @@ def try_reward(
 ) -> str:
     """The score of the text in a file, its verdict and the reasons, for people who write rewards.
 
-    `columns` and `options` are NAME=VALUE, values in YAML. Words count as tokens, because there
-    is no tokenizer here.
+    `columns` and `options` are NAME=VALUE, values in YAML. Words count as tokens.
     Errors: UserError for an unreadable file, a malformed pair, or a reward that lacks a column.
     """
     try:
@@ -141,13 +140,9 @@ def try_reward(
         raise UserError(f"--completion: {path!r} cannot be read: {error}.") from None
     row = dict(_pair("--column", item) for item in columns)
     reward = load_reward(name, **dict(_pair("--option", item) for item in options))
-    words = text.split()
+    tokens = list(range(len(text.split())))
     given: dict[str, Any] = {key: [value] for key, value in row.items()}
-    given |= {
-        "prompts": [prompt],
-        "completions": [text],
-        "completion_ids": [list(range(len(words)))],
-    }
+    given |= {"prompts": [prompt], "completions": [text], "completion_ids": [tokens]}
     try:
         (value,) = call(reward, given, 1)
     except RunFailure as error:
@@ -158,7 +153,7 @@ def try_reward(
         name=name,
         value=value,
         verdict=verdict,
-        tokens=len(words),
+        tokens=len(tokens),
         gold=task.gold(row),
         why=task.why_wrong(verdict.answer, row),
         about=" ".join((reward.__doc__ or "").split()) if isinstance(reward, Reward) else "",

@@ -7,13 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from aha.answers.tags import (
-    LAYOUTS,
-    answer_block,
-    has_all_tags,
-    strict_answer,
-    text_of,
-)
+from aha.answers.tags import LAYOUTS, answer_block, has_all_tags, strict_answer, text_of
 from aha.reasoning.reflection import count_phrases
 from aha.rewards.reward import Reward, Row
 

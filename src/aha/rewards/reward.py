@@ -118,17 +118,16 @@ class CustomReward:
 
 
 def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
-    """The reward that `module:function` or `path/file.py:function` names.
+    """The reward that `module:function` or `path/file.py:function` names; this runs its code.
 
-    Loading it runs its code, as importing it would.
-    Errors: UserError for a file, module or function that does not exist, and for an option that
-    the function does not take.
+    Errors: UserError for a file, module, function or option that does not exist.
     """
     where, _, name = reference.rpartition(":")
+    file = Path(os.path.expanduser(where))
+    if where.endswith(".py") and not file.is_file():
+        raise UserError(f"rewards: there is no file {where!r}.")
     try:
-        module = _from_file(where) if where.endswith(".py") else importlib.import_module(where)
-    except UserError:
-        raise
+        module = _from_file(file) if where.endswith(".py") else importlib.import_module(where)
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise UserError(
             f"rewards: {where!r} cannot be imported: {type(error).__name__}: "
@@ -152,10 +151,7 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
     return reward
 
 
-def _from_file(where: str) -> ModuleType:
-    path = Path(os.path.expanduser(where))
-    if not path.is_file():
-        raise UserError(f"rewards: there is no file {where!r}.")
+def _from_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"aha_custom_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

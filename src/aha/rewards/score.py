@@ -94,9 +94,8 @@ def try_rewards(
     prompt: Prompt,
     encode: Callable[[str], Sequence[int]],
 ) -> None:
-    """Call each reward once, on a made-up completion of one problem, before anything takes long.
+    """Call each reward that may not fail once, on a made-up completion of one problem.
 
-    Rewards with `on_error` "none" may fail and are not called.
     Errors: UserError naming the reward and the problem.
     """
     completion = Completion(_MADE_UP, tuple(encode(_MADE_UP)), (), "stop")

@@ -252,10 +252,7 @@ class Countdown(Task):
         return f"{len(columns['nums'])} numbers"
 
     def typed(self, text: str) -> Problem:
-        """2 to 8 numbers and the target, such as `15 from 3 13 5` or `3 13 5 = 15`.
-
-        A text that this small grammar does not read is an error that shows the form.
-        """
+        """2 to 8 numbers and the target, such as `15 from 3 13 5` or `3 13 5 = 15`."""
         text = " ".join(text.split())
         plain = " ".join(_ARROW.sub(" = ", _PUNCTUATION.sub(" ", text.lower())).split())
         if (found := _TARGET_FIRST.fullmatch(plain)) is not None:

@@ -184,23 +184,21 @@ def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
         yield f"{source}, row {number}", row
 
 
-def overlap(problems: Sequence[Problem], others: Iterable[Problem], n: int = NGRAM) -> list[str]:
-    """The keys of `problems` that share `n` words in a row with one of `others`.
+def overlap(problems: Sequence[Problem], others: Iterable[Problem]) -> list[str]:
+    """The keys of `problems` that share NGRAM words in a row with one of `others`.
 
     A shorter text is compared as a whole, and a problem without a text (Countdown) by its key.
     """
     known: set[object] = set()
     for other in others:
         known.add(other.key)
-        known |= _grams(other, n)
-    return [p.key for p in problems if p.key in known or not known.isdisjoint(_grams(p, n))]
+        known |= _grams(other)
+    return [p.key for p in problems if p.key in known or not known.isdisjoint(_grams(p))]
 
 
-def _grams(problem: Problem, n: int) -> set[object]:
+def _grams(problem: Problem) -> set[object]:
     words = _WORD.findall(str(problem.columns.get("problem", "")).lower())
-    if not words:
-        return set()
-    size = min(n, len(words))
+    size = min(NGRAM, len(words)) or 1
     return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 

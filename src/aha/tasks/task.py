@@ -43,9 +43,9 @@ def split_of(key: str) -> Split:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A checked completion. `strict` also asks for the exact layout; `lenient` does not.
+    """A checked completion: right in the exact layout (`strict`), or in any (`lenient`).
 
-    `known` is False if the row has no usable gold answer; `strict` and `lenient` are False then.
+    Both are False if the row has no usable gold answer (`known` is False).
     """
 
     strict: bool
@@ -73,10 +73,7 @@ def text_key(problem: str) -> str:
 
 
 def gold_answer(columns: Columns) -> str | None:
-    """The gold of a row: `answer` (plain, or what follows "####"), else the box in `solution`.
-
-    None if the row has neither.
-    """
+    """`answer` (plain, or what follows "####"), else the box in `solution`; None without both."""
     answer = columns.get("answer")
     text = "" if answer is None else str(answer).strip()
     if text and text.lower() != "nan":  # how pandas writes a missing cell
@@ -170,10 +167,7 @@ class Task(ABC):
         limit: int | None = None,
         belongs: Callable[[Problem], bool] = lambda problem: True,
     ) -> ProblemSet:
-        """The distinct problems of one data set that belong to a split: all if nothing is said.
-
-        Errors: UserError if the source cannot be read.
-        """
+        """The distinct problems of a data set that belong. Errors: UserError if it is not read."""
         problems: dict[str, Problem] = {}
         rows = without_gold = duplicates = other_split = 0
         first_without_gold = ""
@@ -249,10 +243,7 @@ class Task(ABC):
         return Vote(normal_text(text)) if quantity is None else Vote(quantity.value, quantity.unit)
 
     def difficulty(self, columns: Columns) -> str | None:
-        """The class that accuracies are grouped by; None if the row names none.
-
-        MATH: its level. GSM8K: the computations of the gold solution.
-        """
+        """The class to group by (MATH: level; GSM8K: computations of the gold); None if unknown."""
         level = columns.get("level")
         if level is not None:
             text = str(level)
@@ -276,10 +267,7 @@ class Task(ABC):
         ]
 
     def typed(self, text: str) -> Problem:
-        """The problem that a person typed; the part after the last `####` is its gold answer.
-
-        Errors: UserError naming the text and the form.
-        """
+        """A typed problem, and its gold after the last `####`. Errors: UserError with the form."""
         question, marked, gold = text.rpartition("####")
         question, gold = (question.strip(), gold.strip()) if marked else (text, "")
         if not question:
