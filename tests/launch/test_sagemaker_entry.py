@@ -37,10 +37,10 @@ def entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def test_a_bare_container_is_read_from_its_files(entry: ModuleType, tmp_path: Path) -> None:
-    job = entry.find_job()
+    job = entry.Job()
     assert job.code == tmp_path / "input" / "data" / "code"
     assert (job.run, job.model) == (tmp_path / "checkpoints" / "run", tmp_path / "model")
-    assert (job.host, job.hosts) == ("algo-2", ("algo-1", "algo-2"))
+    assert (job.host, job.hosts) == ("algo-2", ["algo-1", "algo-2"])
     assert job.settings == {"lora.r": "4", "lora": "{}", "engine": "native"}
     # A section comes before its keys, whatever the order of the file.
     assert entry.train_command(job)[1:] == [
@@ -57,14 +57,14 @@ def test_the_toolkit_s_variables_come_first(
     monkeypatch.setenv("SM_NUM_GPUS", "4")
     # The toolkit turns hyper-parameters into JSON values.
     monkeypatch.setenv("SM_HPS", '{"train.max_steps": 3, "engine": "native"}')
-    job = entry.find_job()
+    job = entry.Job()
     assert (job.model, job.code, job.gpus) == (Path("/m"), Path("/c"), 4)
     assert job.settings == {"train.max_steps": "3", "engine": "native"}
     assert job.processes == 1
 
 
 def test_a_run_that_came_back_from_s3_goes_on(entry: ModuleType) -> None:
-    job = entry.find_job()
+    job = entry.Job()
     job.run.mkdir(parents=True)
     (job.run / "recipe.yaml").touch()
     assert entry.train_command(job)[3:6] == ["train", "--resume", str(job.run)]
@@ -76,7 +76,7 @@ def test_several_machines_meet_at_the_first(
     monkeypatch.setenv("SM_NUM_GPUS", "8")
     monkeypatch.setenv("SM_HPS", '{"engine": "trl"}')
     monkeypatch.setenv("AHA_STRATEGY", "zero3")
-    command = entry.train_command(entry.find_job())
+    command = entry.train_command(entry.Job())
     assert command[1:] == [
         "-m", "aha.cli.main", "launch", "accelerate", "recipe.yaml", "--output", command[7],
         "--set", "engine=trl",

@@ -172,15 +172,13 @@ def _write_files(
     config = str((folder / "accelerate.yaml").resolve())
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config,
                "-m", "aha.cli.main", "train", *train]  # fmt: skip
-    values = {
-        "request": request,
-        "environment": environment_of(request),
-        "command": shlex.join(command),
-    }
+    environment = environment_of(request)
     with writable(folder, "--folder"):
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
-            text = text_template("aha.launch", f"{file}.j2", sh=shlex.quote).render(values)
+            text = text_template(
+                "aha.launch", f"{file}.j2", sh=shlex.quote, sh_join=shlex.join
+            ).render(request=request, environment=environment, command=command)
             (folder / file).write_text(text, encoding="utf-8")
             say(f"wrote {folder / file}")
         (folder / "launch.sh").chmod(0o755)

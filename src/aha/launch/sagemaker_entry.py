@@ -16,59 +16,41 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 _BASE = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 _PORT = 29500
+_AHA = [sys.executable, "-m", "aha.cli.main"]
 # aha's exit code when SIGTERM stopped it after saving; the job starts again or was meant to stop.
 _STOPPED = 143
 # The files of the run that go into output.tar.gz.
 _RECORDS = ("recipe.yaml", "environment.json", "metrics.jsonl", "eval.json", "report.html")
 
 
-@dataclass(frozen=True)
 class Job:
-    """The job's folders, machines and hyper-parameters: recipe keys with values."""
+    """The job that this container was started for: folders, machines, recipe keys with values."""
 
-    code: Path
-    run: Path
-    model: Path
-    output: Path
-    hosts: tuple[str, ...]
-    host: str
-    gpus: int
-    settings: dict[str, str]
-
-    @property
-    def processes(self) -> int:
-        """One for the native engine; for TRL one a GPU, on every machine."""
-        if self.settings.get("engine", "native") == "native":
-            return 1
-        return len(self.hosts) * max(1, self.gpus)
-
-
-def find_job() -> Job:
-    """The job that this container was started for."""
-    config = _BASE / "input" / "config"
-    settings = _json("SM_HPS", config / "hyperparameters.json")
-    resources = _json("SM_RESOURCE_CONFIG", config / "resourceconfig.json")
-    return Job(
-        code=Path(os.environ.get("SM_CHANNEL_CODE", _BASE / "input" / "data" / "code")),
-        run=_BASE / "checkpoints" / "run",
-        model=Path(os.environ.get("SM_MODEL_DIR", _BASE / "model")),
-        output=Path(os.environ.get("SM_OUTPUT_DATA_DIR", _BASE / "output" / "data")),
-        hosts=tuple(sorted(resources["hosts"])),
-        host=resources["current_host"],
-        gpus=_gpus(),
-        settings={
+    def __init__(self) -> None:
+        config = _BASE / "input" / "config"
+        settings = _json("SM_HPS", config / "hyperparameters.json")
+        resources = _json("SM_RESOURCE_CONFIG", config / "resourceconfig.json")
+        self.code = Path(os.environ.get("SM_CHANNEL_CODE", _BASE / "input" / "data" / "code"))
+        self.run = _BASE / "checkpoints" / "run"
+        self.model = Path(os.environ.get("SM_MODEL_DIR", _BASE / "model"))
+        self.output = Path(os.environ.get("SM_OUTPUT_DATA_DIR", _BASE / "output" / "data"))
+        self.hosts: list[str] = sorted(resources["hosts"])
+        self.host: str = resources["current_host"]
+        self.gpus = _gpus()
+        self.settings = {
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in settings.items()
             if not key.startswith("sagemaker_")
-        },
-    )
+        }
+        # One process for the native engine; for TRL one a GPU, on every machine.
+        native = self.settings.get("engine", "native") == "native"
+        self.processes = 1 if native else len(self.hosts) * max(1, self.gpus)
 
 
 def _json(variable: str, path: Path) -> dict[str, Any]:
@@ -97,9 +79,9 @@ def train_command(job: Job) -> list[str]:
     for key, value in sorted(job.settings.items()):
         train += ["--set", f"{key}={value}"]
     if job.processes == 1:
-        return [sys.executable, "-m", "aha.cli.main", "train", *train]
+        return [*_AHA, "train", *train]
     return [
-        sys.executable, "-m", "aha.cli.main", "launch", "accelerate", *train,
+        *_AHA, "launch", "accelerate", *train,
         "--processes", str(job.processes), "--nodes", str(len(job.hosts)),
         "--node-rank", str(job.hosts.index(job.host)),
         "--head", job.hosts[0], "--port", str(_PORT),
@@ -114,9 +96,7 @@ def export(job: Job) -> int:
     The model's files are at the top of model.tar.gz, as SageMaker's endpoints expect them.
     """
     folder = job.model / "exported"
-    code = run(
-        [sys.executable, "-m", "aha.cli.main", "export", str(job.run), str(folder)], job.code
-    )
+    code = run([*_AHA, "export", str(job.run), str(folder)], job.code)
     if code == 0:
         for path in sorted(folder.iterdir()):
             os.replace(path, job.model / path.name)
@@ -144,7 +124,7 @@ def run(command: list[str], folder: Path) -> int:
 
 def main() -> int:
     """Train and export; the exit code. SageMaker shows the text in the file `failure`."""
-    job = find_job()
+    job = Job()
     job.model.mkdir(parents=True, exist_ok=True)
     steps: list[tuple[str, Callable[[], int]]] = []
     if os.environ.get("AHA_SAGEMAKER_INSTALL") != "0":
