@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from itertools import pairwise
 from statistics import fmean, median, stdev
 from typing import Any, Literal
+
+import yaml
 
 from aha.sections import LoggingSection
 
@@ -54,14 +57,22 @@ class Alert:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A state that training does not leave by itself.
-
-    `holds` takes the last and the first ten records.
-    """
+    """A state that training does not leave by itself, as `troubles.yaml` describes it."""
 
     name: str
-    holds: Callable[[Sequence[Record], Sequence[Record]], bool]
+    metric: str
     advice: str
+    at_least: float = -math.inf
+    below: float = math.inf
+    below_share_of_first: float | None = None
+
+    def holds(self, last: Sequence[Record], first: Sequence[Record]) -> bool:
+        """True if the means over the last and the first records are beyond every limit."""
+        now, began = (_mean(records, self.metric) for records in (last, first))
+        share = self.below_share_of_first
+        if share is not None and not (began > 0 and now < share * began):
+            return False
+        return self.at_least <= now < self.below
 
 
 def _mean(records: Sequence[Record], key: str) -> float:
@@ -70,41 +81,12 @@ def _mean(records: Sequence[Record], key: str) -> float:
     return fmean(values) if values else math.nan
 
 
-TROUBLES = (
-    Trouble(
-        "no signal",
-        lambda last, _: _mean(last, "frac_reward_zero_std") >= 0.95,
-        "all completions of a group get the same reward, so there is nothing to learn from; try "
-        "easier or harder problems, more generation.num_generations, a reward with partial credit, "
-        "or, with engine native, grpo.dynamic_sampling=true",
-    ),
-    Trouble(
-        "everything is cut off",
-        lambda last, _: _mean(last, "completions/clipped_ratio") >= 0.9,
-        "nine of ten completions reach generation.max_completion_length before they end; raise it, "
-        "add the reward length_penalty, or give generation.stop",
-    ),
-    Trouble(
-        "entropy has collapsed",
-        lambda last, first: _mean(last, "entropy") < 0.01
-        and _mean(last, "entropy") < 0.1 * _mean(first, "entropy"),
-        "the policy hardly tries anything new; raise generation.temperature, lower "
-        "optimizer.learning_rate, or add a little grpo.beta; raising grpo.epsilon_high helps only "
-        "where grpo.num_iterations is above 1",
-    ),
-    Trouble(
-        "KL has exploded",
-        lambda last, _: _mean(last, "kl") > 10.0,
-        "the policy is far from where it began; lower optimizer.learning_rate or raise grpo.beta",
-    ),
-    Trouble(
-        "reward has collapsed",
-        lambda last, first: _mean(first, "reward") > 0 and _mean(last, "reward")
-        < 0.3 * _mean(first, "reward"),
-        "completions earn less than a third of what they earned at first; lower "
-        "optimizer.learning_rate, and go on from an earlier checkpoint",
-    ),
-)  # fmt: skip
+TROUBLES = tuple(
+    Trouble(**entry)
+    for entry in yaml.safe_load(
+        (resources.files("aha.observe") / "troubles.yaml").read_text(encoding="utf-8")
+    )
+)
 
 
 class Watch:
@@ -273,7 +255,7 @@ class Trend:
             self._state = "flat"
         if not self._metric.more_is_better or not (never or stopped):
             return None
-        mean = sum(value for _, value in window) / len(window)
+        mean = fmean(value for _, value in window)
         what = "has stopped rising" if stopped else "has not changed since the start"
         return (
             "stagnation",

@@ -5,10 +5,12 @@ GRPO has no value function, so there is no value loss to show: the baseline is t
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
+from textwrap import indent
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -20,8 +22,7 @@ from rich.text import Text
 from aha.observe import Observer
 from aha.sections import LoggingSection
 from aha.types import Group as Completions
-
-Record = Mapping[str, Any]
+from aha.visible import text_template
 
 _CURVES = (
     ("accuracy", "accuracy"),
@@ -29,12 +30,6 @@ _CURVES = (
     ("reflections", "reflection_rate"),
 )
 _CURVE_WIDTH = 60
-_BEHAVIOURS = {
-    "self_check": "self-check",
-    "backtracking": "backtracking",
-    "subgoals": "sub-goals",
-    "backward_chaining": "working backwards",
-}
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -47,6 +42,7 @@ class ConsoleObserver(Observer):
         self._console = console
         self._max_steps = max_steps
         self._settings = settings
+        self._template = text_template("aha.observe", "step.txt.j2", number=_number)
         self._first = done
         self._started = time.monotonic()
         self._past: dict[str, deque[float]] = {
@@ -62,15 +58,17 @@ class ConsoleObserver(Observer):
         per_step_s = (time.monotonic() - self._started) / max(1, step - self._first)
         left = timedelta(seconds=round(per_step_s * (self._max_steps - step)))
         heading = (
-            f"step {step}/{self._max_steps}  epoch {record['epoch']:.2f}  loss {_loss(record)}  "
+            f"step {step}/{self._max_steps}  epoch {record['epoch']:.2f}  "
+            f"loss {_number(record['loss'], '.3g')}  "
             f"learning rate {record['learning_rate']:.2e}  left {left}"
         )
+        names = [key.split("/")[1] for key in record if re.fullmatch("rewards/.*/mean", key)]
+        text = self._template.render(r=record, rewards=names, width=max(map(len, names), default=0))
         if self._live is not None:
             self._live.start()
-            self._live.update(self._view(heading, record), refresh=True)
+            self._live.update(self._view(heading, text, step), refresh=True)
         elif step % self._settings.logging_steps == 0 or step in (1, self._max_steps):
-            lines = [f"  {name:9}{text}" for name, text in rows(record)]
-            self.note("\n".join([heading, *lines]))
+            self.note(f"{heading}\n{indent(text.rstrip(), '  ')}")
 
     def note(self, message: str) -> None:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -79,87 +77,20 @@ class ConsoleObserver(Observer):
         if self._live is not None:
             self._live.stop()
 
-    def _view(self, heading: str, record: Record) -> RenderableType:
-        bar = ProgressBar(total=self._max_steps, completed=record["step"], width=_CURVE_WIDTH)
+    def _view(self, heading: str, text: str, step: int) -> RenderableType:
+        bar = ProgressBar(total=self._max_steps, completed=step, width=_CURVE_WIDTH)
         table = Table.grid(padding=(0, 2))
         table.add_row(Text("progress", style="bold"), bar)
-        for name, text in rows(record):
-            table.add_row(Text(name, style="bold"), Text(text))
+        for line in text.splitlines():
+            table.add_row(Text(line[:9].strip(), style="bold"), Text(line[9:]))
         for name, key in _CURVES:
             curve = sparkline(list(self._past[key]), _CURVE_WIDTH)
             table.add_row(Text(name, style="bold"), Text(curve, style="cyan"))
         return Group(Text(heading), table)
 
 
-def rows(record: Record) -> list[tuple[str, str]]:
-    """A step's record as lines of text, each with its name; a reward's line has none."""
-    clipped = record["clip_ratio"]
-    shares = "  ".join(
-        f"{label} {record[f'reasoning/{name}_rate']:.0%}" for name, label in _BEHAVIOURS.items()
-    )
-    well_formed = round(record["format_rate"] * record["samples"])
-    gpu = record.get("machine/gpu_memory_gb")
-    names = [k.split("/")[1] for k in record if k.startswith("rewards/") and k.endswith("/mean")]
-    width = max(map(len, names), default=0)
-    return [
-        (
-            "policy",
-            f"loss {_loss(record)}  KL {_number(record['kl'])}  "
-            f"entropy {_number(record['entropy'])}  "
-            f"clipped {'none' if clipped is None else f'{clipped:.1%}'}  "
-            f"grad norm {_number(record['grad_norm'])}",
-        ),
-        (
-            "reward",
-            f"total {_number(record['reward'], 3)} combined, within a group ± "
-            f"{record['reward_std']:.3f}; {record['frac_reward_zero_std']:.0%} of groups without "
-            "signal",
-        ),
-        *(
-            (
-                "",
-                f"{name:{width}}  {record[f'rewards/{name}/mean']:7.3f} "
-                f"± {record[f'rewards/{name}/std']:.3f} "
-                f"[{record[f'rewards/{name}/min']:.3f}, {record[f'rewards/{name}/max']:.3f}]",
-            )
-            for name in names
-        ),
-        (
-            "answers",
-            f"right {record['accuracy']:.1%} strict, {record['accuracy_lenient']:.1%} lenient; "
-            f"format {record['format_rate']:.1%} ({well_formed}/{record['samples']})",
-        ),
-        (
-            "length",
-            f"{record['completions/mean_length']:.1f} tokens on average "
-            f"({record['completions/min_length']} to {record['completions/max_length']}), "
-            f"{record['completions/clipped_ratio']:.1%} cut off",
-        ),
-        ("thinking", f"{record['reflection_rate']:.2f} reflections a response  {shares}"),
-        (
-            "speed",
-            f"step {record['time/step_s']:.2f} s (rollout {record['time/rollout_s']:.2f}, "
-            f"reward {record['time/reward_s']:.2f}, train {record['time/train_s']:.2f})  "
-            f"{record['time/samples_per_s']:,.1f} samples/s  "
-            f"{record['time/tokens_per_s']:,.0f} tokens/s",
-        ),
-        (
-            "machine",
-            f"CPU {record['machine/cpu_percent']:.0f} %  RAM {record['machine/ram_gb']:.2f} GiB "
-            f"(machine {record['machine/ram_percent']:.0f} %)"
-            f"{'' if gpu is None else f'  GPU {gpu:.2f} GiB'}  "
-            f"peak {record['memory/peak_gb']:.2f} GiB",
-        ),
-    ]
-
-
-def _loss(record: Record) -> str:
-    # On the policy's own texts the loss is zero but for rounding: significant digits, not places.
-    return "none" if record["loss"] is None else f"{record['loss']:.3g}"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "none" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
