@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aha.observe.console import ConsoleObserver, sparkline
 from aha.observe.record import Meter, group_metrics
+from aha.observe.reporter import TensorBoardObserver
 from aha.observe.samples import SamplesObserver, sample_record, sample_text
-from aha.observe.services import TensorBoardObserver
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection

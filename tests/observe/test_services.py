@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from aha.observe import services
-from aha.observe.services import TrackioObserver, WandbObserver, require_services, scalars
+from aha.observe import reporter
+from aha.observe.reporter import TrackerObserver, require_services, scalars
 from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
@@ -71,7 +71,7 @@ def test_wandb_offline_reads_back(
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
-    observer = WandbObserver(run, recipe)
+    observer = TrackerObserver("wandb", run, recipe)
     for record in RECORDS:
         observer.on_step(record, [])
     observer.close()
@@ -106,7 +106,7 @@ def test_trackio_reads_back(
     folder = tmp_path / "trackio"
     folder.mkdir()
     monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", folder)
-    observer = TrackioObserver(run, recipe)
+    observer = TrackerObserver("trackio", run, recipe)
     for record in RECORDS:
         observer.on_step(record, [])
     observer.close()
@@ -121,7 +121,7 @@ def test_trackio_reads_back(
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(reporter.importlib.util, "find_spec", lambda name: None)
     require_services(LoggingSection())
     with pytest.raises(UserError, match=r"'wandb', which is not installed; pip install"):
         require_services(LoggingSection(report_to=("wandb",)))

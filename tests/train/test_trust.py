@@ -83,7 +83,7 @@ def test_a_start_that_is_refused_late_leaves_nothing(
     def refuses(*_: Any) -> None:
         raise UserError("not logged in")
 
-    monkeypatch.setattr("aha.observe.reporter.WandbObserver", refuses)
+    monkeypatch.setattr("aha.observe.reporter.TrackerObserver", refuses)
     monkeypatch.setattr("aha.train.start.require_services", lambda _: None)
     with pytest.raises(UserError, match="not logged in"):
         start_run(small(model_folder, "logging.report_to=[tensorboard, wandb]"), tmp_path / "run")

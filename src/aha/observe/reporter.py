@@ -1,12 +1,20 @@
-"""The step reporter: both engines give it their finished steps.
+"""The step reporter, which both engines give their finished steps, and the services it tells.
 
-It makes a step's record, writes it, shows it to the observers and raises alerts.
+It makes a step's record, writes it, shows it to the observers and raises alerts. TensorBoard,
+Weights & Biases and Trackio get every number of the record, under one name. The last two are
+optional packages, and their own settings decide where records go. Left out: uploads of samples and
+weights, which stay in the run directory.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,10 +23,85 @@ from aha.observe.alerts import Watch
 from aha.observe.console import ConsoleObserver
 from aha.observe.record import FinishedStep, Meter, step_record
 from aha.observe.samples import SamplesObserver
-from aha.observe.services import TensorBoardObserver, TrackioObserver, WandbObserver
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
-from aha.types import RunFailure
+from aha.sections import LoggingSection
+from aha.types import Group, RunFailure, UserError
+
+_SERVICES = ("wandb", "trackio")
+
+
+def require_services(settings: LoggingSection) -> None:
+    """Errors: UserError naming a package that logging.report_to asks for and that is missing."""
+    for name in _SERVICES:
+        if name in settings.report_to and importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"logging.report_to has {name!r}, which is not installed; "
+                f"pip install 'aha-zero[{name}]', or leave it out."
+            )
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """The record's numbers by tag; a reward's mean also under its bare name, as MiniR1 has it."""
+    tags = {
+        f"train/{name}": value
+        for name, value in record.items()
+        if name != "step" and isinstance(value, int | float)
+    }
+    for name, value in list(tags.items()):
+        if name.startswith("train/rewards/") and name.endswith("/mean"):
+            tags[name.removesuffix("/mean")] = value
+    return tags
+
+
+class TensorBoardObserver(Observer):
+    """Writes event files; on resume, steps after `resumed_at` are purged."""
+
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = resumed_at + 1 if resumed_at else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
+        for name, value in scalars(record).items():
+            self._writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class TrackerObserver(Observer):
+    """A W&B or Trackio run named as the run directory; resuming goes on with the same one."""
+
+    def __init__(self, service: str, run: RunDirectory, recipe: Recipe) -> None:
+        package: Any = import_module(service)
+        options: dict[str, Any] = {
+            "project": recipe.logging.project,
+            "name": run.path.name,
+            "config": recipe.model_dump(mode="json"),
+            "resume": "allow",
+        }
+        if service == "trackio":
+            self._run = package.init(**options)
+            return
+        started = (run.path / "environment.json").read_bytes()
+        # The same for the same run directory, without its path.
+        identity = hashlib.sha256(run.path.name.encode() + started).hexdigest()[:16]
+        settings = package.Settings(console="off", silent=True)
+        try:
+            self._run = package.init(**options, id=identity, dir=str(run.path), settings=settings)
+        except package.errors.UsageError as error:
+            raise UserError(
+                f"logging.report_to has 'wandb', which refuses: {error} Log in with `wandb login`, "
+                "or set WANDB_MODE=offline."
+            ) from None
+
+    def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
+        self._run.log(scalars(record), step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def observers_of(
@@ -29,10 +112,9 @@ def observers_of(
     observers: list[Observer] = [shown, SamplesObserver(run, recipe.logging, shown.note)]
     if "tensorboard" in recipe.logging.report_to:
         observers.append(TensorBoardObserver(run.events, done))
-    if "wandb" in recipe.logging.report_to:
-        observers.append(WandbObserver(run, recipe))
-    if "trackio" in recipe.logging.report_to:
-        observers.append(TrackioObserver(run, recipe))
+    for service in _SERVICES:
+        if service in recipe.logging.report_to:
+            observers.append(TrackerObserver(service, run, recipe))
     return observers
 
 

@@ -34,7 +34,9 @@ class SamplesObserver(Observer):
     def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
         step, chosen = record["step"], self._chosen(record["step"], groups)
         if record["skipped"]:
-            chosen += [group for group in _to_blame(record, groups) if group not in chosen]
+            size = len(groups[0].completions)
+            places = sorted({row // size for row in record["sick_rows"]}) or range(len(groups))
+            chosen += [groups[place] for place in places if groups[place] not in chosen]
         if not chosen:
             return
         self._kept += len(chosen)
@@ -62,12 +64,6 @@ def _solved(group: Group) -> bool:
         check_completion(group.prompt.text, completion.text, group.problem.columns).strict
         for completion in group.completions
     )
-
-
-def _to_blame(record: dict[str, Any], groups: Sequence[Group]) -> list[Group]:
-    """The groups of a skipped step that hold its rows without finite numbers, or all groups."""
-    rows, size = record["sick_rows"], len(groups[0].completions)
-    return [groups[index] for index in sorted({row // size for row in rows})] or list(groups)
 
 
 def sample_record(step: int, group: Group) -> dict[str, Any]:

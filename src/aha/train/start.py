@@ -11,8 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from aha.model.free_memory import keep_freed_memory
-from aha.observe.reporter import StepReporter, observers_of
-from aha.observe.services import require_services
+from aha.observe.reporter import StepReporter, observers_of, require_services
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid

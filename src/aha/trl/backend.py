@@ -8,12 +8,12 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,8 +25,7 @@ from aha.evaluate.evaluation import Evaluation, RunEvaluator, evaluate_held_out
 from aha.model.llama import blocks_of
 from aha.model.load import choose_device, load_model, product_dtype
 from aha.model.lora import can_fold_in, folded_copy
-from aha.observe.reporter import StepReporter, observers_of
-from aha.observe.services import require_services
+from aha.observe.reporter import StepReporter, observers_of, require_services
 from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.sections import TrlSection
@@ -51,18 +50,9 @@ from aha.trl.trainer import RecipeTrainer
 from aha.types import Stopped, UserError
 from trl import GRPOConfig
 
-_T = TypeVar("_T")
 
-
-@dataclass(frozen=True)
-class _Built:
-    """The parts of a run, before it has a folder."""
-
-    ranks: Ranks
-    data: TrainingData
-    plan: BatchPlan
-    arguments: Any
-    policy: Policy
+# The parts of a run before it has a folder: its data, plan, GRPOConfig and policy.
+_Parts = tuple[TrainingData, BatchPlan, Any, Policy]
 
 
 @contextmanager
@@ -85,9 +75,9 @@ def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
     if output is not None:
         ranks.on_main(lambda: RunDirectory.require_new(output))
     # Model, rewards and data are loaded before a folder is made: most mistakes show there.
-    built = _build(recipe, ranks)
-    with _held(ranks, lambda: RunDirectory.begun(recipe, output)) as run:
-        return _run(built, run, stop)
+    parts = _build(recipe, ranks)
+    with ranks.holding(lambda: RunDirectory.begun(recipe, output)) as run:
+        return _run(parts, ranks, run, stop)
 
 
 @_quiet()
@@ -107,15 +97,15 @@ def resume_run(
     ranks = _join(recipe)
     # Files that a recipe names may be elsewhere on other nodes: the main process decides.
     _, changed = ranks.on_main(lambda: run.resumed_recipe(overrides, allow_change))
-    with _held(ranks, run.locked):
+    with ranks.holding(run.locked):
         found = ranks.on_main(lambda: newest_valid(run))
         state = {} if found.path is None else read_state(found.path)
         if state and state.get("engine") != "trl":
             raise UserError(
                 f"{found.path} was written by engine native; a run goes on under its own engine."
             )
-        built = _build(recipe, ranks)
-        here = sharding(built.arguments)
+        parts = _build(recipe, ranks)
+        here = sharding(parts[2])
         if state.get("sharding", here) != here:
             raise UserError(
                 f"--resume: the run's checkpoints were written with sharding "
@@ -127,19 +117,11 @@ def resume_run(
         if changed:
             ranks.on_main(lambda: run.change_recipe(recipe, done))
         notes = [*found.faults, *(f"changed {change}" for change in changed)]
-        return _run(built, run, stop, found.path, done, where_from(done, lost), notes)
-
-
-@contextmanager
-def _held(ranks: Ranks, enter: Callable[[], AbstractContextManager[_T]]) -> Iterator[_T]:
-    """Hold the run for this launch; the main process has its lock. Then part the processes."""
-    with ranks.parting(), ExitStack() as stack:
-        yield ranks.on_main(lambda: stack.enter_context(enter()))
+        return _run(parts, ranks, run, stop, found.path, done, where_from(done, lost), notes)
 
 
 def _join(recipe: Recipe) -> Ranks:
-    on_cpu = choose_device(recipe.model).type == "cpu"
-    ranks = Ranks.join(on_cpu)
+    ranks = Ranks.join(on_cpu=choose_device(recipe.model).type == "cpu")
     ranks.on_main(lambda: require_services(recipe.logging))
     ranks.on_main(lambda: require_vllm_server(trl_section(recipe)))
     return ranks
@@ -165,7 +147,7 @@ def require_vllm_server(section: TrlSection, seconds: float = 240.0) -> None:
         time.sleep(1)
 
 
-def _build(recipe: Recipe, ranks: Ranks) -> _Built:
+def _build(recipe: Recipe, ranks: Ranks) -> _Parts:
     data = ranks.together(lambda: load_data(recipe))
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count))
     # Free memory differs from process to process; the plan may not.
@@ -195,12 +177,12 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Built:
             comm: Any = import_module("deepspeed.comm")
             if not comm.is_initialized():
                 comm.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
-    policy = ranks.together(lambda: load_policy(recipe, arguments))
-    return _Built(ranks, data, plan, arguments, policy)
+    return data, plan, arguments, ranks.together(lambda: load_policy(recipe, arguments))
 
 
 def _run(
-    built: _Built,
+    parts: _Parts,
+    ranks: Ranks,
     run: RunDirectory,
     stop: StopRequest,
     checkpoint: Path | None = None,
@@ -209,24 +191,25 @@ def _run(
     notes: Sequence[str] = (),
 ) -> RunDirectory:
     """Train from a checkpoint, or from the start; write the report."""
-    data, ranks, recipe = built.data, built.ranks, built.data.recipe
+    data, plan, arguments, policy = parts
+    recipe = data.recipe
     # Only the main process has observers.
     reporter = ranks.together(
         lambda: StepReporter(
             recipe, run, observers_of(recipe, run, Console(), done) if ranks.is_main else ()
         )
     )
-    for note in (f"run directory: {run.path}{how}", *notes, f"TRL: {built.plan}"):
+    for note in (f"run directory: {run.path}{how}", *notes, f"TRL: {plan}"):
         reporter.note(note)
     started = time.monotonic()
     with watched(run, reporter, stop), ranks.apart():
-        if built.arguments.deepspeed_plugin is not None and ranks.count > 1:
+        if arguments.deepspeed_plugin is not None and ranks.count > 1:
             require_shared(run.path, ranks)
         staging = run.checkpoints / ".trl"
         # A killed process may have left a folder half written.
         ranks.on_main(lambda: shutil.rmtree(staging, ignore_errors=True))
-        built.arguments.output_dir = str(staging)
-        trainer = RecipeTrainer(data, built.arguments, built.policy, ranks, run)
+        arguments.output_dir = str(staging)
+        trainer = RecipeTrainer(data, arguments, policy, ranks, run)
         for note in data.notes:
             reporter.note(note)
         measured = partial(_measure, data, trainer, staging / "weights")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
@@ -14,12 +16,7 @@ from aha.types import UserError
 def start(recipe: Recipe, output: Path | None) -> None:
     """A new run on the recipe's engine. Errors: as the engine's `start_run`."""
     _check(recipe)
-    # An engine's imports take seconds, so only the chosen one is imported.
-    if recipe.engine == "trl":
-        from aha.trl.backend import start_run
-    else:
-        from aha.train.start import start_run
-    start_run(recipe, output)
+    _engine(recipe).start_run(recipe, output)
 
 
 def resume(path: Path, overrides: Sequence[str], allow_change: bool) -> None:
@@ -35,11 +32,12 @@ def resume(path: Path, overrides: Sequence[str], allow_change: bool) -> None:
             "allowed is that engine."
         )
     _check(recipe)
-    if before == "trl":
-        from aha.trl.backend import resume_run
-    else:
-        from aha.train.start import resume_run
-    resume_run(path, overrides, allow_change)
+    _engine(recipe).resume_run(path, overrides, allow_change)
+
+
+def _engine(recipe: Recipe) -> Any:
+    """The engine's module. Its imports take seconds, so only the chosen one is imported."""
+    return import_module("aha.trl.backend" if recipe.engine == "trl" else "aha.train.start")
 
 
 def describe(recipe: Recipe) -> str:

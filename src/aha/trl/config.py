@@ -23,7 +23,7 @@ from aha.types import UserError
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
 _TRL = "1.16"
-# Each key of a recipe is one of these: `copied`, `mapped`, `by_aha` or `refused`.
+# Each key of a recipe is `copied`, `mapped`, `by_aha` or `refused`; `fixed` are TRL's own.
 KEYS: dict[str, Any] = yaml.safe_load(
     (resources.files("aha.trl") / "keys.yaml").read_text(encoding="utf-8")
 )
@@ -75,7 +75,7 @@ def batch_plan(
     """
     rows = prompts_per_step * num_generations
     if rows % processes:
-        *others, last = map(str, _divisors(rows))
+        *others, last = (str(n) for n in range(1, rows + 1) if rows % n == 0)
         raise UserError(
             f"grpo.prompts_per_step ({prompts_per_step}) times generation.num_generations "
             f"({num_generations}) is {rows} completions a step, which {processes} processes "
@@ -83,12 +83,8 @@ def batch_plan(
         )
     share = rows // processes
     most = share if rows_per_microbatch is None else max(1, rows_per_microbatch)
-    micro = max(size for size in _divisors(share) if size <= most)
+    micro = max(size for size in range(1, min(most, share) + 1) if share % size == 0)
     return BatchPlan(processes, micro, share // micro)
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def trl_section(recipe: Recipe) -> TrlSection:
@@ -206,7 +202,7 @@ def config_arguments(
     `max_steps * num_iterations` of them.
     """
     generation, grpo, section = recipe.generation, recipe.grpo, trl_section(recipe)
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = dict(KEYS["fixed"])
     for key in KEYS["copied"]:
         part, name = key.split(".")
         arguments[name] = getattr(getattr(recipe, part), name)
@@ -221,25 +217,8 @@ def config_arguments(
         "loss_type": "dapo" if grpo.loss_type == "bnpo" else grpo.loss_type,
         "reward_weights": [reward.weight for reward in recipe.rewards],
         "min_p": generation.min_p or None,
-        "optim": "adamw_torch_fused",
-        "lr_scheduler_type": "constant",
         "generation_kwargs": None,
         "use_vllm": section.vllm != "off",
-        # aha does the following itself, or has no key for it.
-        "shuffle_dataset": False,
-        "remove_unused_columns": False,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "eval_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "log_level": "error",
-        "log_level_replica": "error",
-        # With dropout the sampler would draw from another distribution than the trainer computes.
-        "disable_dropout": True,
-        # The objective is the recipe's alone, also for mixtures of experts.
-        "router_aux_loss_coef": 0.0,
-        "use_cache": True,
         "ddp_timeout": COLLECTIVE_TIMEOUT_S,
     }
     if section.deepspeed is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,15 +65,16 @@ class Ranks:
         return values or []
 
     @contextmanager
-    def parting(self) -> Iterator[None]:
-        """Hold a run; when it ends in all processes together, disconnect them in order.
+    def holding(self, enter: Callable[[], AbstractContextManager[_T]]) -> Iterator[_T]:
+        """Hold a run, whose lock the main process has; at its end disconnect all in order.
 
         Left to the interpreter's end, the threads that connect them can abort a process that is
         done, and its launcher would report a failure.
         """
         stopped: Stopped | None = None
         try:
-            yield
+            with ExitStack() as stack:
+                yield self.on_main(lambda: stack.enter_context(enter()))
         except Stopped as error:
             stopped = error
         if self.count > 1:
