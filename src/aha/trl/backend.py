@@ -50,7 +50,6 @@ from aha.trl.trainer import RecipeTrainer
 from aha.types import Stopped, UserError
 from trl import GRPOConfig
 
-
 # The parts of a run before it has a folder: its data, plan, GRPOConfig and policy.
 _Parts = tuple[TrainingData, BatchPlan, Any, Policy]
 
