@@ -22,7 +22,7 @@ from aha.observe.alerts import (
 from aha.sections import LoggingSection
 
 ACCURACY = Watched("accuracy", "accuracy", True, percent=True)
-LENGTH = Watched("completions/mean_length", "length", None)
+LENGTH = Watched("completions/mean_length", "length", False)
 
 
 def kinds(metric: Watched, values: list[float], window: int = 40) -> list[str]:

@@ -51,7 +51,7 @@ def test_problems_come_in_the_native_order(repeats: int, small: Make) -> None:
     problems = load_problems(recipe.task, "train", recipe.task.num_train).problems
     native = ProblemStream(problems, 3, recipe.train.seed)
     materials = load_data(recipe)
-    sampler = StepSampler(materials.problems, materials.stream, 16, 4, repeats)
+    sampler = StepSampler(materials, repeats)
     drawn = list(sampler)
     assert len(drawn) == len(sampler) == 16 * repeats * 3 * 4
     step = 3 * 4 * repeats

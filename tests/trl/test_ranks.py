@@ -21,10 +21,6 @@ class Other:
     def all_gather_object(self, values: list[Any], mine: Any) -> None:
         values[:] = [mine, self.value]
 
-    def gather_object(self, mine: Any, values: list[Any] | None, dst: int) -> None:
-        if values is not None:
-            values[:] = [mine, self.value]
-
     def broadcast_object_list(self, values: list[Any], src: int) -> None:
         if values == [None]:
             values[0] = self.value
@@ -42,7 +38,7 @@ def failing() -> None:
 def test_alone_is_simple() -> None:
     ranks = Ranks(0, 1)
     assert ranks.is_main
-    assert ranks.gather(3) == ranks.collect(3) == [3]
+    assert ranks.gather(3) == [3]
     assert ranks.on_main(lambda: 4) == ranks.together(lambda: 4) == 4
     for way in (ranks.on_main, ranks.together):
         with pytest.raises(UserError, match="mine"):
@@ -53,7 +49,6 @@ def test_the_main_process_works_for_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert pair(0, None, monkeypatch).on_main(lambda: 4) == 4
     second = pair(1, 4, monkeypatch)
     assert second.on_main(failing) == 4  # type: ignore[func-returns-value]
-    assert second.collect(5) == []
     with pytest.raises(RunFailure, match="its own"):
         pair(1, RunFailure("its own"), monkeypatch).on_main(lambda: 4)
 

@@ -1,12 +1,12 @@
 """Alerts: a run that has gone wrong, with advice, and changes of trend, with figures.
 
 Trends. A window of the last steps is tested with the Mann-Kendall test (Kendall's tau against the
-step; Mann 1945, Kendall 1975), which assumes no shape of curve. It takes steps as independent draws
-around the trend. Those of a run are not: a policy that is above the trend at one step is above it
-at the next. So the variance of tau is multiplied as by Hamed and Rao (1998,
-doi:10.1016/S0022-1694(97)00125-X), with the autocorrelations of a first-order process. The trend's
-direction is the Theil-Sen line's, and its figures are the medians of the window's first and last
-quarter. A collapse is measured against the noise around that line, its autocorrelation included.
+step; Mann 1945, Kendall 1975), which assumes no shape of curve but independent steps. Those of a
+run are not: a policy that is above the trend at one step is above it at the next. So the variance
+of tau is multiplied as by Hamed and Rao (1998, doi:10.1016/S0022-1694(97)00125-X), with the
+autocorrelations of a first-order process. The direction is the Theil-Sen line's, and the figures
+are the medians of the window's first and last quarter. A collapse is measured against the noise
+around that line.
 Left out: change points to the step. A window of forty steps cannot place them better than by ten.
 """
 
@@ -76,7 +76,7 @@ class Trouble:
 
 
 def _mean(records: Sequence[Record], key: str) -> float:
-    """NaN where nothing is known; no comparison holds for it."""
+    """NaN where nothing is known: no comparison holds for it."""
     values = [record[key] for record in records if record[key] is not None]
     return fmean(values) if values else math.nan
 
@@ -123,24 +123,23 @@ class Watch:
 
 @dataclass(frozen=True)
 class Watched:
-    """A metric, its name for people, and whether more of it is better (None: neither)."""
+    """A metric and its name for people; for some neither more nor less of it is better."""
 
     key: str
     name: str
-    more_is_better: bool | None
+    more_is_better: bool
     percent: bool = False
 
 
 def watched(record: Record) -> list[Watched]:
     """The metrics of a record whose trends are followed."""
-    rewards = [key.split("/")[1] for key in record if key.startswith("rewards/")]
-    names = list(dict.fromkeys(rewards))
+    names = dict.fromkeys(key.split("/")[1] for key in record if key.startswith("rewards/"))
     return [
         Watched("reward", "reward", True),
         *(Watched(f"rewards/{name}/mean", f"reward {name}", True) for name in names),
         Watched("accuracy", "accuracy", True, percent=True),
-        Watched("completions/mean_length", "length", None),
-        Watched("entropy", "entropy", None),
+        Watched("completions/mean_length", "length", False),
+        Watched("entropy", "entropy", False),
     ]
 
 
@@ -231,17 +230,13 @@ class Trend:
         if trend.p >= LEVEL or state == self._state:
             return None
         self._state = state
-        kind: Kind
-        if self._metric.more_is_better is None:
-            kind = "rise" if state == "up" else "fall"
-        elif (state == "up") == self._metric.more_is_better:
-            kind = "improvement"
-        else:
-            kind = "degradation"
+        kinds: tuple[Kind, Kind] = ("rise", "fall")
+        if self._metric.more_is_better:
+            kinds = ("improvement", "degradation")
         values, span = [value for _, value in window], max(1, len(window) // 4)
         first, last = median(values[:span]), median(values[-span:])
         return (
-            kind,
+            kinds[state == "down"],
             f"{self._metric.name} {'rises' if state == 'up' else 'falls'} from "
             f"{self._say(first)} to {self._say(last)} over steps {window[0][0]} to "
             f"{window[-1][0]} (medians of {span} steps; Mann-Kendall p = {trend.p:.1g})",

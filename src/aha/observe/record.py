@@ -19,17 +19,13 @@ from aha.reasoning.analysis import analyse, step_metrics
 from aha.tasks import check_completions
 from aha.types import Group
 
-# Linux's counters of the processor packages' energy; often readable by root only.
-_POWERCAP = Path("/sys/class/powercap")
-
 
 @dataclass(frozen=True)
 class FinishedStep:
     """A step that is over, from either engine.
 
-    `groups` are all that were drawn, and `stats.nonfinite_rows` are places among their completions.
-    `epoch`: how often the problems have been gone through. `times`: seconds by their names in the
-    record, `time/step_s` among them.
+    `stats.nonfinite_rows` are places among the completions of `groups`, which are all that were
+    drawn. `times`: seconds by their names in the record, `time/step_s` among them.
     """
 
     number: int
@@ -138,10 +134,10 @@ def peak_memory_gb() -> float:
 class Meter:
     """Reads the machine's load: processor since the last reading, memory and energy.
 
-    Energy is the whole processor's, whoever used it, and only where its counters can be read.
+    Energy is the whole processor's, whoever used it, and only where Linux's counters can be read.
     """
 
-    def __init__(self, powercap: Path = _POWERCAP) -> None:
+    def __init__(self, powercap: Path = Path("/sys/class/powercap")) -> None:
         self._process = psutil.Process()
         self._process.cpu_percent()
         self._packages = sorted(powercap.glob("intel-rapl:?"))

@@ -32,7 +32,13 @@ class SamplesObserver(Observer):
         self._kept = len(run.read_lines(run.samples_file.name))
 
     def on_step(self, record: dict[str, Any], groups: Sequence[Group]) -> None:
-        step, chosen = record["step"], self._chosen(record["step"], groups)
+        step, settings, chosen = record["step"], self._settings, list[Group]()
+        if step == 1 or step % settings.samples_steps == 0:
+            wanted = settings.samples_groups
+            if settings.samples_limit is not None:
+                wanted = min(wanted, max(0, settings.samples_limit - self._kept))
+            eligible = (g for g in groups if not settings.samples_successful_only or _solved(g))
+            chosen = list(itertools.islice(eligible, wanted))
         if record["skipped"]:
             size = len(groups[0].completions)
             places = sorted({row // size for row in record["sick_rows"]}) or range(len(groups))
@@ -44,18 +50,8 @@ class SamplesObserver(Observer):
         self._run.append_samples(records)
         text = "\n".join(map(sample_text, records))
         (self._run.samples / f"step_{step:05d}.txt").write_text(text, encoding="utf-8")
-        if self._settings.samples_print:
+        if settings.samples_print:
             self._say(visible(text))
-
-    def _chosen(self, step: int, groups: Sequence[Group]) -> list[Group]:
-        settings = self._settings
-        if step != 1 and step % settings.samples_steps:
-            return []
-        wanted = settings.samples_groups
-        if settings.samples_limit is not None:
-            wanted = min(wanted, max(0, settings.samples_limit - self._kept))
-        eligible = (g for g in groups if not settings.samples_successful_only or _solved(g))
-        return list(itertools.islice(eligible, wanted))
 
 
 def _solved(group: Group) -> bool:

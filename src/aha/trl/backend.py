@@ -64,10 +64,7 @@ def _quiet() -> Iterator[None]:
 
 @_quiet()
 def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
-    """A new run, from the first step to its report, in every process that a launcher started.
-
-    Errors: UserError, RunFailure and Stopped as the native engine's, in all processes together.
-    """
+    """A new run, from first step to report, in every process. Errors: as natively, in all."""
     check(recipe, processes())
     stop = StopRequest(recipe.train.max_hours)
     ranks = _join(recipe)
@@ -198,7 +195,7 @@ def _run(
             recipe, run, observers_of(recipe, run, Console(), done) if ranks.is_main else ()
         )
     )
-    for note in (f"run directory: {run.path}{how}", *notes, f"TRL: {plan}"):
+    for note in (f"run directory: {run.path}{how}", *notes, f"TRL: {plan}", *data.notes):
         reporter.note(note)
     started = time.monotonic()
     with watched(run, reporter, stop), ranks.apart():
@@ -209,8 +206,6 @@ def _run(
         ranks.on_main(lambda: shutil.rmtree(staging, ignore_errors=True))
         arguments.output_dir = str(staging)
         trainer = RecipeTrainer(data, arguments, policy, ranks, run)
-        for note in data.notes:
-            reporter.note(note)
         measured = partial(_measure, data, trainer, staging / "weights")
         evaluator = RunEvaluator(recipe, run, reporter.note, measured)
         between = BetweenSteps(trainer, evaluator, reporter, stop)
@@ -222,7 +217,7 @@ def _run(
             evaluator.at_end("after")
         if ranks.is_main:
             shutil.rmtree(staging, ignore_errors=True)
-        if between.stopped is not None:
+        if between.stopped:
             raise between.stopped
     minutes = (time.monotonic() - started) / 60
     ranks.on_main(lambda: finish(run, reporter, minutes))
@@ -231,10 +226,7 @@ def _run(
 
 @dataclass(eq=False)
 class BetweenSteps(TrainerCallback):  # type: ignore[misc]
-    """Ends each step as the native loop does: record, evaluate, save, stop. All processes agree.
-
-    `stopped` says why the run ended before its last step, if it did.
-    """
+    """Ends each step as the native loop does; `stopped` says why the run ended early, if so."""
 
     trainer: RecipeTrainer
     evaluator: RunEvaluator

@@ -93,10 +93,7 @@ def trl_section(recipe: Recipe) -> TrlSection:
 
 
 def processes() -> int:
-    """The count of processes that a launcher started: WORLD_SIZE, or 1.
-
-    Errors: UserError when that is no number.
-    """
+    """WORLD_SIZE, the count of processes that a launcher started, or 1. Errors: UserError."""
     found = os.environ.get("WORLD_SIZE", "1")
     if not found.isdecimal() or int(found) < 1:
         raise UserError(f"WORLD_SIZE is {found!r}; a launcher sets it to a count of processes.")
@@ -118,8 +115,8 @@ def sharding(arguments: Any) -> str:
 def check(recipe: Recipe, count: int) -> BatchPlan:
     """Check a recipe before anything loads; the plan on `count` processes, microbatches aside.
 
-    Errors: UserError naming the key that TRL cannot honour, a package that is missing, a count of
-    processes that does not divide, or settings that do not go together.
+    Errors: UserError for a key that TRL cannot honour, a missing package, a count of processes
+    that does not divide, or settings that do not go together.
     """
     refuse(recipe)
     section, model = trl_section(recipe), recipe.model

@@ -41,7 +41,6 @@ from aha.model.sizes import Pass, Widths, kept_per_token, logits_per_token
 from aha.recipe import Recipe
 from aha.rollout.sampler import StopStrings
 from aha.train.memory import token_budget
-from aha.train.schedule import ProblemStream
 from aha.train.state import TrainingData, load_training_data
 from aha.trl.config import asked_for_fsdp, trl_section
 from aha.types import Completion, Group, Problem, Prompt, RunFailure, UserError
@@ -73,22 +72,20 @@ class StepSampler(Sampler[int]):
     is one epoch to TRL, so on resumption it skips the steps that are done.
     """
 
-    problems: Sequence[Problem]
-    stream: ProblemStream
-    max_steps: int
-    num_generations: int
+    data: TrainingData
     repeats: int
 
     def __iter__(self) -> Iterator[int]:
-        place = {problem.key: place for place, problem in enumerate(self.problems)}
-        for step in range(1, self.max_steps + 1):
-            places = [place[problem.key] for problem in self.stream.at(step)]
-            for _ in range(self.repeats):
-                for one in places:
-                    yield from (one for _ in range(self.num_generations))
+        place = {problem.key: place for place, problem in enumerate(self.data.problems)}
+        for step in range(1, self.data.recipe.train.max_steps + 1):
+            keys = [problem.key for problem in self.data.stream.at(step)]
+            num_generations = self.data.recipe.generation.num_generations
+            yield from [place[key] for key in keys for _ in range(num_generations)] * self.repeats
 
     def __len__(self) -> int:
-        return self.max_steps * len(self.stream.at(1)) * self.num_generations * self.repeats
+        recipe = self.data.recipe
+        rows = recipe.grpo.prompts_per_step * recipe.generation.num_generations
+        return recipe.train.max_steps * rows * self.repeats
 
 
 class Endings:
@@ -142,17 +139,13 @@ def groups_of(
     problems: Mapping[str, Problem],
     prompt_of: Callable[[Problem], Prompt],
 ) -> list[Group]:
-    """The step's rows, each a problem's key and a completion, as groups that have no scores yet.
-
-    Errors: RunFailure when TRL mixed them up.
-    """
+    """Groups without scores from rows of (problem's key, completion). Errors: RunFailure."""
     groups = []
     for first in range(0, len(rows), num_generations):
-        members = rows[first : first + num_generations]
-        if len({key for key, _ in members}) > 1:
+        keys, completions = zip(*rows[first : first + num_generations], strict=True)
+        if len(set(keys)) > 1:
             raise RunFailure(f"rows {first} to {first + num_generations} are not of one problem.")
-        problem = problems[members[0][0]]
-        completions = tuple(completion for _, completion in members)
+        problem = problems[keys[0]]
         groups.append(Group(problem, prompt_of(problem), completions))
     return groups
 
@@ -267,9 +260,8 @@ def loading_whole(arguments: Any) -> Iterator[None]:
 def vllm_in(dtype: torch.dtype) -> Iterator[None]:
     """Give the vLLM that TRL starts in this process weights of this type.
 
-    TRL leaves the type to vLLM, which takes half precision for weights that are stored in float32.
-    A policy that is trained in float32 would then be drawn from another distribution. TRL has no
-    setting for it where vLLM shares the trainer's GPUs; a server of its own has one.
+    TRL has no setting for it where vLLM shares the trainer's GPUs, and vLLM takes half precision
+    for weights in float32. A policy in float32 would then be drawn from another distribution.
     """
     started = getattr(vllm_generation, "LLM", None)
     if started is None:  # vLLM is not installed

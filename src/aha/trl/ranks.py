@@ -1,8 +1,8 @@
 """The processes of a run: what they decide together.
 
 Every process runs the same command line. Only the main one makes the run directory, writes and
-prints. Work of a single process is done inside `on_main` or `together`: its error is then raised
-by all, and no process waits for ever.
+prints. Work of a single process is done inside `on_main` or `together`: its UserError, RunFailure
+or OSError is then raised by all, and no process waits for ever.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,19 +29,17 @@ _PATIENCE_S = 60.0
 _FAULTS = (UserError, RunFailure, OSError)
 
 
+@dataclass
 class Ranks:
-    """This process among those that a launcher started; one alone without a launcher.
+    """This process among those that a launcher started; one alone without a launcher."""
 
-    `join` connects them first, which needs the launcher's address in the environment.
-    """
-
-    def __init__(self, index: int, count: int) -> None:
-        self.index = index
-        self.count = count
-        self._shared: BaseException | None = None
+    index: int
+    count: int
+    _shared: BaseException | None = None
 
     @classmethod
     def join(cls, on_cpu: bool) -> Ranks:
+        """Connect the processes at the address that a launcher put into the environment."""
         state = PartialState(cpu=on_cpu, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
         return cls(state.process_index, state.num_processes)
 
@@ -55,14 +54,6 @@ class Ranks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
-
-    def collect(self, value: _T) -> list[_T]:
-        """Every process's value, in order, on the main process; nothing elsewhere."""
-        if self.count == 1:
-            return [value]
-        values: list[Any] | None = [None] * self.count if self.is_main else None
-        dist.gather_object(value, values, dst=0)
-        return values or []
 
     @contextmanager
     def holding(self, enter: Callable[[], AbstractContextManager[_T]]) -> Iterator[_T]:
@@ -85,10 +76,7 @@ class Ranks:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Report an OSError of this process alone as its own.
-
-        Errors: RunFailure of one process.
-        """
+        """Report an OSError of this process alone as its own. Errors: RunFailure."""
         try:
             yield
         except OSError as error:
@@ -100,20 +88,14 @@ class Ranks:
             ) from error
 
     def on_main(self, action: Callable[[], _T]) -> _T:
-        """Run `action` on the main process and return its result on all.
-
-        Errors: the main process's UserError, RunFailure or OSError, on all.
-        """
+        """Run `action` on the main process; its result, or its error, reaches all."""
         result = [_outcome(action) if self.is_main else None]
         if self.count > 1:
             dist.broadcast_object_list(result, src=0)
         return self._opened(result)
 
     def together(self, action: Callable[[], _T]) -> _T:
-        """Run `action` on every process; return its own result when all are through.
-
-        Errors: the first process's UserError, RunFailure or OSError, on all.
-        """
+        """Run `action` on every process; the first one's error is raised by all."""
         mine = _outcome(action)
         faults = self.gather(mine if isinstance(mine, _FAULTS) else None)
         return self._opened([fault for fault in faults if fault is not None] or [mine])
@@ -136,8 +118,7 @@ def require_shared(folder: Path, ranks: Ranks, patience_s: float = _PATIENCE_S) 
     """Check that all processes see one folder.
 
     Under DeepSpeed every process writes its part of a checkpoint. On nodes with a disk each, the
-    main process would seal a checkpoint that lacks the others' parts.
-    Errors: UserError, on all processes, when one does not see what the main one writes there.
+    main process would seal a checkpoint that lacks the others' parts. Errors: UserError, on all.
     """
 
     def leave() -> str:

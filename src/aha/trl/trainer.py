@@ -6,11 +6,9 @@ Overridden methods have their names in TRL 1.16 and transformers 5.23: the sampl
 gradient that is not finite. Distribution, sampling, reference, advantages, loss and optimizer are
 TRL's. Left out: TRL's usage statistics, which it would send to the hub.
 
-A checkpoint is one folder a step, whole or absent, with checksums. transformers writes weights,
-tokenizer, optimizer, schedule and each process's random streams, and DeepSpeed or FSDP their
-shards, into a staging folder. When all processes are through, the main one adds the step and the
-record's length, seals the folder and gives it its name. `aha eval`, `play`, `export` and
-`--resume` read it like the native engine's.
+A checkpoint is one folder a step, as the native engine's. transformers writes it, and DeepSpeed or
+FSDP their shards, into a staging folder. When all processes are through, the main one adds the step
+and the record's length, seals the folder and gives it its name.
 """
 
 from __future__ import annotations
@@ -135,14 +133,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     # Prompts.
 
     def _get_train_sampler(self, dataset: Any = None) -> StepSampler:
-        recipe = self.recipe
-        return StepSampler(
-            self._data.problems,
-            self._data.stream,
-            recipe.train.max_steps,
-            recipe.generation.num_generations,
-            recipe.grpo.num_iterations * self.args.steps_per_generation,
-        )
+        repeats = self.recipe.grpo.num_iterations * self.args.steps_per_generation
+        return StepSampler(self._data, repeats)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         asked = {key: self._prompt_of(self._problems[key]) for key in dict.fromkeys(prompts)}
@@ -209,26 +201,21 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
             logprobs = tuple(math.nan if value is None else value for value in drawn)
             completion = Completion(text, tuple(tokens), logprobs, "stop" if ended else "length")
             mine.append((key, completion))
-        rows = [row for part in self.ranks.collect(mine) for row in part]
+        rows = [row for part in self.ranks.gather(mine) for row in part]
 
-        def score_all() -> tuple[list[list[float]], list[bool]]:
+        def score_all() -> tuple[np.ndarray, list[bool]]:
             """Every row's rewards, NaN where one does not apply; every group's signal."""
             groups = groups_of(rows, self.num_generations, self._problems, self._prompt_of)
-            self._sums.groups = score_groups(self._data.rewards, groups)
-            names = [item.reward.name for item in self._data.rewards]
-            raw = [
-                [math.nan if (value := score.raw[name]) is None else value for name in names]
-                for group in self._sums.groups
-                for score in group.scores
-            ]
-            return raw, [group.has_signal for group in self._sums.groups]
+            self._sums.groups = groups = score_groups(self._data.rewards, groups)
+            raw = [list(score.raw.values()) for group in groups for score in group.scores]
+            return np.array(raw, dtype=np.float32), [group.has_signal for group in groups]
 
-        raw, has_signal = self.ranks.on_main(score_all)
+        raw_BR, has_signal = self.ranks.on_main(score_all)
         device = self.accelerator.device
         signal_P = torch.tensor(has_signal, device=device)
         self._sums.has_signal_B = signal_P.repeat_interleave(self.num_generations)
         self._sums.reward_s = time.perf_counter() - started
-        return torch.tensor(raw, dtype=torch.float32, device=device)
+        return torch.tensor(raw_BR, device=device)
 
     # The update.
 
@@ -279,11 +266,7 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Clip, and leave the optimizer nothing to do if the native engine would not step.
-
-        The native engine does not step if nothing is trained on, or if loss or gradient is not
-        finite.
-        """
+        """Clip. As natively, no step if nothing is trained on, or loss or gradient not finite."""
         norm, step = super()._clip_grad_norm(model), self._sums
         whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         step.grad_norm = 0.0 if whole is None else float(whole)
@@ -309,9 +292,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
     def finish_step(self, number: int) -> FinishedStep:
         """The step that has just ended, from all processes' figures; groups on the main one.
 
-        TRL logs means over microbatches, whose sizes depend on memory. Here every token counts the
-        same, and only tokens of completions that are trained on count, as natively. After several
-        updates, the last one's figures are returned.
+        TRL logs means over microbatches, whose sizes depend on memory. Here every trained token
+        counts the same, as natively. After several updates, the figures are the last one's.
         """
         step, last = self._sums, self.args.gradient_accumulation_steps
         step_s = time.perf_counter() - step.started
