@@ -214,35 +214,36 @@ class Trend:
         seen = len(self._values)
         if seen < self._window or (seen - self._window) % max(1, self._window // 4):
             return []
-        window = self._values[-self._window :]
-        trend = line([value for _, value in window])
-        found = (self._changed(trend, window), self._collapse(trend))
+        steps, values = zip(*self._values[-self._window :], strict=True)
+        trend, where = line(values), f"steps {steps[0]} to {steps[-1]}"
+        found = [self._changed(trend, values, where)]
+        if self._metric.more_is_better:
+            found.append(self._collapse(trend))
         key = self._metric.key
         return [Alert(step, kind, key, f"{kind}: {text}.") for kind, text in filter(None, found)]
 
     def _changed(
-        self, trend: Line | None, window: Sequence[tuple[int, float]]
+        self, trend: Line | None, values: Sequence[float], where: str
     ) -> tuple[Kind, str] | None:
         # Values that are mostly equal can have a trend and a median slope of 0: no direction.
         if trend is None or not trend.slope or trend.p >= OVER:
-            return self._flat(window)
+            return self._flat(values, where)
         state = "up" if trend.slope > 0 else "down"
         if trend.p >= LEVEL or state == self._state:
             return None
         self._state = state
-        kinds: tuple[Kind, Kind] = ("rise", "fall")
+        kind: Kind = "rise" if state == "up" else "fall"
         if self._metric.more_is_better:
-            kinds = ("improvement", "degradation")
-        values, span = [value for _, value in window], max(1, len(window) // 4)
-        first, last = median(values[:span]), median(values[-span:])
-        return (
-            kinds[state == "down"],
-            f"{self._metric.name} {'rises' if state == 'up' else 'falls'} from "
-            f"{self._say(first)} to {self._say(last)} over steps {window[0][0]} to "
-            f"{window[-1][0]} (medians of {span} steps; Mann-Kendall p = {trend.p:.1g})",
+            kind = "improvement" if state == "up" else "degradation"
+        span = max(1, len(values) // 4)
+        first, last = self._say(median(values[:span])), self._say(median(values[-span:]))
+        verb = "rises" if state == "up" else "falls"
+        return kind, (
+            f"{self._metric.name} {verb} from {first} to {last} over {where} (medians of {span} "
+            f"steps; Mann-Kendall p = {trend.p:.1g})"
         )
 
-    def _flat(self, window: Sequence[tuple[int, float]]) -> tuple[Kind, str] | None:
+    def _flat(self, values: Sequence[float], where: str) -> tuple[Kind, str] | None:
         """The window shows no trend: an alert where a rise has ended or has never begun."""
         never = self._state == "new" and len(self._values) >= 2 * self._window
         stopped = self._state == "up"
@@ -250,18 +251,12 @@ class Trend:
             self._state = "flat"
         if not self._metric.more_is_better or not (never or stopped):
             return None
-        mean = fmean(value for _, value in window)
         what = "has stopped rising" if stopped else "has not changed since the start"
-        return (
-            "stagnation",
-            f"{self._metric.name} {what}: {self._say(mean)} on average over steps "
-            f"{window[0][0]} to {window[-1][0]}",
-        )
+        mean = self._say(fmean(values))
+        return "stagnation", f"{self._metric.name} {what}: {mean} on average over {where}"
 
     def _collapse(self, trend: Line | None) -> tuple[Kind, str] | None:
         """An alert when the last values are far below the best ones so far."""
-        if not self._metric.more_is_better:
-            return None
         low = fmean(value for _, value in self._values[-_SPAN:])
         if low > self._best:
             # The noise is measured at the best: around a collapse, the fall would count as noise.
@@ -273,10 +268,9 @@ class Trend:
         if best - low < _ERRORS * math.sqrt(2) * self._error:
             return None
         self._collapsed = True
-        return (
-            "collapse",
+        return "collapse", (
             f"{self._metric.name} has fallen to {self._say(low)} from {self._say(best)} at its "
-            f"best (means over {_SPAN} steps)",
+            f"best (means over {_SPAN} steps)"
         )
 
     def _say(self, value: float) -> str:
