@@ -278,31 +278,24 @@ def _measure(
     """
     recipe, ranks = data.recipe, trainer.ranks
 
-    def keep_answers(model: Any) -> None:
-        engine = build_engine(recipe, model, data.tokenizer, blocks_of(model))
-        keep(evaluate_held_out(recipe, engine, data.tokenizer, data.held_out))
-
-    def keep_here() -> None:
-        model = trainer.policy
+    def keep_answers() -> None:
+        if trainer.is_sharded:
+            with loading_whole(trainer.args):
+                model = load_model(recipe.model, None if untrained else str(folder))
+        else:
+            model = trainer.policy
         with own_forward(model):
-            if recipe.lora is not None and model.device.type == "cpu" and can_fold_in(model):
+            folds = recipe.lora is not None and model.device.type == "cpu"
+            if folds and not trainer.is_sharded and can_fold_in(model):
                 model = folded_copy(model)
-            keep_answers(model)
+            engine = build_engine(recipe, model, data.tokenizer, blocks_of(model))
+            keep(evaluate_held_out(recipe, engine, data.tokenizer, data.held_out))
 
-    def keep_written() -> None:
-        with loading_whole(trainer.args):
-            model = load_model(recipe.model, None if untrained else str(folder))
-        keep_answers(model)
-        del model
-        torch.cuda.empty_cache()
-
-    if not trainer.is_sharded:
-        ranks.on_main(keep_here)
-        return
-    if not untrained:
+    if trainer.is_sharded and not untrained:
         ranks.together(lambda: trainer.save_model(str(folder)))
-    ranks.on_main(keep_written)
-    if ranks.is_main:
+    ranks.on_main(keep_answers)
+    if trainer.is_sharded and ranks.is_main:
+        torch.cuda.empty_cache()
         shutil.rmtree(folder, ignore_errors=True)
 
 

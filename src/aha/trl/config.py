@@ -55,10 +55,10 @@ class BatchPlan:
         return self.processes * self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def __str__(self) -> str:
+        count, micro = self.processes, self.gradient_accumulation_steps
         return (
-            f"{self.rows} completions a step on {self.processes} "
-            f"process{'es' if self.processes > 1 else ''}: {self.gradient_accumulation_steps} "
-            f"microbatch{'es' if self.gradient_accumulation_steps > 1 else ''} of "
+            f"{self.rows} completions a step on {count} process{'es' if count > 1 else ''}: "
+            f"{micro} microbatch{'es' if micro > 1 else ''} of "
             f"{self.per_device_train_batch_size} each"
         )
 
