@@ -132,8 +132,8 @@ def open_session(
 class Session:
     """The models of a game, loaded once for many problems.
 
-    `recipe` is the first model's: its task and its stop texts hold for all. `limit` is the most
-    tokens of a completion. `known` holds the held-out problems by the text that a person types.
+    The task and stop texts of `recipe` hold for all. A completion has at most `limit` tokens.
+    `known` holds the held-out problems by the text that a person types.
     """
 
     players: tuple[Player, ...]
@@ -218,12 +218,10 @@ class Session:
         for lane, player in zip(scene.lanes, self.players, strict=True):
             rows = []
             for row in lane.rows:
-                ids = row.partial.token_ids[:tokens]
+                ids, logprobs = row.partial.token_ids[:tokens], row.partial.logprobs[:tokens]
                 if len(ids) < len(row.partial.token_ids):
                     decoded = player.loaded.tokenizer.decode(ids, skip_special_tokens=True)
-                    logprobs = row.partial.logprobs[:tokens]
-                    partial = Partial(unfinished_text(decoded), ids, logprobs, None)
-                    row = Row(row.problem, partial)
+                    row = Row(row.problem, Partial(unfinished_text(decoded), ids, logprobs, None))
                 rows.append(row)
             lanes.append(replace(lane, rows=tuple(rows)))
         return replace(scene, lanes=tuple(lanes))
@@ -272,8 +270,6 @@ def frames(
     """
     begun = clock()
     shown_at = begun - FRAME_S
-    scene: Scene | None = None
-    is_new = False
     with closing(scenes):
         for scene in scenes:
             rows = [row for lane in scene.lanes for row in lane.rows]
@@ -282,12 +278,9 @@ def frames(
                 yield session.cut(scene, due)
                 sleep(FRAME_S)
                 shown_at = clock()
-            is_new = clock() - shown_at < FRAME_S
-            if not is_new:
+            if scene.over or clock() - shown_at >= FRAME_S:
                 shown_at = clock()
                 yield scene
-    if scene is not None and is_new:
-        yield scene
 
 
 def _row(partial: Partial, problem: Problem, prompt: Prompt) -> Row:

@@ -1,12 +1,11 @@
 """`aha play --web`: the game on a page, served to this machine's own browsers by gradio.
 
-gradio has the queue, the limit of one game at a time, the streaming and the stop button. The guard
-is ours, since gradio answers under any host name and to any site's page, opens paths that the game
-does not need, bounds no request's size, and sends no Content-Security-Policy. The check of what a
-browser sends is ours, since gradio's sliders let NaN through and its text box any length. The limit
-of games a minute is ours, since gradio's queue bounds only the games that wait. Left out: a public
-address (a tunnel, ssh -L, brings the page to one other machine), a login (every user of the machine
-can open the page), and a record (a page that is closed is forgotten).
+gradio has the queue, the limit of one game at a time, the streaming and the stop button. Ours are:
+the guard, since gradio answers under any host name and to any site's page, opens paths that the
+game does not need, bounds no request's size, and sends no Content-Security-Policy; the check of
+what a browser sends, since gradio's sliders let NaN through and its text box any length; the limit
+of games a minute, since gradio's queue bounds only the games that wait. Left out: a public address
+(use ssh -L), a login (every user of the machine can open the page), and a record of games.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`"
 class Guard:
     """An ASGI application around another: only this machine's own page may talk to it.
 
-    It refuses a request under another host name (DNS rebinding) or from another site's page,
-    closed paths, and large bodies. It tells the browser to load nothing from elsewhere.
+    It refuses other host names (DNS rebinding), other sites' pages, closed paths and large bodies.
+    It tells the browser to load nothing from elsewhere.
     """
 
     def __init__(self, app: ASGIApp, port: int) -> None:
@@ -136,8 +135,8 @@ _TEMPLATES = Environment(
     finalize=_only_text,
     trim_blocks=True,
 )
-_TEMPLATES.globals |= {"signs": SIGNS, "titles": LOOKS["titles"]}
-_TEMPLATES.globals |= {"who_plays": who_plays, "zip": zip}
+_TEMPLATES.globals |= {"signs": SIGNS, "titles": LOOKS["titles"], "zip": zip}
+_TEMPLATES.globals["who_plays"] = who_plays
 
 
 def page_html(macro: str, *values: object) -> str:
@@ -147,10 +146,7 @@ def page_html(macro: str, *values: object) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """The work of the page's buttons, as HTML for each moment.
-
-    It checks what a browser sends, whatever the page allows to type.
-    """
+    """The work of the page's buttons. It checks what a browser sends, whatever the page allows."""
 
     session: Session
     draw: Draw

@@ -37,10 +37,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A regular expression, and the cues of which one is in every text that it matches.
-
-    `written` has blanks as in `rules.yaml`, with its shorthand written out.
-    """
+    """A pattern without shorthand. Every text that it matches has one of its cues."""
 
     cues: tuple[str, ...]
     written: str

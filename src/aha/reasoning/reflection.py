@@ -1,9 +1,8 @@
 """Count reflection phrases in a text, whatever their case and punctuation.
 
 The dictionary is mini-r1-zero's, whose code matched word by word and so never found a phrase.
-Training counts this dictionary only, so that runs compare. With a task's name a longer dictionary
-is counted. The phrases are in `phrases.yaml` beside this file. Left out: the context of a phrase,
-which `aha.reasoning.behaviours` reads.
+Training counts only this one, so that runs compare. With a task's name a longer one is counted.
+Left out: the context of a phrase, which `aha.reasoning.behaviours` reads.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ def fold(text: str) -> str:
 def count_phrases(text: str, task: str = "") -> Counter[str]:
     """How often each reflection phrase occurs; overlapping phrases count as the longest.
 
-    Without a task it counts mini-r1-zero's dictionary. With one it also counts `EXTENDED_PHRASES`
-    and the task's own phrases in `TASK_PHRASES`.
+    With a task, `EXTENDED_PHRASES` and the task's `TASK_PHRASES` count too.
     """
     return Counter(fold(phrase) for phrase in _pattern(task).findall(text.lower()))
 

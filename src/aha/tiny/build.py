@@ -141,7 +141,7 @@ def batches(
 
 
 def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
-    """Train from the last checkpoint in `work_dir`, or from nothing; the config is the shipped one.
+    """Train from the last checkpoint in `work_dir`, or from nothing, with the shipped config.
 
     Errors: SystemExit for a checkpoint of other settings.
     """
