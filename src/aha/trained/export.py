@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -17,7 +19,7 @@ from aha.recipe import Recipe, dump_recipe
 from aha.runs import writable
 from aha.trained import Subject, figure_rows, find_subject, recipe_for
 from aha.types import UserError
-from aha.visible import did_you_mean
+from aha.visible import did_you_mean, text_template
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -112,82 +114,47 @@ def _push(folder: Path, repository: str) -> str:
         raise UserError(f"--push {repository} failed: {error}. {folder} is whole.") from None
 
 
-_FRONT_MATTER = (
-    "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [grpo, aha]\n---"
-)
-_LIMITS = (
-    "It was rewarded on one task, with rewards that rules can check. Nothing was done about "
-    "anything else: facts, safety, other tasks, other prompts. What it writes as its reasoning "
-    "need not be how it arrived at its answer. The figures are of the prompt and sampling settings "
-    "of the recipe; with others they differ."
-)
-
-
 def model_card(subject: Subject, recipe: Recipe, model: PreTrainedModel) -> str:
-    """Markdown with the front matter that the hub reads."""
-    base, versions = recipe.model.name, ""
-    if subject.run is not None:
-        base = subject.run.recipe().model.name
-        environment = subject.run.environment()
-        packages = {n: v for n, v in environment.get("packages", {}).items() if v}
-        if packages:
-            listed = ", ".join(f"{name} {version}" for name, version in packages.items())
-            versions = f"## Made with\n{listed}; seed {environment['seed']}."
-    parts = [
-        _FRONT_MATTER,
-        f"# {subject.name}",
-        f"{model.num_parameters() / 1e6:,.2f} M parameters, {str(model.dtype).split('.')[-1]}, "
-        f"trained with GRPO by [aha](https://pypi.org/project/aha-zero/) on the task "
-        f"`{recipe.task.name}`, beginning from `{base}`.",
-        _results(subject),
-        "## Limits\n" + _LIMITS,
-        versions,
-        f"## Recipe\n```yaml\n{dump_recipe(recipe)}```",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """Markdown with the front matter that the hub reads. `recipe` is the one of training.
 
-
-def _results(subject: Subject) -> str:
-    """Before training, and the run's evaluation of exactly these weights, if it made one."""
+    Its results are those before training, and the run's evaluation of exactly these weights.
+    """
     run = subject.run
-    if run is None:
-        return "## Results\nIt has not been evaluated."
-    number = Path(subject.source).resolve().name.removeprefix("step-")
-    # None: the checkpoint's folder was renamed.
-    step = int(number) if number.isdecimal() else None
-    recipe, evaluation = run.recipe(), run.evaluation()
-    end = recipe.train.max_steps
-    columns = {}
-    if "before" in evaluation:
-        columns["before training"] = evaluation["before"]
-    own = None
-    if step == end and "after" in evaluation:
-        own = columns["after training"] = evaluation["after"]
-    else:
-        for record in run.metrics():
-            if record["step"] == step and "eval/accuracy" in record:
-                own = {
-                    key.removeprefix("eval/"): value
-                    for key, value in record.items()
-                    if key.startswith("eval/")
-                }
-                own["ci95"] = (own["ci95_low"], own["ci95_high"])
-                own["temperature"] = recipe.evaluation.temperature
-                columns[f"at step {step} of {end}"] = own
-    parts = []
-    if columns:
-        last = list(columns.values())[-1]
-        rows = [
-            ["figure", *columns],
-            ["---"] * (1 + len(columns)),
-            *figure_rows(list(columns.values())),
-        ]
-        parts = [
-            f"On {last['n']:.0f} held-out problems, one completion each at temperature "
-            f"{last['temperature']:g}; in brackets 95 % intervals (Wilson).",
-            "\n".join(f"| {' | '.join(cells)} |" for cells in rows),
-        ]
-    if own is None:
-        which = "a step that is not known" if step is None else f"step {step} of {end}"
-        parts.append(f"These weights are of {which}, which was not evaluated.")
-    return "## Results\n" + "\n\n".join(parts)
+    columns: dict[str, Mapping[str, Any]] = {}
+    packages, seed, step, evaluated = {}, None, None, False
+    if run is not None:
+        environment, evaluation = run.environment(), run.evaluation()
+        packages = {n: v for n, v in environment.get("packages", {}).items() if v}
+        seed = environment.get("seed")
+        number = Path(subject.source).resolve().name.removeprefix("step-")
+        # None: the checkpoint's folder was renamed.
+        step = int(number) if number.isdecimal() else None
+        end = recipe.train.max_steps
+        if "before" in evaluation:
+            columns["before training"] = evaluation["before"]
+        known = len(columns)
+        if step == end and "after" in evaluation:
+            columns["after training"] = evaluation["after"]
+        else:
+            for record in run.metrics():
+                if record["step"] == step and "eval/accuracy" in record:
+                    columns[f"at step {step} of {end}"] = {
+                        **{key.removeprefix("eval/"): value for key, value in record.items()},
+                        "ci95": (record["eval/ci95_low"], record["eval/ci95_high"]),
+                        "temperature": recipe.evaluation.temperature,
+                    }
+        evaluated = len(columns) > known
+    return text_template("aha.trained", "card.md.j2").render(
+        name=subject.name,
+        parameters=f"{model.num_parameters() / 1e6:,.2f}",
+        dtype=str(model.dtype).split(".")[-1],
+        recipe=recipe,
+        yaml=dump_recipe(recipe),
+        run=run,
+        step=step,
+        evaluated=evaluated,
+        columns=columns,
+        rows=figure_rows(list(columns.values())) if columns else (),
+        packages=packages,
+        seed=seed,
+    )
