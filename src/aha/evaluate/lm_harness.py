@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import PreTrainedTokenizerBase
 
 from aha.recipe import Recipe
-from aha.runs import write_lines
+from aha.runs import writable, write_lines
 from aha.tasks import TASKS, check_completion, task_of
 from aha.types import Problem, Prompt, RunFailure, UserError
+from aha.visible import text_template
 
 Document = Mapping[str, Any]
 
@@ -65,12 +65,6 @@ def write_task(
         f"max_length={length} --include_path {shlex.quote(str(folder))} --tasks {name} "
         "--log_samples --output_path results"
     )
-    environment = Environment(
-        loader=PackageLoader("aha.evaluate"),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Python and Markdown; the values are the recipe's
-    )
     values = {
         "recipe": recipe,
         "name": name,
@@ -79,16 +73,16 @@ def write_task(
         "own_rules": TASKS[recipe.task.name].harness_metrics,
         "stop": repr(list(recipe.generation.stop)),
     }
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
+    with writable(folder, "the folder"):
         write_lines(folder / "problems.jsonl", rows)
-        (folder / f"{name}.yaml").write_text(_task(recipe, name), encoding="utf-8")
-        for file in ("scores.py", "README.md"):
-            text = environment.get_template(f"{file}.j2").render(values)
+        for template, file in (
+            ("task.yaml.j2", f"{name}.yaml"), ("scores.py.j2", "scores.py"),
+            ("README.md.j2", "README.md"),
+        ):  # fmt: skip
+            text = text_template("aha.evaluate", template).render(values)
             (folder / file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the folder {str(folder)!r} cannot be written: {error}.") from None
     return [f"wrote {len(rows)} problems to {folder}; the harness asks them so:", command]
 
 
@@ -108,42 +102,6 @@ def spelled(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
     raise UserError(
         f"prompt: no text encodes to the token ids of the prompt {prompt.text!r:.80} with this "
         "tokenizer, and the harness passes texts only."
-    )
-
-
-def _task(recipe: Recipe, name: str) -> str:
-    """The task's YAML file. Its functions are written by hand: only the harness knows their tag."""
-    temperature = recipe.evaluation.temperature
-    drawing: dict[str, Any] = {"do_sample": False, "temperature": 0.0}
-    if temperature > 0:
-        drawing = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-    metrics = ("accuracy", "accuracy_lenient", "format_rate")
-    task = {
-        "task": name,
-        "test_split": "test",
-        "output_type": "generate_until",
-        "num_fewshot": 0,
-        "doc_to_text": "prompt",
-        "doc_to_target": "target",
-        "target_delimiter": "",
-        "generation_kwargs": {
-            "until": [],
-            "max_gen_toks": recipe.generation.max_completion_length,
-            **drawing,
-            # A hub model's own generation settings may have another.
-            "repetition_penalty": 1.0,
-        },
-        "metric_list": [
-            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-            for metric in (*metrics, *TASKS[recipe.task.name].harness_metrics)
-        ],
-        "metadata": {"version": 1.0},
-    }
-    return (
-        "# Written by `aha data harness`; README.md has the command.\n"
-        "custom_dataset: !function scores.problems\n"
-        "process_results: !function scores.score\n"
-        + yaml.safe_dump(task, sort_keys=False, allow_unicode=True)
     )
 
 
