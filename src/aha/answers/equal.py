@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import wait
@@ -70,7 +70,7 @@ class MathVerifier:
     """Compares answers in `workers` processes, with at most `timeout` seconds for each pair.
 
     Use `equal_many` for a batch. Results are cached. Thread-safe. `close` ends the processes.
-    `killed` holds the pairs whose process was killed or died.
+    `killed` holds the last pairs whose process was killed or died.
     """
 
     def __init__(self, workers: int | None = None, timeout: float = 2.0) -> None:
@@ -79,7 +79,7 @@ class MathVerifier:
         self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()
-        self.killed: list[Pair] = []
+        self.killed: deque[Pair] = deque(maxlen=100)
 
     def equal(self, gold: str, answer: str) -> Outcome:
         """`equal_many` for one pair."""

@@ -1,8 +1,7 @@
-"""Numbers as models write them: `1,234`, `$72.50`, `-3`, `40%`, `3 1/2`, `\\frac{1}{2}`, `1e3`.
+"""Numbers as models write them: `1,234`, `-$72.50`, `40%`, `3 1/2`, `\\frac{1}{2}`, `1e3`, `5 cm`.
 
 Everything is exact (`fractions`), bounded in length, and refuses rather than guesses: a text
 with two different numbers, such as `60% of 240 is 144`, has no value.
-
 Only a unit may follow a number; with anything else the text has no value. Words of two letters or
 more are a unit, unless they name another number (`half`, `million`) or are mathematics (`sin`,
 `or`). One letter is a unit if it is a common symbol (`5 m`), else a variable (`5 x`). Letters that
@@ -64,9 +63,8 @@ class Quantity:
 def parse_quantity(text: str) -> Quantity | None:
     """The value and unit of a text that is one number; None for anything else.
 
-    It reads thousands separators, a currency sign, Unicode minus, a trailing full stop, a mixed
-    number, a simple LaTeX fraction, `0.\\overline{3}`, `1e3` and words of a unit. Before the number
-    may stand a name (`x = 5`, `Total cost: $18`) or arithmetic with this result (`9 * 2 = 18`).
+    Before the number may stand a name (`x = 5`, `Total cost: $18`) or arithmetic with this result
+    (`9 * 2 = 18`).
     """
     if len(text) > MAX_CHARACTERS:
         return None

@@ -93,10 +93,7 @@ def call(
 def values_of(
     reward: Reward | CustomReward, columns: dict[str, Any], rows: int, timeout_s: float | None
 ) -> list[float | None]:
-    """One call of a reward: its values as floats, also from an array or a tensor.
-
-    Errors: RewardFault naming the reward and the value.
-    """
+    """One call of a reward: its values as floats. Errors: RewardFault with name and value."""
     name = reward.name
     try:
         with time_limit(timeout_s):

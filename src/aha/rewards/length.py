@@ -110,13 +110,9 @@ class CosineReward(Reward):
     def score_batch(self, rows: Sequence[Row]) -> list[float | None]:
         values: list[float | None] = []
         for right, row in zip(correctness(rows), rows, strict=True):
+            long, short = self.max_value_wrong, self.min_value_wrong
+            if right:
+                long, short = self.min_value_correct, self.max_value_correct
             weight = 0.5 * (1 + math.cos(math.pi * min(1.0, row.tokens / self.max_length)))
-            if right is None:
-                values.append(None)
-            elif right:
-                span = self.max_value_correct - self.min_value_correct
-                values.append(self.min_value_correct + weight * span)
-            else:
-                span = self.min_value_wrong - self.max_value_wrong
-                values.append(self.max_value_wrong + weight * span)
+            values.append(None if right is None else long + weight * (short - long))
         return values

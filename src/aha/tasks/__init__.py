@@ -32,10 +32,7 @@ def load_problems(section: TaskSection, split: Split, limit: int | None) -> Prob
 def check_completions(
     prompts: Sequence[Text], completions: Sequence[Text], rows: Sequence[Mapping[str, Any]]
 ) -> list[Verdict]:
-    """The verdicts that every accuracy and format rate is counted from.
-
-    Prompts and completions are texts or chat messages; rows hold the problems' columns.
-    """
+    """The verdicts that accuracies and format rates are counted from; rows hold the columns."""
     texts = [with_opened_thoughts(p, c) for p, c in zip(prompts, completions, strict=True)]
     by_task: dict[str, list[int]] = {}
     for index, columns in enumerate(rows):

@@ -49,10 +49,7 @@ def ask(
 def render(
     columns: Mapping[str, Any], task: Task, settings: PromptSection, tokenizer: PromptTokenizer
 ) -> Prompt:
-    """One problem as the model sees it.
-
-    Errors: UserError if the style does not fit the task or the tokenizer.
-    """
+    """`ask` for one problem. Errors: UserError if the style does not fit the task or tokenizer."""
     if settings.style == "compact":
         question = task.compact_question(columns)
         if question is None:
