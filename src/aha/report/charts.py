@@ -13,6 +13,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from aha.report.run_data import known, write
-from aha.visible import visible
+from aha.report.run_data import write
+from aha.visible import text_template, visible
 
 _SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000001")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.5, 2)), (0, (3, 1, 1, 1, 1, 1)))
@@ -31,8 +32,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 _LONGEST = 48  # characters of a label
 _WIDTH = 4.7  # inches, at 72 a pixel: about a phone's column, so text keeps its size there
-_LEAST_SPAN = 0.1
-
+_LEAST_SPAN = 0.1  # of an axis of shares
+_STYLE = matplotlib.rc_params_from_file(
+    str(resources.files("aha.report") / "chart.mplstyle"), use_default_template=False
+)
 
 _FONT = "DejaVu Sans"  # comes with matplotlib
 _INK, _GRID, _PAPER = "#123456", "#123457", "#123458"  # no series has these colours
@@ -92,17 +95,9 @@ Chart = Panel | BarChart
 
 
 def _style(ink: str, grid: str, paper: str) -> dict[str, Any]:
-    """matplotlib's settings for text and axes, the grid and the background in these colours."""
-    return {
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), ink),
-        **dict.fromkeys(("xtick.color", "ytick.color"), ink),
-        **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
-        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
-        "axes.facecolor": paper, "axes.axisbelow": True, "axes.labelsize": 10,
-        "grid.color": grid, "grid.linewidth": 0.6,
-        "legend.frameon": False, "legend.fontsize": 9.5, "legend.handlelength": 3.2,
-        "legend.borderaxespad": 0.2, "legend.columnspacing": 1.4,
-    }  # fmt: skip
+    """matplotlib's settings, with text and axes, the grid and the background in these colours."""
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return {**_STYLE, **dict.fromkeys(inked, ink), "axes.facecolor": paper, "grid.color": grid}
 
 
 def _draw(chart: Chart, axes: Axes) -> None:
@@ -147,7 +142,7 @@ def _draw_curves(panel: Panel, axes: Axes) -> None:
     axes.margins(x=0.01)
     low, high = axes.get_ylim()
     if panel.form == "percent" and high - low < _LEAST_SPAN:
-        # At least ten points of a share on the axis, so that a small change looks small.
+        # So that a small change looks small.
         low = min(max(low, 0.0), 1.0 - _LEAST_SPAN)
         axes.set_ylim(low - 0.002, low + _LEAST_SPAN + 0.002)
 
@@ -203,31 +198,6 @@ def chart_height(chart: Chart) -> float:
     return 0.5 + 0.23 * len(chart.categories) * count + legend
 
 
-def describe(chart: Chart) -> str:
-    """The chart in words: every bar, or each smoothed curve's ends and extremes."""
-    if isinstance(chart, BarChart):
-        rows = [
-            f"{category} "
-            + ", ".join(
-                f"{bars.label} {write(bars.values[row], chart.form)}" for bars in chart.series
-            )
-            for row, category in enumerate(chart.categories)
-        ]
-        return f"{chart.title}. {'; '.join(rows)}."
-    sentences = []
-    for series in chart.series:
-        found = [value for value in series.strong if known(value)]
-        name = f"{series.label}: " if len(chart.series) > 1 else ""
-        first, last, low, high = (
-            write(value, chart.form) for value in (found[0], found[-1], min(found), max(found))
-        )
-        sentences.append(
-            f"{name}from {first} at step {series.steps[0]:.0f} to {last} at step "
-            f"{series.steps[-1]:.0f}, lowest {low}, highest {high}."
-        )
-    return f"{chart.title}. {' '.join(sentences)}"
-
-
 def chart_svg(chart: Chart) -> Markup:
     """The chart as an <svg> element that takes its colours and font from the page.
 
@@ -259,7 +229,8 @@ def chart_svg(chart: Chart) -> Markup:
                 element.remove(child)
     for name in ("width", "height"):
         del root.attrib[name]
-    root.attrib |= {"role": "img", "aria-label": visible(describe(chart))}
+    words = text_template("aha.report", "chart.txt.j2", write=write).render(chart=chart)
+    root.attrib |= {"role": "img", "aria-label": visible(words)}
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 ElementTree escapes labels
 
 
