@@ -10,8 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from aha.bench import against_trl
-from aha.bench.against_trl import linear_fit
-from aha.bench.native_side import Ratio, generate_ratio
+from aha.bench.native_side import Ratio, rollout_speeds
 from aha.bench.worker import in_turn
 from aha.bench.workload import (
     SHAPES,
@@ -27,13 +26,6 @@ from aha.types import RunFailure
 
 def test_ratios_are_paired() -> None:
     assert Ratio.of([8.0, 9.0, 3.0], [2.0, 3.0, 1.0]) == Ratio(3.0, 3.0, 4.0)
-
-
-def test_a_straight_line_is_found() -> None:
-    fit = linear_fit([1000, 2000, 3000], [2.5, 4.5, 6.5])
-    assert fit["seconds_per_1000_tokens"] == pytest.approx(2.0)
-    assert fit["intercept_s"] == pytest.approx(0.5)
-    assert fit["r_squared"] == pytest.approx(1.0)
 
 
 def test_flops_are_those_that_pytorch_counts() -> None:
@@ -103,10 +95,9 @@ def test_both_sides_work_on_the_embedded_model(tmp_path: Path) -> None:
 
 
 def test_the_comparison_with_generate() -> None:
-    comparison = generate_ratio(Spec("native", "aha-tiny", 16, 8, 240, 2), runs=1)
-    assert comparison.ratio.median == pytest.approx(
-        comparison.tokens_per_s / comparison.generate_tokens_per_s
-    )
+    ours, theirs = rollout_speeds(Spec("native", "aha-tiny", 16, 8, 240, 2), runs=1)
+    assert len(ours) == len(theirs) == 1
+    assert min(*ours, *theirs) > 0
 
 
 def test_the_command_writes_the_promised_keys(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, Qwen2Config
 
-from aha.bench.native_side import Ratio, generate_ratio, seconds_per_token
+from aha.bench.native_side import Ratio, rollout_speeds, seconds_per_token
 from aha.bench.worker import in_turn
 from aha.bench.workload import (
     SHAPES,
@@ -130,16 +130,16 @@ def matmul_peak(device: str = "cpu", dtype: torch.dtype = torch.float32) -> floa
     return best
 
 
-def read_bandwidth(device: str = "cpu", gigabytes: float = 1.0) -> float:
-    """Bytes/s of summing a tensor far larger than any cache, the best of several runs."""
-    x = torch.ones(int(gigabytes * 2**28), device=device)
+def read_bandwidth(device: str = "cpu") -> float:
+    """Bytes/s of summing 1 GiB, far more than any cache holds, the best of several runs."""
+    x = torch.ones(2**28, device=device)
     return x.numel() * 4 / _best_time(lambda: x.sum(), device)
 
 
-def _best_time(action: Callable[[], object], device: str, repeats: int = 8) -> float:
+def _best_time(action: Callable[[], object], device: str) -> float:
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times = []
-    for _ in range(repeats):
+    for _ in range(8):
         wait()
         started = time.perf_counter()
         action()
@@ -153,29 +153,32 @@ def small_model(model: str, threads: int, runs: int) -> dict[str, Any]:
     sides: tuple[Side, ...] = ("native", "trl", "trl-continuous")
     specs = [Spec(side, model, 16, 8, 240, threads) for side in sides]
     results = dict(zip(sides, in_turn(specs, runs), strict=True))
-    best = min(sides[1:], key=lambda side: _median(results[side], "step_s"))
+    summaries = {side: _summary(steps) for side, steps in results.items()}
+    best = min(sides[1:], key=lambda side: summaries[side]["step_s"])
+    native_s, best_s = summaries["native"]["step_s"], summaries[best]["step_s"]
     ratio = Ratio.of(
         [step.step_s for step in results[best]], [step.step_s for step in results["native"]]
     )
-    ceiling = _ceiling(model, results["native"], _median(results[best], "step_s"))
+    ceiling = _ceiling(model, results["native"], best_s)
     print(
-        f"  step: {_median(results['native'], 'step_s'):.2f} s against {best}'s "
-        f"{_median(results[best], 'step_s'):.2f} s: {_spread(ratio)} times; "
+        f"  step: {native_s:.2f} s against {best}'s {best_s:.2f} s: {ratio} times; "
         f"the arithmetic alone would allow {ceiling['ratio']:.0f} times"
     )
-    generate = generate_ratio(specs[0], runs)
+    ours, theirs = rollout_speeds(specs[0], runs)
+    ours_median, theirs_median = statistics.median(ours), statistics.median(theirs)
+    rollouts = Ratio.of(ours, theirs)
     print(
-        f"  rollouts: {generate.tokens_per_s:,.0f} tokens/s against generate's "
-        f"{generate.generate_tokens_per_s:,.0f}: {_spread(generate.ratio)} times"
+        f"  rollouts: {ours_median:,.0f} tokens/s against generate's {theirs_median:,.0f}: "
+        f"{rollouts} times"
     )
     return {
         "trl_best": best,
         "step_ratio": asdict(ratio),
-        "rollout_ratio": asdict(generate.ratio),
-        "generate_tokens_per_s": generate.generate_tokens_per_s,
-        "native_tokens_per_s": generate.tokens_per_s,
+        "rollout_ratio": asdict(rollouts),
+        "generate_tokens_per_s": theirs_median,
+        "native_tokens_per_s": ours_median,
         "ceiling": ceiling,
-        "sides": {side: _summary(steps) for side, steps in results.items()},
+        "sides": summaries,
     }
 
 
@@ -196,7 +199,8 @@ def large_shape(threads: int, limits: dict[str, Any]) -> dict[str, Any]:
         print(f"  {name}: {measured[name].step_s:.0f} s, {measured[name].peak_gb:.1f} GiB")
     config = Qwen2Config(**SHAPES[_SHAPE])
     plain = measured["native_without_checkpointing"]
-    flops = training_flops(config, 8, 12, _SHAPE_LIMIT)
+    # The share of the matrix peak when the update takes one second.
+    share = training_flops(config, 8, 12, _SHAPE_LIMIT) / 1e9 / limits["matmul_gflops"]
     # Beside the decoding, before and after: a shared machine's bandwidth drifts.
     before = read_bandwidth()
     token_s = seconds_per_token(_SHAPE, 1, threads)
@@ -205,11 +209,9 @@ def large_shape(threads: int, limits: dict[str, Any]) -> dict[str, Any]:
     result = {
         "step_ratio": measured["trl"].step_s / measured["native"].step_s,
         "memory_ratio": measured["native"].peak_gb / measured["trl"].peak_gb,
-        "training_share_of_matmul_peak": flops / plain.train_s / 1e9 / limits["matmul_gflops"],
-        "training_share_with_checkpointing": (
-            flops / measured["native"].train_s / 1e9 / limits["matmul_gflops"]
-        ),
-        "decode_share_of_bandwidth": (read / token_s / 1e9 / limits["read_gb_per_s"]),
+        "training_share_of_matmul_peak": share / plain.train_s,
+        "training_share_with_checkpointing": share / measured["native"].train_s,
+        "decode_share_of_bandwidth": read / token_s / 1e9 / limits["read_gb_per_s"],
         "seconds_per_token_of_one_row": token_s,
         "read_gb_per_s_beside_it": bandwidth / 1e9,
         "sides": {name: asdict(times) for name, times in measured.items()},
@@ -229,7 +231,14 @@ def costs(threads: int) -> dict[str, Any]:
         spec = Spec("native", _LENGTH_SHAPE, 1, 2, limit, threads)
         # A long step is its own warm-up.
         by_length.append({"limit": limit, **_native_step(spec, int(limit <= 512))})
-    fit = linear_fit([row["tokens"] for row in by_length], [row["step_s"] for row in by_length])
+    tokens = [row["tokens"] for row in by_length]
+    seconds = [row["step_s"] for row in by_length]
+    slope, intercept = statistics.linear_regression(tokens, seconds)
+    fit = {
+        "intercept_s": intercept,
+        "seconds_per_1000_tokens": 1000 * slope,
+        "r_squared": statistics.correlation(tokens, seconds) ** 2,
+    }
     print(
         f"  by length 128 to 4096: {fit['seconds_per_1000_tokens']:.2f} s a 1,000 tokens, "
         f"R^2 of the straight line {fit['r_squared']:.4f}"
@@ -247,17 +256,6 @@ def costs(threads: int) -> dict[str, Any]:
         "by_length": {"model": _LENGTH_SHAPE, "rows": 2, "steps": by_length, "fit": fit},
         "by_rows": by_rows,
         "by_model": by_model,
-    }
-
-
-def linear_fit(tokens: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
-    """Least squares of seconds = a + b tokens, and its coefficient of determination."""
-    slope, intercept = statistics.linear_regression(tokens, seconds)
-    r = statistics.correlation(tokens, seconds)
-    return {
-        "intercept_s": intercept,
-        "seconds_per_1000_tokens": 1000 * slope,
-        "r_squared": r * r,
     }
 
 
@@ -279,15 +277,9 @@ def _ceiling(model: str, steps: Sequence[StepTimes], trl_s: float) -> dict[str, 
 
 def _summary(steps: Sequence[StepTimes]) -> dict[str, Any]:
     names = ("step_s", "rollout_s", "train_s", "tokens", "peak_gb")
-    summary: dict[str, Any] = {name: _median(steps, name) for name in names}
+    summary: dict[str, Any] = {
+        name: statistics.median(float(getattr(step, name)) for step in steps) for name in names
+    }
     summary["tokens_per_s"] = summary["tokens"] / summary["step_s"]
     summary["steps"] = [asdict(step) for step in steps]
     return summary
-
-
-def _median(steps: Sequence[StepTimes], name: str) -> float:
-    return statistics.median(float(getattr(step, name)) for step in steps)
-
-
-def _spread(ratio: Ratio) -> str:
-    return f"{ratio.median:.1f} ({ratio.low:.1f} to {ratio.high:.1f})"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from aha.bench.workload import Spec, StepTimes, build, fill_optimizer, problems_of, recipe_of
+from aha.bench.workload import Spec, StepTimes, build, fill_optimizer
 from aha.grpo.logprobs import LogprobModel
 from aha.grpo.update import update
 from aha.model.free_memory import keep_freed_memory
@@ -23,7 +23,7 @@ from aha.tasks.prompts import ask
 from aha.train.loop import score_groups, with_advantages
 from aha.train.memory import tokens_that_fit
 from aha.train.state import build_optimizer, sampling_settings, update_settings
-from aha.types import Completion, Group
+from aha.types import Group
 
 
 class NativeSide:
@@ -33,7 +33,7 @@ class NativeSide:
         self, spec: Spec, device: str = "cpu", autocast: torch.dtype | None = None
     ) -> None:
         keep_freed_memory()
-        self._spec, self._recipe = spec, recipe_of(spec)
+        self._spec, self._recipe = spec, spec.recipe()
         self.model, self.tokenizer = build(spec, device)
         self.blocks = blocks_of(self.model)
         self.engine = NativeEngine(self.model, self.tokenizer, self.blocks, dtype=autocast)
@@ -43,7 +43,7 @@ class NativeSide:
             group["lr"] = 0.0
         fill_optimizer(self._optimizer)
         self._rewards = rewards_of(self._recipe)
-        self._problems = problems_of(spec)
+        self._problems = spec.problems()
         self.prompts = ask(self._problems, self._recipe, self.tokenizer)
         self._budget = tokens_that_fit(self.model, self.blocks is not None, spec.checkpointing)
 
@@ -58,7 +58,17 @@ class NativeSide:
             self.prompts, self._spec.generations, self.settings, seed=number
         )
         rolled_out = time.perf_counter()
-        groups = self._scored(completions)
+        groups = [
+            Group(problem, prompt, group)
+            for problem, prompt, group in zip(
+                self._problems, self.prompts, completions, strict=True
+            )
+        ]
+        if self._spec.is_shape:
+            signs = tuple(1.0 - 2.0 * (g % 2) for g in range(self._spec.generations))
+            groups = [replace(group, advantages=signs) for group in groups]
+        else:
+            groups = with_advantages(score_groups(self._rewards, groups), self._recipe)
         scored = time.perf_counter()
         settings = update_settings(self._recipe, self._budget)
         stats = update(self._policy, None, self._optimizer, groups, settings)
@@ -72,18 +82,6 @@ class NativeSide:
             logprob_gap=stats.logprob_gap,
             tokens_per_microbatch=stats.tokens_per_microbatch,
         )
-
-    def _scored(self, completions: list[tuple[Completion, ...]]) -> list[Group]:
-        groups = [
-            Group(problem, prompt, group)
-            for problem, prompt, group in zip(
-                self._problems, self.prompts, completions, strict=True
-            )
-        ]
-        if self._spec.is_shape:
-            signs = tuple(1.0 - 2.0 * (g % 2) for g in range(self._spec.generations))
-            return [replace(group, advantages=signs) for group in groups]
-        return with_advantages(score_groups(self._rewards, groups), self._recipe)
 
 
 @dataclass(frozen=True)
@@ -99,28 +97,24 @@ class Ratio:
         values = [a / b for a, b in zip(numerators, denominators, strict=True)]
         return Ratio(statistics.median(values), min(values), max(values))
 
-
-@dataclass(frozen=True)
-class GenerateComparison:
-    """Useful tokens a second (up to and with the end token), medians, and their ratio."""
-
-    tokens_per_s: float
-    generate_tokens_per_s: float
-    ratio: Ratio
+    def __str__(self) -> str:
+        return f"{self.median:.1f} ({self.low:.1f} to {self.high:.1f})"
 
 
-def generate_ratio(spec: Spec, runs: int) -> GenerateComparison:
-    """The spec's rollout alone, `runs` times each, in one process and in turn."""
+def rollout_speeds(spec: Spec, runs: int) -> tuple[list[float], list[float]]:
+    """aha's and `generate`'s useful tokens a second (up to and with the end token) in each run.
+
+    The spec's rollout alone, in one process and in turn.
+    """
     side = NativeSide(spec)
-
-    def native(seed: int) -> int:
-        groups = side.engine.generate(side.prompts, spec.generations, side.settings, seed)
-        return sum(len(c.token_ids) for group in groups for c in group)
-
     tokenizer: Any = side.tokenizer
     model: Any = side.model
     texts = [prompt.text for prompt in side.prompts]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+
+    def native(seed: int) -> int:
+        groups = side.engine.generate(side.prompts, spec.generations, side.settings, seed)
+        return sum(len(c.token_ids) for group in groups for c in group)
 
     def generate(seed: int) -> int:
         torch.manual_seed(seed)
@@ -138,19 +132,14 @@ def generate_ratio(spec: Spec, runs: int) -> GenerateComparison:
         ended = written == tokenizer.eos_token_id
         return int(torch.where(ended.any(1), ended.int().argmax(1) + 1, written.shape[1]).sum())
 
-    sides: dict[str, Callable[[int], int]] = {"native": native, "generate": generate}
-    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    speeds: tuple[list[float], list[float]] = ([], [])
     for seed in range(runs + 1):
-        for name, write in sides.items():
+        for write, found in zip((native, generate), speeds, strict=True):
             started = time.perf_counter()
             tokens = write(seed)
             if seed:  # the first run warms up
-                speeds[name].append(tokens / (time.perf_counter() - started))
-    return GenerateComparison(
-        statistics.median(speeds["native"]),
-        statistics.median(speeds["generate"]),
-        Ratio.of(speeds["native"], speeds["generate"]),
-    )
+                found.append(tokens / (time.perf_counter() - started))
+    return speeds
 
 
 def seconds_per_token(model: str, rows: int, threads: int, tokens: int = 32) -> float:

@@ -13,27 +13,17 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from aha.bench.workload import (
-    Spec,
-    StepTimes,
-    alternate,
-    build,
-    fill_optimizer,
-    problems_of,
-    recipe_of,
-)
+from aha.bench.workload import Spec, StepTimes, alternate, build, fill_optimizer
 from aha.observe.record import peak_memory_gb
 from aha.rewards.score import rewards_of
 from aha.tasks.prompts import ask
 from trl import GRPOConfig, GRPOTrainer
 
 
-def run(
-    spec: Spec, wait: Callable[[], None], report: Callable[[StepTimes], None], device: str = "cpu"
-) -> None:
+def run(spec: Spec, wait: Callable[[], None], report: Callable[[StepTimes], None]) -> None:
     """Train step by step: each begins when `wait` returns, and is reported."""
-    recipe, problems = recipe_of(spec), problems_of(spec)
-    model, tokenizer = build(spec, device)
+    recipe, problems = spec.recipe(), spec.problems()
+    model, tokenizer = build(spec)
     weighted = rewards_of(recipe)
     clock = _Clock(wait, report)
     prompts = ask(problems, recipe, tokenizer)
@@ -44,8 +34,8 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
             output_dir=folder,
-            use_cpu=device == "cpu",
-            bf16=device != "cpu",
+            use_cpu=True,
+            bf16=False,
             report_to=[],
             save_strategy="no",
             disable_tqdm=True,

@@ -9,9 +9,8 @@ import itertools
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from aha.bench.workload import Spec, StepTimes
 from aha.types import RunFailure, UserError
 
 
-class Worker:
+class Worker(AbstractContextManager["Worker"]):
     """A process that runs `work(argument, connection)`; it is ended when the context is left.
 
     `work` is a function of a module, `argument` can be pickled.
@@ -34,15 +33,7 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -53,12 +44,10 @@ class Worker:
             value = self.connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            code = self._process.exitcode
-            if code == -9:
-                why = "was killed (signal 9), most likely for want of memory."
-            else:
-                why = f"ended with code {code}."
-            raise RunFailure(f"{self._name} {why}") from None
+            why = f"ended with code {self._process.exitcode}"
+            if self._process.exitcode == -9:
+                why = "was killed (signal 9), most likely for want of memory"
+            raise RunFailure(f"{self._name} {why}.") from None
         if isinstance(value, Exception):
             raise value
         return value

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
 
 from aha.model.load import load_model, load_tokenizer
-from aha.recipe import Recipe, load_recipe
+from aha.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from aha.tasks import load_problems
 from aha.tiny.traces import tiny_tokenizer
 from aha.types import Problem
@@ -51,6 +51,20 @@ class Spec:
     def is_shape(self) -> bool:
         return self.model in SHAPES
 
+    def recipe(self) -> Recipe:
+        """The default recipe with these sizes."""
+        changes = {
+            "model.name": "aha-tiny" if self.is_shape else self.model,
+            "grpo.prompts_per_step": self.prompts,
+            "generation.num_generations": self.generations,
+            "generation.max_completion_length": self.limit,
+            "train.gradient_checkpointing": self.checkpointing,
+        }
+        return load_recipe(DEFAULT_RECIPE, [f"{key}={value}" for key, value in changes.items()])
+
+    def problems(self) -> tuple[Problem, ...]:
+        return load_problems(self.recipe().task, "train", self.prompts).problems
+
 
 @dataclass(frozen=True)
 class StepTimes:
@@ -65,24 +79,10 @@ class StepTimes:
     tokens_per_microbatch: int | None = None
 
 
-def recipe_of(spec: Spec) -> Recipe:
-    """The default recipe with the benchmark's sizes."""
-    changes = {
-        "model.name": "aha-tiny" if spec.is_shape else spec.model,
-        "grpo.prompts_per_step": spec.prompts,
-        "generation.num_generations": spec.generations,
-        "generation.max_completion_length": spec.limit,
-        "train.gradient_checkpointing": spec.checkpointing,
-    }
-    return load_recipe("countdown-tiny", [f"{key}={value}" for key, value in changes.items()])
-
-
-def build(
-    spec: Spec, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def build(spec: Spec, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy and its tokenizer; random weights for a shape."""
     if not spec.is_shape:
-        section = recipe_of(spec).model
+        section = spec.recipe().model
         return load_model(section), load_tokenizer(section)
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
@@ -96,12 +96,8 @@ def build(
     if device == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # as `load_model` does
     with torch.device(device):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model, tokenizer
-
-
-def problems_of(spec: Spec) -> tuple[Problem, ...]:
-    return load_problems(recipe_of(spec).task, "train", spec.prompts).problems
 
 
 def alternate(completions: Sequence[Any], **columns: Any) -> list[float]:

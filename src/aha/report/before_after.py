@@ -18,14 +18,7 @@ from aha.reasoning.behaviours import BEHAVIOURS
 from aha.reasoning.compare import Estimate, first_step_at, lift, rise, share
 from aha.reasoning.reflection import count_phrases
 from aha.report.charts import BarChart, Bars
-from aha.report.run_data import (
-    CORRECTED,
-    RunData,
-    Written,
-    between,
-    pairs,
-    write,
-)
+from aha.report.run_data import CORRECTED, RunData, Written, between, pairs, write
 from aha.visible import text_template
 
 LABELS = {
@@ -39,18 +32,13 @@ _PHRASES = 12  # at most, in the chart
 Side = tuple[str, Sequence[Written]]  # a label and its completions
 Rises = dict[str, Estimate]  # a difference by the name of its measure
 
-# The label of its tile, its value for a completion, and the forms of a mean and of a change.
-_MEASURES: dict[str, tuple[str, Callable[[Written], float], str, str]] = {
-    "accuracy": ("accuracy, strict", lambda one: one.correct, "percent", "points"),
-    "length": ("length, tokens", lambda one: one.tokens, "number", "difference"),
-    "self_check": (
-        "self-checks a completion", lambda one: one.passages("self_check"), "number", "difference",
-    ),
-    "backtracking": (
-        "backtracking a completion", lambda one: one.passages("backtracking"), "number",
-        "difference",
-    ),
-}  # fmt: skip
+# The label of its tile, its value for a completion, and the form of a mean.
+_MEASURES: dict[str, tuple[str, Callable[[Written], float], str]] = {
+    "accuracy": ("accuracy, strict", lambda w: w.correct, "percent"),
+    "length": ("length, tokens", lambda w: w.tokens, "number"),
+    "self_check": ("self-checks a completion", lambda w: w.passages("self_check"), "number"),
+    "backtracking": ("backtracking a completion", lambda w: w.passages("backtracking"), "number"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ def rises(before: Sequence[Written], after: Sequence[Written]) -> Rises | None:
         return None
     return {
         name: rise([measure(one) for one, _ in both], [measure(two) for _, two in both])
-        for name, (_, measure, _, _) in _MEASURES.items()
+        for name, (_, measure, _) in _MEASURES.items()
     }
 
 
@@ -117,15 +105,15 @@ def tiles(data: RunData) -> list[tuple[str, str, str, str]]:
         return []
     paired = rises(data.before, data.after)
     shown = []
-    for name, (label, measure, mean, moved) in _MEASURES.items():
+    for name, (label, measure, form) in _MEASURES.items():
         before, after = (
-            write(fmean(map(measure, side)), mean) for side in (data.before, data.after)
+            write(fmean(map(measure, side)), form) for side in (data.before, data.after)
         )
-        note = ""
+        change = ""
         if paired is not None:
-            unit = " points" if moved == "points" else ""
-            note = f"{write(paired[name].value, moved)}{unit} ({between(paired[name], moved)})"
-        shown.append((label, before, after, note))
+            moved, unit = ("points", " points") if form == "percent" else ("difference", "")
+            change = f"{write(paired[name].value, moved)}{unit} ({between(paired[name], moved)})"
+        shown.append((label, before, after, change))
     return shown
 
 

@@ -26,21 +26,11 @@ _CURVES = ("reward", "accuracy", "completions/mean_length", "reflection_rate")
 _POLICY = ("entropy", "kl")
 
 
-# The table's estimates and their forms: accuracy before and after, then paired differences.
-_COLUMNS = {
-    "before": "percent",
-    "after": "percent",
-    "length": "difference",
-    "self_check": "difference",
-    "backtracking": "difference",
-}
-
-
 @dataclass(frozen=True)
 class Group:
     """Runs of one recipe that differ in the seed alone.
 
-    `found` holds each run's estimates by column; those that need a missing evaluation are left out.
+    `found` holds each run's accuracy before and after and its rises, as far as it was evaluated.
     """
 
     label: str
@@ -75,7 +65,6 @@ def render_comparison(runs: Sequence[RunDirectory]) -> str:
         "title": " and ".join(names) if len(names) < 4 else f"{names[0]} and others",
         "runs": data,
         "groups": groups,
-        "columns": _COLUMNS,
         "differences": [
             (group.label, [str(change) for change in differing(data[0], group.runs[0])])
             for group in groups[1:]
@@ -93,34 +82,28 @@ def group_runs(data: Sequence[RunData]) -> list[Group]:
     """The runs by recipe up to the seed, in the order of their first run, with labels apart."""
     members: list[list[RunData]] = []
     for one in data:
-        same = (group for group in members if not differing(group[0], one))
-        group = next(same, None)
-        if group is None:
-            members.append([one])
+        same = [runs for runs in members if not differing(runs[0], one)]
+        if same:
+            same[0].append(one)
         else:
-            group.append(one)
+            members.append([one])
     groups: list[Group] = []
     for runs in members:
         label = _label(runs[0], members[0][0])
         again = sum(group.label == label for group in groups)
         if again:
             label = f"{label} ({again + 1})"
-        groups.append(Group(label, runs, [_estimates(run) for run in runs]))
+        found = [rises(run.before, run.after) or {} for run in runs]
+        for run, estimates in zip(runs, found, strict=True):
+            for column, side in (("before", run.before), ("after", run.after)):
+                if side:
+                    estimates[column] = share([one.correct for one in side])
+        groups.append(Group(label, runs, found))
     return groups
 
 
-def _estimates(data: RunData) -> dict[str, Estimate]:
-    """The estimates of `_COLUMNS` that the run's evaluations give."""
-    found = rises(data.before, data.after) or {}
-    for column, side in (("before", data.before), ("after", data.after)):
-        if side:
-            found[column] = share([one.correct for one in side])
-    return found
-
-
 def differing(one: RunData, two: RunData) -> list[RecipeChange]:
-    """The changes that make two runs different recipes: not the seed, nor a key without effect
-    on results."""
+    """The changes that make two recipes differ: not the seed, nor a key that changes no result."""
     found = changes(one.recipe, two.recipe)
     return [change for change in found if not change.free and change.key != "train.seed"]
 

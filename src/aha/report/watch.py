@@ -82,18 +82,17 @@ def watch(run: RunDirectory, port: int, say: Callable[[str], None]) -> None:
 def make_server(run: RunDirectory, port: int) -> ThreadingHTTPServer:
     """The server, bound but not yet serving. Errors: UserError when the port cannot be used."""
     try:
-        return _Server(LiveReport(run), port)
+        server = _Server(("127.0.0.1", port), _Handler)
     except (OSError, OverflowError) as error:
         raise UserError(f"--port {port} cannot be used: {error}.") from None
+    server.report = LiveReport(run)
+    return server
 
 
 class _Server(ThreadingHTTPServer):
     # With reuse, a second watcher on Windows would share the port with the first.
     allow_reuse_address = False
-
-    def __init__(self, report: LiveReport, port: int) -> None:
-        self.report = report
-        super().__init__(("127.0.0.1", port), _Handler)
+    report: LiveReport
 
 
 class _Handler(BaseHTTPRequestHandler):
