@@ -112,10 +112,8 @@ def observers_of(
     observers: list[Observer] = [shown, SamplesObserver(run, recipe.logging, shown.note)]
     if "tensorboard" in recipe.logging.report_to:
         observers.append(TensorBoardObserver(run.events, done))
-    for service in _SERVICES:
-        if service in recipe.logging.report_to:
-            observers.append(TrackerObserver(service, run, recipe))
-    return observers
+    asked = [service for service in _SERVICES if service in recipe.logging.report_to]
+    return [*observers, *(TrackerObserver(service, run, recipe) for service in asked)]
 
 
 class StepReporter:

@@ -23,8 +23,6 @@ from aha.trl.config import COLLECTIVE_TIMEOUT_S
 from aha.types import RunFailure, Stopped, UserError
 
 _T = TypeVar("_T")
-# Network file systems show a new file to other nodes after up to this long.
-_PATIENCE_S = 60.0
 # Errors that end a run with one sentence. Any other is a bug and keeps its traceback.
 _FAULTS = (UserError, RunFailure, OSError)
 
@@ -114,8 +112,8 @@ def _outcome(action: Callable[[], _T]) -> _T | Exception:
         return error
 
 
-def require_shared(folder: Path, ranks: Ranks, patience_s: float = _PATIENCE_S) -> None:
-    """Check that all processes see one folder.
+def require_shared(folder: Path, ranks: Ranks, patience_s: float = 60.0) -> None:
+    """Check that all processes see one folder, where a network may show a new file late.
 
     Under DeepSpeed every process writes its part of a checkpoint. On nodes with a disk each, the
     main process would seal a checkpoint that lacks the others' parts. Errors: UserError, on all.

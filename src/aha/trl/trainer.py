@@ -63,7 +63,7 @@ class StepSums:
     rollout_s: float = 0.0
     reward_s: float = 0.0
     logprobs: Sequence[Sequence[float | None]] | None = None
-    has_signal_B: Tensor | None = None
+    has_signal_B: Tensor = field(default_factory=lambda: torch.empty(0))
     groups: list[Group] = field(default_factory=list)
     tokens_per_microbatch: int = 0
     loss: float = 0.0
@@ -151,7 +151,6 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         step, advantages_B = self._sums, output["advantages"]
         first = self.ranks.index * len(advantages_B)
         place_B = torch.arange(first, first + len(advantages_B), device=advantages_B.device)
-        assert step.has_signal_B is not None
         # Rewards that differ by rounding are equal, as natively.
         output["advantages"] = advantages_B.masked_fill(~step.has_signal_B[place_B], 0.0)
         output["row"] = place_B
