@@ -150,11 +150,7 @@ def doctor(
     ),
     set_: SetOption = None,
     memory: float | None = Option(
-        None,
-        metavar="GIB",
-        help="Predict for a machine with this much memory.",
-        min=0.1,
-        max=1_000_000,
+        None, metavar="GIB", help="Predict for a machine with this much memory.", min=0.1, max=10**6
     ),
     device: Literal["cpu", "cuda"] | None = Option(
         None, help="The device of --memory; default the recipe's or this machine's."
