@@ -16,17 +16,19 @@ import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aha.model.lora import has_adapters, save_adapters, trained_state
 from aha.runs import RunDirectory
+from aha.sections import TrainSection
 from aha.types import RunFailure
 
 _STATE = "trainer_state.pt"
@@ -38,75 +40,101 @@ _SMALL_FILES_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run was: the step, and the length in bytes of each of its record files."""
-
-    step: int
-    record_bytes: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that can be used, if any, and a sentence on each that cannot."""
+    """The newest checkpoint that can be used, and a sentence on each newer one that cannot.
 
-    path: Path | None
-    faults: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The contents of a checkpoint after one step."""
-
-    progress: Progress
-    weights: Mapping[str, torch.Tensor]
-    state: Mapping[str, Any]
-
-
-def snapshot(
-    progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, copy: bool
-) -> Snapshot:
-    """The contents to save. With `copy`, training may continue while they are written."""
-    weights, state = trained_state(model), _state(progress, optimizer)
-    if not copy:
-        return Snapshot(progress, weights, state)
-    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: copied(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [copied(inner) for inner in value]
-        if not isinstance(value, torch.Tensor):
-            return value
-        # Tied weights stay one tensor, so that they are written once.
-        place = (value.data_ptr(), value.shape)
-        if place not in copies:
-            copies[place] = value.detach().to("cpu", copy=True)
-        return copies[place]
-
-    return Snapshot(progress, copied(dict(weights)), copied(state))
-
-
-def save_checkpoint(
-    folder: Path,
-    taken: Snapshot,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    total_limit: int,
-) -> Path:
-    """Write `folder`/step-NNNNNN and remove the oldest beyond `total_limit`.
-
-    Only the configuration of `model` is read. The weights are the snapshot's.
-    Errors: RunFailure when the disk is too full or fails; earlier checkpoints are intact then.
+    `step` is the last that is done, and `record_bytes` the lengths of the record's files then.
     """
-    step = taken.progress.step
-    temporary = folder / f".step-{step:06d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    require_space(folder, _bytes_of(taken))
-    with writing(temporary, folder, step):
-        _save_weights(model, taken.weights, temporary)
-        tokenizer.save_pretrained(temporary)
-    return publish_checkpoint(temporary, folder, step, taken.state, total_limit)
+
+    path: Path | None = None
+    step: int = 0
+    record_bytes: Mapping[str, int] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+
+
+class Saver:
+    """Writes a run's checkpoints, one at a time.
+
+    With `save_in_background` it first copies weights and optimizer, so that training continues
+    while the same files are written; the copy costs that much memory. The next `save` or `finish`
+    raises an error of the disk.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        settings: TrainSection,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._run, self._settings = run, settings
+        self._model, self._tokenizer, self._optimizer = model, tokenizer, optimizer
+        self._pool = ThreadPoolExecutor(1, "checkpoint") if settings.save_in_background else None
+        self._writing: Future[None] | None = None
+
+    def save(self, step: int) -> None:
+        """Save the state after `step`, and remove the oldest beyond `save_total_limit`.
+
+        Errors: RunFailure when the disk is too full or fails; earlier checkpoints are intact then.
+        """
+        self.finish()
+        weights = trained_state(self._model)
+        version, words, gauss = random.getstate()
+        name, keys, *rest = np.random.get_state()
+        # Tensors and plain values only, so that loading runs no code.
+        state = {
+            "step": step,
+            "record_bytes": self._run.record_bytes(),
+            "optimizer": self._optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "python_rng": [version, list(words), gauss],
+            "numpy_rng": [str(name), np.asarray(keys).tolist(), *rest],
+        }
+        if self._pool is None:
+            self._write(step, weights, state)
+        else:
+            copies: dict[tuple[int, torch.Size], Tensor] = {}
+            weights, state = _copied(weights, copies), _copied(state, copies)
+            self._writing = self._pool.submit(self._write, step, weights, state)
+
+    def finish(self) -> None:
+        """Wait until the checkpoint is written. Errors: RunFailure, as `save`."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        folder = self._run.checkpoints
+        staged = folder / f".step-{step:06d}.tmp"
+        shutil.rmtree(staged, ignore_errors=True)
+        tensors = list(weights.values())
+        for moments in state["optimizer"]["state"].values():
+            tensors += [value for value in moments.values() if isinstance(value, Tensor)]
+        require_space(folder, sum(x.numel() * x.element_size() for x in tensors))
+        with writing(staged, folder, step):
+            # Only the configuration of the model is read, because training may be going on.
+            if has_adapters(self._model):
+                save_adapters(self._model, weights, staged)
+            else:
+                self._model.save_pretrained(staged, state_dict=weights)
+            self._tokenizer.save_pretrained(staged)
+        publish_checkpoint(staged, folder, step, state, self._settings.save_total_limit)
+
+
+def _copied(value: Any, copies: dict[tuple[int, torch.Size], Tensor]) -> Any:
+    """A copy on the CPU. Tied weights stay one tensor, so that they are written once."""
+    if isinstance(value, dict):
+        return {key: _copied(inner, copies) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_copied(inner, copies) for inner in value]
+    if not isinstance(value, Tensor):
+        return value
+    place = (value.data_ptr(), value.shape)
+    if place not in copies:
+        copies[place] = value.detach().to("cpu", copy=True)
+    return copies[place]
 
 
 @contextmanager
@@ -120,17 +148,8 @@ def writing(staged: Path, folder: Path, step: int) -> Iterator[None]:
     except _WRITE_FAULTS as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise RunFailure(
-            f"{_place(folder, step)} could not be written: {error}. {_left(folder)}"
+            f"{folder / f'step-{step:06d}'} could not be written: {error}. {_left(folder)}"
         ) from error
-
-
-def _save_weights(
-    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], folder: Path
-) -> None:
-    if has_adapters(model):
-        save_adapters(model, weights, folder)
-    else:
-        model.save_pretrained(folder, state_dict=dict(weights))
 
 
 def publish_checkpoint(
@@ -142,7 +161,7 @@ def publish_checkpoint(
     must be on the same file system, because it is renamed. Errors: RunFailure as `writing`, or if
     the files do not read back.
     """
-    final = _place(folder, step)
+    final = folder / f"step-{step:06d}"
     with writing(staged, folder, step):
         torch.save(dict(state), staged / _STATE)
         _seal(staged)
@@ -155,10 +174,6 @@ def publish_checkpoint(
     for old in list_checkpoints(folder)[:-total_limit]:
         shutil.rmtree(old)
     return final
-
-
-def _place(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:06d}"
 
 
 def read_state(checkpoint: Path, mapped: bool = False) -> dict[str, Any]:
@@ -187,29 +202,26 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def newest_valid(run: RunDirectory) -> Found:
-    """The newest checkpoint whose files are undamaged and whose record is complete.
-
-    `faults` names every newer one.
+    """The newest checkpoint whose files are undamaged and whose record is complete, if any.
 
     Errors: RunFailure when there are checkpoints and none can be used.
     """
     faults: list[str] = []
     for path in sorted(run.checkpoints.glob("step-*"), reverse=True):
-        fault = damage(path) or _ahead(path, run)
+        fault = damage(path)
         if fault is None:
-            return Found(path, tuple(faults))
+            state = read_state(path, mapped=True)
+            # In an incomplete copy of a run the record may end before the checkpoint.
+            short = run.shortened(state["record_bytes"])
+            if short is None:
+                return Found(path, state["step"], state["record_bytes"], tuple(faults))
+            fault = f"{path} is passed over: {short.name} ends before it."
         faults.append(fault)
     if faults:
         raise RunFailure(
             f"no checkpoint is whole: {' '.join(faults)} Remove {run.checkpoints} to begin again."
         )
-    return Found(None, ())
-
-
-def _ahead(checkpoint: Path, run: RunDirectory) -> str | None:
-    """A sentence if the record ends before the checkpoint, as in an incomplete copy of a run."""
-    short = run.shortened(read_state(checkpoint, mapped=True)["record_bytes"])
-    return None if short is None else f"{checkpoint} is passed over: {short.name} ends before it."
+    return Found()
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -226,8 +238,8 @@ def damage(checkpoint: Path) -> str | None:
     return None if _STATE in expected else f"{checkpoint} is damaged: {_STATE} is missing."
 
 
-def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Progress:
-    """Load the optimizer's state and the random streams.
+def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> int:
+    """Load the optimizer's state and the random streams; returns the checkpoint's step.
 
     Errors: RunFailure if the state is another checkpoint's.
     """
@@ -240,29 +252,7 @@ def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> Progress:
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy_rng"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    return Progress(state["step"], state["record_bytes"])
-
-
-def _state(progress: Progress, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Tensors and plain values only, so that loading runs no code."""
-    version, words, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    return {
-        "step": progress.step,
-        "record_bytes": dict(progress.record_bytes),
-        "optimizer": optimizer.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python_rng": [version, list(words), gauss],
-        "numpy_rng": [str(name), np.asarray(keys).tolist(), *rest],
-    }
-
-
-def _bytes_of(taken: Snapshot) -> int:
-    tensors = [*taken.weights.values()]
-    for state in taken.state["optimizer"]["state"].values():
-        tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return int(state["step"])
 
 
 def require_space(folder: Path, tensors_bytes: int) -> None:
@@ -310,39 +300,3 @@ def _digest(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-class Saver:
-    """Writes a run's checkpoints, one at a time.
-
-    In the background it first copies weights and optimizer, so that training continues while the
-    same files are written; the copy costs that much memory. The next `save` or `finish` raises an
-    error of the disk.
-    """
-
-    def __init__(self, folder: Path, total_limit: int, background: bool) -> None:
-        self._folder = folder
-        self._total_limit = total_limit
-        self._pool = ThreadPoolExecutor(1, "checkpoint") if background else None
-        self._writing: Future[Path] | None = None
-
-    def save(
-        self,
-        progress: Progress,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        self.finish()
-        taken = snapshot(progress, model, optimizer, copy=self._pool is not None)
-        what = (self._folder, taken, model, tokenizer, self._total_limit)
-        if self._pool is None:
-            save_checkpoint(*what)
-        else:
-            self._writing = self._pool.submit(save_checkpoint, *what)
-
-    def finish(self) -> None:
-        """Wait until the checkpoint is written. Errors: RunFailure, as `save_checkpoint`."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()

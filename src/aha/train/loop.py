@@ -23,7 +23,7 @@ from aha.rewards.score import WeightedReward, score
 from aha.rollout.base import rollout_seed
 from aha.runs import RunDirectory
 from aha.tasks.prompts import ask
-from aha.train.checkpoint import Progress, Saver
+from aha.train.checkpoint import Saver
 from aha.train.schedule import learning_rate_at
 from aha.train.state import TrainingState, sampling_settings, update_settings
 from aha.train.stop import StopRequest
@@ -43,19 +43,13 @@ def train(
         keep(evaluate_held_out(recipe, state.engine, state.tokenizer, state.held_out))
 
     evaluator = RunEvaluator(recipe, run, reporter.note, measure)
-    saving = recipe.train
-    saver = Saver(run.checkpoints, saving.save_total_limit, saving.save_in_background)
-
-    def save(step: int) -> None:
-        progress = Progress(step, run.record_bytes())
-        saver.save(progress, state.model, state.tokenizer, state.optimizer)
-
+    saver = Saver(run, recipe.train, state.model, state.tokenizer, state.optimizer)
     slowest_s = 0.0
     for note in state.notes:
         reporter.note(note)
     if "before" not in run.evaluation():
         evaluator.at_end("before")
-    for step in range(state.first_step, recipe.train.max_steps + 1):
+    for step in range(state.done + 1, recipe.train.max_steps + 1):
         finished = train_step(state, step)
         reporter.report(finished, evaluator.after_step(step))
         slowest_s = max(slowest_s, finished.times["time/step_s"])
@@ -64,11 +58,11 @@ def train(
             # Time for two steps, because the checkpoint must still be written.
             stop.check(0.0 if last else 2 * slowest_s)
         except Stopped:
-            save(step)
+            saver.save(step)
             saver.finish()
             raise
         if step % recipe.train.save_steps == 0 or last:
-            save(step)
+            saver.save(step)
     saver.finish()
     evaluator.at_end("after")
 
@@ -82,9 +76,9 @@ def train_step(state: TrainingState, step: int) -> FinishedStep:
         parameters["lr"] = learning_rate
     drawn, groups = collect(state, step, times)
     with _timed(times, "time/train_s"):
-        settings = update_settings(recipe, state.budget.tokens)
+        settings = update_settings(recipe, state.tokens_per_microbatch)
         stats = update(state.policy, state.reference, state.optimizer, groups, settings)
-        state.budget.tokens = stats.tokens_per_microbatch
+        state.tokens_per_microbatch = stats.tokens_per_microbatch
         stats = replace(stats, nonfinite_rows=_places(drawn, groups, stats.nonfinite_rows))
     times["time/step_s"] = time.perf_counter() - started
     return FinishedStep(step, state.stream.epoch(step), learning_rate, drawn, stats, times)

@@ -52,16 +52,15 @@ def resume_run(
         found = newest_valid(run)
         decoded = run.environment().get("decoding", {}).get("path", "")
         state = prepare(recipe, found.path, decoded)
-        done = state.progress.step
-        lost = run.rewind(done, state.progress.record_bytes or dict.fromkeys(run.record_bytes(), 0))
+        lost = run.rewind(found.step, found.record_bytes or dict.fromkeys(run.record_bytes(), 0))
         if changed:
-            run.change_recipe(recipe, done)
+            run.change_recipe(recipe, found.step)
         for record in run.metrics():
             # The same microbatches as before: others would round differently.
-            state.budget.tokens = record["tokens_per_microbatch"]
+            state.tokens_per_microbatch = record["tokens_per_microbatch"]
         notes = [*found.faults, *(f"changed {change}" for change in changed)]
         stop = StopRequest(recipe.train.max_hours)
-        return _run(state, run, where_from(done, lost), stop, notes)
+        return _run(state, run, where_from(found.step, lost), stop, notes)
 
 
 def where_from(done: int, lost: int) -> str:
@@ -77,7 +76,7 @@ def _run(
     stop: StopRequest,
     notes: Sequence[str] = (),
 ) -> RunDirectory:
-    observers = observers_of(state.recipe, run, Console(), state.progress.step)
+    observers = observers_of(state.recipe, run, Console(), state.done)
     reporter = StepReporter(state.recipe, run, observers)
     for note in (f"run directory: {run.path}{how}", *notes):
         reporter.note(note)

@@ -32,41 +32,10 @@ from aha.rollout.cpu import choose
 from aha.rollout.engine import NativeEngine
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
-from aha.train.checkpoint import Progress, restore
+from aha.train.checkpoint import restore
 from aha.train.memory import tokens_that_fit
 from aha.train.schedule import ProblemStream
 from aha.types import Problem
-
-
-@dataclass
-class TokenBudget:
-    """Padded tokens of a microbatch. It shrinks when memory runs out."""
-
-    tokens: int
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Everything a step needs; `prepare` builds it once from a recipe."""
-
-    recipe: Recipe
-    model: PreTrainedModel
-    policy: LogprobModel
-    reference: Reference | None
-    tokenizer: PreTrainedTokenizerBase
-    engine: NativeEngine
-    optimizer: torch.optim.Optimizer
-    rewards: tuple[WeightedReward, ...]
-    stream: ProblemStream
-    held_out: tuple[Problem, ...]
-    budget: TokenBudget
-    progress: Progress
-    notes: tuple[str, ...]
-
-    @property
-    def first_step(self) -> int:
-        """The first step that is not done yet."""
-        return self.progress.step + 1
 
 
 @dataclass(frozen=True)
@@ -80,6 +49,28 @@ class TrainingData:
     stream: ProblemStream
     tokenizer: PreTrainedTokenizerBase
     longest_prompt: int
+    notes: tuple[str, ...]
+
+
+@dataclass
+class TrainingState:
+    """Everything a step needs; `prepare` builds it once from a recipe.
+
+    `tokens_per_microbatch` shrinks when memory runs out. `done`: the last step that is done.
+    """
+
+    recipe: Recipe
+    model: PreTrainedModel
+    policy: LogprobModel
+    reference: Reference | None
+    tokenizer: PreTrainedTokenizerBase
+    engine: NativeEngine
+    optimizer: torch.optim.Optimizer
+    rewards: tuple[WeightedReward, ...]
+    stream: ProblemStream
+    held_out: tuple[Problem, ...]
+    tokens_per_microbatch: int
+    done: int
     notes: tuple[str, ...]
 
 
@@ -173,8 +164,8 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
         rewards=data.rewards,
         stream=data.stream,
         held_out=data.held_out,
-        budget=TokenBudget(fits),
-        progress=restore(resume_from, optimizer) if resume_from else Progress(0, {}),
+        tokens_per_microbatch=fits,
+        done=restore(resume_from, optimizer) if resume_from else 0,
         notes=tuple(notes),
     )
 
