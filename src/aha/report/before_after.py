@@ -141,9 +141,8 @@ def behaviours(data: RunData) -> Behaviours | None:
                 [one.shows(name) for one, _ in both], [two.shows(name) for _, two in both]
             )
         key = f"reasoning/{name}_rate"
-        reaches = [(part, first_step_at(data.metrics, key, part)) for part in _THRESHOLDS]
-        if not data.numbers(key):
-            reaches = []
+        recorded = _THRESHOLDS if data.numbers(key) else ()
+        reaches = [(part, first_step_at(data.metrics, key, part)) for part in recorded]
         rows.append(Row(label, [share(shown) for shown in shows], change, passages, lifts, reaches))
     judged = [[step.true for one in side for step in one.analysis.steps] for side in sides]
     return Behaviours(

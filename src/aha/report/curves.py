@@ -20,8 +20,6 @@ _SHOWN: dict[str, dict[str, list[str]]] = yaml.safe_load(
     resources.files("aha.report").joinpath("metrics.yaml").read_text(encoding="utf-8")
 )
 POINTS = 400  # at most, a curve
-# Set by a schedule, not measured: a mean over steps would draw another schedule.
-_NOT_SMOOTHED = frozenset({"learning_rate"})
 BEHAVIOUR_KEYS = (*(f"reasoning/{name}_rate" for name in BEHAVIOURS), "reasoning/corrected_rate")
 
 
@@ -78,17 +76,17 @@ def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
 
     One run: the raw values (thinned: the range within each bin) and their running mean.
     Several: the running mean of each, then mean, lowest and highest at the steps all have.
-    The learning rate is not smoothed.
     """
     runs = [found for metrics in group if (found := values(metrics, key))]
     if not runs:
         return None
-    smoothed = key not in _NOT_SMOOTHED
+    # The rate is set by a schedule, not measured: a mean would draw another schedule.
+    smoothed = key != "learning_rate"
     drawn = []
     for run in runs:
-        numbers = [value for _, value in run]
-        strong = smooth(numbers, window_of(len(numbers))) if smoothed else numbers
-        drawn.append(dict(zip([step for step, _ in run], strong, strict=True)))
+        when, known = zip(*run, strict=True)
+        strong = smooth(known, window_of(len(run))) if smoothed else known
+        drawn.append(dict(zip(when, strong, strict=True)))
     steps = [step for step in drawn[0] if all(step in run for run in drawn)]
     if not steps:
         return None

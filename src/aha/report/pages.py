@@ -13,8 +13,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from functools import cache
-from itertools import pairwise
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +23,7 @@ from markupsafe import Markup
 
 from aha.reasoning.behaviours import BEHAVIOURS
 from aha.reasoning.compare import Estimate
-from aha.recipe import Recipe, changes, dump_recipe
+from aha.recipe import Recipe, RecipeChange, changes, dump_recipe
 from aha.report.before_after import LABELS, behaviours, shares_chart, summary, tiles, words_chart
 from aha.report.charts import chart_svg
 from aha.report.curves import bin_size, constant, panels, phase_table, window_of
@@ -81,10 +80,6 @@ def render_report(run: RunDirectory, version: str = "") -> str:
         "labels": [(name, LABELS[name]) for name in BEHAVIOURS],
         "case": case_study(data),
         "cost": cost(data),
-        "environment": [
-            (key.replace("_", " "), _environment_value(key, value))
-            for key, value in data.environment.items()
-        ],
         "stretches": stretches(data),
     }
     return render("report.html.j2", template_values, version)
@@ -120,36 +115,17 @@ def cost(data: RunData) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _environment_value(key: str, value: Any) -> str:
-    if key == "command" and isinstance(value, list):
-        return shlex.join(str(part) for part in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {one}" for name, one in value.items() if one is not None)
-    if isinstance(value, str):
-        return value
-    return "not known" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def stretches(data: RunData) -> list[tuple[int, int, Recipe, str]]:
-    """(first step, last step, recipe, command) of the steps that ran with one recipe.
+def stretches(data: RunData) -> list[tuple[int, int, Recipe, list[RecipeChange]]]:
+    """(first step, last step, recipe, its changes) of the steps that ran with one recipe.
 
     In order; one where the recipe was never changed. Recipes that no step ran with are left out.
     """
-    parts: list[tuple[int, int, Recipe]] = []
+    parts: list[tuple[int, int, Recipe, list[RecipeChange]]] = []
     for last, recipe in [*data.earlier_recipes, (data.metrics[-1]["step"], data.recipe)]:
         first = parts[-1][1] + 1 if parts else 1
         if first <= last:
-            parts.append((first, last, recipe))
-    commands = ["aha train recipe.yaml" + (" --output again" if len(parts) > 1 else "")]
-    for (_, _, before), (_, _, after) in pairwise(parts):
-        changed = changes(before, after)
-        command = ["aha", "train", "--resume", "again"]
-        if any(not change.free for change in changed):
-            command.append("--allow-change")
-        for change in changed:
-            command += ["--set", f"{change.key}={json.dumps(change.after, ensure_ascii=False)}"]
-        commands.append(shlex.join(command))
-    return [(*part, command) for part, command in zip(parts, commands, strict=True)]
+            parts.append((first, last, recipe, changes(parts[-1][2], recipe) if parts else []))
+    return parts
 
 
 def render(template: str, template_values: Mapping[str, Any], version: str = "") -> str:
@@ -187,7 +163,8 @@ def _templates() -> Environment:
     )
     environment.filters |= {
         "between": between, "duration": duration, "marked": marked, "preview": preview,
-        "svg": chart_svg, "write": write, "yaml": dump_recipe,
+        "sh": shlex.quote, "svg": chart_svg, "write": write, "yaml": dump_recipe,
+        "json": partial(json.dumps, ensure_ascii=False),
         "interval": lambda ends: between(Estimate(ends[0], ends[0], ends[1], 0), "percent"),
     }  # fmt: skip
     return environment
