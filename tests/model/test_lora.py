@@ -18,8 +18,7 @@ from aha.model.llama import blocks_of
 from aha.model.lora import (
     adapters_off,
     add_adapters,
-    can_fold_in,
-    folded_copy,
+    folded,
     has_adapters,
 )
 from aha.rollout.base import SamplingSettings
@@ -80,14 +79,14 @@ def test_folding_in_is_w_plus_scaled_b_a(base: PreTrainedModel) -> None:
     by_hand = layer.base_layer.weight + (8 / 4) * (
         layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     )
-    folded = folded_copy(model)
-    assert torch.equal(folded.model.layers[0].self_attn.q_proj.weight, by_hand)
-    assert type(folded.model.layers[0].self_attn.q_proj) is torch.nn.Linear
-    assert not has_adapters(folded)
+    plain = folded(model)
+    assert torch.equal(plain.model.layers[0].self_attn.q_proj.weight, by_hand)
+    assert type(plain.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+    assert not has_adapters(plain)
     assert has_adapters(model)
-    torch.testing.assert_close(logits(folded), logits(model), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(plain), logits(model), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(logits(model), logits(base), atol=0.1)
-    assert set(folded.state_dict()) == set(base.state_dict())
+    assert set(plain.state_dict()) == set(base.state_dict())
 
 
 def test_peft_itself_folds_the_same(base: PreTrainedModel) -> None:
@@ -98,7 +97,7 @@ def test_peft_itself_folds_the_same(base: PreTrainedModel) -> None:
     wrapped.base_model.model.load_state_dict(state, strict=False)
     assert isinstance(wrapped, PeftModel)
     theirs = wrapped.merge_and_unload().state_dict()
-    ours = folded_copy(model).state_dict()
+    ours = folded(model).state_dict()
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
 
@@ -132,8 +131,10 @@ def test_the_sampler_draws_from_what_the_trainer_scores(
 
 
 def test_only_float32_is_folded_in_for_rollouts(base: PreTrainedModel) -> None:
-    assert can_fold_in(adapted(base, 0.1))
-    assert not can_fold_in(adapted(copy.deepcopy(base).to(torch.bfloat16), 0.1))
+    model, rounded = adapted(base, 0.1), adapted(copy.deepcopy(base).to(torch.bfloat16), 0.1)
+    assert folded(model) is not model
+    assert folded(rounded) is rounded
+    assert folded(base) is base
 
 
 def test_adapters_on_bfloat16_weights_are_float32(base: PreTrainedModel, tmp_path: Path) -> None:

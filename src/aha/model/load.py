@@ -44,26 +44,19 @@ def find_model(name: str) -> str:
                 f"model.name: the folder {name!r} has no config.json, and no adapter_config.json."
             )
         return str(path)
-    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if not looks_like_hub:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
             f"model.name: {name!r} does not exist; allowed are {TINY_NAME!r}, a folder with a "
             "Hugging Face model, or a hub name such as Qwen/Qwen2.5-0.5B."
             f"{did_you_mean(name, [TINY_NAME])}"
         )
-    _require_on_hub(name)
-    return name
-
-
-def _require_on_hub(name: str) -> None:
-    """One look into the cache, then one request; transformers alone would retry for minutes."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return
-        HfApi().model_info(name, timeout=10)
+        # One request at most; transformers alone would retry for minutes.
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise UserError(f"model.name: {name!r} is not a valid hub name.") from None
     except RepositoryNotFoundError:
@@ -75,6 +68,7 @@ def _require_on_hub(name: str) -> None:
             f"model.name: {name!r} is no folder here, is not in the cache, and the hub could not "
             f"be reached ({type(error).__name__})."
         ) from None
+    return name
 
 
 def choose_device(section: ModelSection) -> torch.device:
@@ -201,13 +195,28 @@ def load_model(
     """The recipe's model, or the checkpoint at `source`, on its device and without dropout.
 
     An adapter comes with its base. `frozen` says that its weights will not be trained.
+    Errors: UserError for quantised weights without bitsandbytes.
     """
     device, place = choose_device(section), source or find_model(section.name)
     if device.type == "cuda":
         # It would build a plan for every new length of a batch; `cudnn_attention` says more.
         torch.backends.cuda.enable_cudnn_sdp(False)
     adapter = Path(place) if is_adapter(Path(place)) else None
-    options: dict[str, Any] = {} if section.quantization == "none" else _quantised(section, device)
+    options: dict[str, Any] = {}
+    if section.quantization != "none":
+        if find_spec("bitsandbytes") is None:
+            raise UserError(
+                f"model.quantization is {section.quantization!r}, which needs bitsandbytes: "
+                "pip install 'aha-zero[quantized]'."
+            )
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=section.quantization == "nf4",
+            load_in_8bit=section.quantization == "int8",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=choose_dtype(section, frozen=True),
+        )
     model: PreTrainedModel = _load(
         AutoModelForCausalLM,
         section,
@@ -237,24 +246,6 @@ def switch_off_dropout(model: torch.nn.Module) -> None:
             for name, value in vars(holder).items():
                 if "drop" in name and isinstance(value, float):
                     setattr(holder, name, 0.0)
-
-
-def _quantised(section: ModelSection, device: torch.device) -> dict[str, Any]:
-    """Options that load a model through bitsandbytes. Errors: UserError if it is missing."""
-    if find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"model.quantization is {section.quantization!r}, which needs bitsandbytes: "
-            "pip install 'aha-zero[quantized]'."
-        )
-    compute = choose_dtype(section, frozen=True)
-    config = BitsAndBytesConfig(
-        load_in_4bit=section.quantization == "nf4",
-        load_in_8bit=section.quantization == "int8",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-    )
-    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _load(factory: Any, section: ModelSection, source: str, **options: Any) -> Any:

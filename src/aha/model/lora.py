@@ -60,12 +60,27 @@ def lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:
     """
     from peft import LoraConfig
 
+    if lora.target_modules != "all-linear":
+        head = model.get_output_embeddings()
+        allowed = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        }
+        for name in lora.target_modules:
+            if name not in allowed:
+                raise UserError(
+                    f"lora.target_modules: {name!r} is no linear layer of the model's blocks; "
+                    f"allowed are all-linear or {', '.join(sorted(allowed))}."
+                    f"{did_you_mean(name, allowed)}"
+                )
+    targets = lora.target_modules
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         use_rslora=lora.use_rslora,
         lora_dropout=0.0,
-        target_modules=_targets(model, lora),
+        target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
 
@@ -152,47 +167,32 @@ def _settle(model: PreTrainedModel, base: str) -> None:
             parameter.data = parameter.data.float()
 
 
-def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
-    """peft's target_modules. Errors: UserError for a name that no linear layer of a block has."""
-    if lora.target_modules == "all-linear":
-        return "all-linear"
-    head = model.get_output_embeddings()
-    allowed = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
-    for name in lora.target_modules:
-        if name not in allowed:
-            raise UserError(
-                f"lora.target_modules: {name!r} is no linear layer of the model's blocks; allowed "
-                f"are all-linear or {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
-            )
-    return list(lora.target_modules)
-
-
 def has_adapters(model: PreTrainedModel) -> bool:
     """True if the model has adapters beside its weights."""
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
-def can_fold_in(model: PreTrainedModel) -> bool:
-    """True if folding in only rounds: every adapted layer is a float32 linear layer."""
+def folded(model: PreTrainedModel) -> PreTrainedModel:
+    """The model that a rollout decodes: on a CPU a copy with W + (alpha / r) B A in place of W.
+
+    It is the model itself where folding in would do more than round (an adapted layer is no
+    float32 linear layer), on a GPU, and without adapters. The model is not changed.
+    """
+    if not hasattr(model, "peft_config") or model.device.type != "cpu":
+        return model
     layers = [layer.get_base_layer() for _, layer in _adapted(model)]
-    return all(type(x) is nn.Linear and x.weight.dtype == torch.float32 for x in layers)
-
-
-def folded_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy without adapters, with W + (alpha / r) B A in place of W; the model is not changed."""
-    folded = copy.deepcopy(model)
+    only_rounds = all(type(x) is nn.Linear and x.weight.dtype == torch.float32 for x in layers)
+    if not layers or not only_rounds:
+        return model
+    copied = copy.deepcopy(model)
     with torch.no_grad():
-        for name, layer in _adapted(folded):
+        for name, layer in _adapted(copied):
             layer.merge()
             parent, _, child = name.rpartition(".")
-            setattr(folded.get_submodule(parent), child, layer.get_base_layer())
-    folded._hf_peft_config_loaded = False
-    del folded.peft_config
-    return folded
+            setattr(copied.get_submodule(parent), child, layer.get_base_layer())
+    copied._hf_peft_config_loaded = False
+    del copied.peft_config
+    return copied
 
 
 @contextmanager

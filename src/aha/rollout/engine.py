@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aha.model.free_memory import is_out_of_memory
 from aha.model.llama import LlamaBlocks, blocks_of
 from aha.model.load import require_positions
-from aha.model.lora import can_fold_in, cast_copy, folded_copy, has_adapters
+from aha.model.lora import cast_copy, folded
 from aha.rollout.base import Decoder, Partial, SamplingSettings, unfinished_text
 from aha.rollout.cpu import Choice, CPUDecoder
 from aha.rollout.cuda import BlocksDecoder
@@ -152,9 +152,8 @@ class NativeEngine:
             self._model.train(was_training)
 
     def _new_decoder(self, rows: int, longest: int) -> Decoder:
-        model, blocks = self._model, self._blocks
-        if has_adapters(model) and model.device.type == "cpu" and can_fold_in(model):
-            model = folded_copy(model)
+        model, blocks = folded(self._model), self._blocks
+        if model is not self._model:
             blocks = blocks_of(model)
         autocast = None if self._dtype == model.dtype else self._dtype
         if autocast is not None:

@@ -43,7 +43,15 @@ class VllmEngine:
 
         Errors: UserError when vLLM is not installed, RunFailure when it cannot load the model.
         """
-        self._vllm = _vllm()
+        try:
+            self._vllm: Any = import_module("vllm")
+        except ModuleNotFoundError as error:
+            if error.name != "vllm":
+                raise
+            raise UserError(
+                "--engine is 'vllm', which is not installed: pip install 'aha-zero[vllm]', or use "
+                "--engine native."
+            ) from None
         self._tokenizer = tokenizer
         try:
             self._llm: Any = self._vllm.LLM(
@@ -78,30 +86,31 @@ class VllmEngine:
             )
         # vLLM refuses several greedy completions of a prompt; they would all be the same.
         distinct = 1 if settings.temperature < _LEAST_TEMPERATURE else num_generations
-        answers = self._llm.generate(
-            [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
-            [self._params(distinct, settings, seed, index) for index in range(len(prompts))],
-            use_tqdm=False,
-        )
+        params = []
+        for index in range(len(prompts)):
+            # vLLM adds a completion's place to its prompt's seed, so neighbours must be far apart.
+            digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
+            params.append(
+                self._vllm.SamplingParams(
+                    n=distinct,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    top_k=settings.top_k,
+                    min_p=settings.min_p,
+                    max_tokens=settings.max_completion_length,
+                    stop=list(settings.stop),
+                    include_stop_str_in_output=True,
+                    # So that a stop string may be a special token's, as in the native engine.
+                    skip_special_tokens=False,
+                    ignore_eos=settings.ignore_end,
+                    logprobs=0,
+                    seed=int.from_bytes(digest[:7], "big"),
+                )
+            )
+        ids = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts]
+        answers = self._llm.generate(ids, params, use_tqdm=False)
         groups = [tuple(self._completion(one) for one in answer.outputs) for answer in answers]
         return [group * (num_generations // distinct) for group in groups]
-
-    def _params(self, count: int, settings: SamplingSettings, seed: int, index: int) -> Any:
-        return self._vllm.SamplingParams(
-            n=count,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            min_p=settings.min_p,
-            max_tokens=settings.max_completion_length,
-            stop=list(settings.stop),
-            include_stop_str_in_output=True,
-            # So that a stop string may be a special token's, as in the native engine.
-            skip_special_tokens=False,
-            ignore_eos=settings.ignore_end,
-            logprobs=0,
-            seed=_seed_of(seed, index),
-        )
 
     def _completion(self, output: Any) -> Completion:
         if output.finish_reason not in _FINISHED:
@@ -114,21 +123,3 @@ class VllmEngine:
             float(step[token].logprob) for token, step in zip(ids, output.logprobs, strict=True)
         )
         return Completion(text, ids, logprobs, output.finish_reason)
-
-
-def _vllm() -> Any:
-    try:
-        return import_module("vllm")
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise UserError(
-            "--engine is 'vllm', which is not installed: pip install 'aha-zero[vllm]', or use "
-            "--engine native."
-        ) from None
-
-
-def _seed_of(seed: int, index: int) -> int:
-    """A prompt's seed. vLLM adds a completion's place to it, so neighbours must be far apart."""
-    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")

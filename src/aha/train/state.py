@@ -24,7 +24,7 @@ from aha.model.load import (
     require_fast_bfloat16,
     require_positions,
 )
-from aha.model.lora import can_fold_in, folded_copy, has_adapters
+from aha.model.lora import folded
 from aha.recipe import Recipe
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.base import SamplingSettings
@@ -188,8 +188,8 @@ def build_engine(
     decoding = None
     if blocks is not None and model.device.type == "cpu":
         # For each rollout the adapters are folded into a copy, which decodes as a plain model.
-        folds = has_adapters(model) and can_fold_in(model)
-        decoding = choose(LlamaBlocks(folded_copy(model)) if folds else blocks, decoded)
+        plain = folded(model)
+        decoding = choose(blocks if plain is model else LlamaBlocks(plain), decoded)
     return NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows, dtype, decoding)
 
 

@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from aha.evaluate.evaluation import Evaluation, RunEvaluator, evaluate_held_out
 from aha.model.llama import blocks_of
 from aha.model.load import choose_device, load_model, product_dtype
-from aha.model.lora import can_fold_in, folded_copy
+from aha.model.lora import folded
 from aha.observe.reporter import StepReporter, observers_of, require_services
 from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
@@ -285,10 +285,8 @@ def _measure(
         else:
             model = trainer.policy
         with own_forward(model):
-            folds = recipe.lora is not None and model.device.type == "cpu"
-            if folds and not trainer.is_sharded and can_fold_in(model):
-                model = folded_copy(model)
-            engine = build_engine(recipe, model, data.tokenizer, blocks_of(model))
+            plain = folded(model)
+            engine = build_engine(recipe, plain, data.tokenizer, blocks_of(plain))
             keep(evaluate_held_out(recipe, engine, data.tokenizer, data.held_out))
 
     if trainer.is_sharded and not untrained:
