@@ -10,7 +10,8 @@ from transformers import GPT2Config
 from aha.doctor.preview import measured, public_shape
 from aha.grpo import logprobs
 from aha.model.free_memory import HEAP_STEP_BYTES, container_limit, container_room
-from aha.model.sizes import Pass, Shape, Widths, kept_per_token
+from aha.model.kernels.decode import Widths
+from aha.model.sizes import Pass, Shape, kept_per_token
 from aha.recipe import Recipe, load_recipe
 from aha.rollout import cpu, cuda
 from aha.train.memory import Phase, Place, Prediction, RunSizes, predict

@@ -23,7 +23,7 @@ from transformers import (
 from aha.grpo.batches import Row, micro_batches
 from aha.grpo.logprobs import LogprobModel
 from aha.model.kernels import calls
-from aha.model.kernels.decode import Sizes
+from aha.model.kernels.decode import Widths
 from aha.model.kernels.library import kernels
 from aha.model.llama import blocks_of, supports
 from aha.rollout.base import SamplingSettings
@@ -114,7 +114,7 @@ def on_path(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if path in ("packed", "in-place", "step") and not calls.usable():
         pytest.skip("no compiled kernels here")
     if path == "in-place":
-        monkeypatch.setattr(Sizes, "packs", False)
+        monkeypatch.setattr(Widths, "packs", False)
     elif path == "step":
         monkeypatch.setattr(CPUDecoder, "burst_tokens", 0)
     elif path == "fixed-shapes":

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 import aha.trl.materials as materials
+from aha.model.kernels.decode import Widths
 from aha.model.load import product_dtype
-from aha.model.sizes import Widths
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import load_problems
 from aha.train.schedule import ProblemStream

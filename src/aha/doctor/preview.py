@@ -20,6 +20,7 @@ from transformers import AutoConfig, Qwen2Config
 from aha.bench.workload import SHAPES
 from aha.doctor import software
 from aha.doctor.hardware import Machine
+from aha.model.kernels.decode import Widths
 from aha.model.load import (
     choose_device,
     choose_dtype,
@@ -29,7 +30,7 @@ from aha.model.load import (
     require_positions,
 )
 from aha.model.lora import base_name, is_adapter
-from aha.model.sizes import Counts, Shape, Widths, adapter_parameters, counts_of, weights_bytes
+from aha.model.sizes import Counts, Shape, adapter_parameters, counts_of, weights_bytes
 from aha.recipe import Recipe, dump_recipe
 from aha.rewards.score import rewards_of, try_rewards
 from aha.sections import ModelSection

@@ -9,7 +9,7 @@ own forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from aha.model.kernels import calls
-from aha.model.kernels.decode import DecodedModel, Layer, Sizes
+from aha.model.kernels.decode import DecodedModel, Widths
 from aha.model.ops import linear_float32, rms_norm, rotate, swiglu
 
 _MODEL_TYPES = ("qwen2", "qwen3", "llama", "mistral")
@@ -67,11 +67,11 @@ class Stack:
         """Make each layer's gradient a view of the stack's gradient, or None if it has none."""
         row = 0
         for layer in self.layers:
-            end = row + layer.out_features
-            layer.weight.grad = None if self.weight.grad is None else self.weight.grad[row:end]
-            if self.bias is not None:
-                layer.bias.grad = None if self.bias.grad is None else self.bias.grad[row:end]
-            row = end
+            rows = slice(row, row + layer.out_features)
+            for mine, whole in ((layer.weight, self.weight), (layer.bias, self.bias)):
+                if whole is not None:
+                    mine.grad = None if whole.grad is None else whole.grad[rows]
+            row = rows.stop
 
     def clear_gradients(self) -> None:
         self.weight.grad = None
@@ -86,25 +86,16 @@ def stack(layers: Sequence[Any]) -> Stack | None:
     """
     if any(type(layer) is not nn.Linear for layer in layers):
         return None
-    if len({layer.weight.requires_grad for layer in layers}) > 1:
+    if len({(layer.weight.requires_grad, layer.bias is None) for layer in layers}) > 1:
         return None
-    if len({layer.bias is None for layer in layers}) > 1:
-        return None
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    bias = None
-    if layers[0].bias is not None:
-        bias = torch.cat([layer.bias.detach() for layer in layers])
-    row = 0
-    for layer in layers:
-        end = row + layer.out_features
-        layer.weight.data = weight[row:end]
-        if bias is not None:
-            layer.bias.data = bias[row:end]
-        row = end
-    trainable = layers[0].weight.requires_grad
-    if bias is not None:
-        bias.requires_grad_(trainable)
-    return Stack(tuple(layers), weight.requires_grad_(trainable), bias)
+    joined = []
+    for name in ("weight", "bias") if layers[0].bias is not None else ("weight",):
+        parts = [getattr(layer, name) for layer in layers]
+        whole = torch.cat([part.detach() for part in parts])
+        for part, view in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+            part.data = view
+        joined.append(whole.requires_grad_(layers[0].weight.requires_grad))
+    return Stack(tuple(layers), joined[0], joined[1] if len(joined) > 1 else None)
 
 
 def blocks_of(model: PreTrainedModel) -> LlamaBlocks | None:
@@ -118,9 +109,8 @@ class LlamaBlocks:
     def __init__(self, model: PreTrainedModel) -> None:
         config: Any = model.config
         self._base: Any = model.get_decoder()
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        widths = Widths.of(config)
+        self.heads, self.kv_heads, self.head_dim = widths.heads, widths.kv_heads, widths.head_dim
         self._eps: float = config.rms_norm_eps
         self.embedding: Tensor = self._base.embed_tokens.weight
         self.head: nn.Linear = model.get_output_embeddings()
@@ -140,43 +130,38 @@ class LlamaBlocks:
 
         They compute float32 on a CPU, plain linear layers, head widths of a multiple of 16.
         """
-        config: Any = self._base.config
-        plain = type(self.head) is nn.Linear and self.head.bias is None
+        head, layers = self.head, []
+        plain = type(head) is nn.Linear and head.bias is None
         narrow = self.head_dim % calls.HEAD_MULTIPLE != 0
-        if narrow or not (plain and calls.usable(self.embedding, self.head.weight)):
+        if narrow or not (plain and calls.usable(self.embedding, head.weight)):
             return None
-        layers = [self._weights(index) for index in range(len(self.layers))]
-        if any(layer is None for layer in layers):
-            return None
-        sizes = Sizes(
-            len(self.layers), config.hidden_size, self.heads, self.kv_heads, self.head_dim,
-            config.intermediate_size, self.head.weight.shape[0],
-        )  # fmt: skip
+        for layer, qkv, gate_up in zip(self.layers, self._qkv, self._gate_up, strict=True):
+            attention, down = layer.self_attn, layer.mlp.down_proj
+            plain = type(attention.o_proj) is nn.Linear and type(down) is nn.Linear
+            if qkv is None or gate_up is None or not plain:
+                return None
+            if down.bias is not None or gate_up.bias is not None:
+                return None
+            normed = hasattr(attention, "q_norm")
+            layers.append(
+                [
+                    layer.input_layernorm.weight,
+                    qkv.weight,
+                    qkv.bias,
+                    attention.o_proj.weight,
+                    attention.o_proj.bias,
+                    attention.q_norm.weight if normed else None,
+                    attention.k_norm.weight if normed else None,
+                    layer.post_attention_layernorm.weight,
+                    gate_up.weight,
+                    down.weight,
+                ]
+            )
+        # The head's rows: a checkpoint's vocabulary may be padded.
+        widths = replace(Widths.of(self._base.config), vocabulary=len(head.weight))
+        norm = self._base.norm.weight
         return DecodedModel(
-            sizes, [x for x in layers if x], self.embedding, self._base.norm.weight,
-            self.head.weight, cos_TD, sin_TD, self._eps,
-        )  # fmt: skip
-
-    def _weights(self, index: int) -> Layer | None:
-        """One block's weights; None if a projection is not plain or the gated unit has biases."""
-        layer, qkv, gate_up = self.layers[index], self._qkv[index], self._gate_up[index]
-        attention, down = layer.self_attn, layer.mlp.down_proj
-        plain = type(attention.o_proj) is nn.Linear and type(down) is nn.Linear
-        if qkv is None or gate_up is None or not plain:
-            return None
-        if down.bias is not None or gate_up.bias is not None:
-            return None
-        return Layer(
-            norm1=layer.input_layernorm.weight,
-            qkv=qkv.weight,
-            qkv_bias=qkv.bias,
-            out=attention.o_proj.weight,
-            out_bias=attention.o_proj.bias,
-            q_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
-            k_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
-            norm2=layer.post_attention_layernorm.weight,
-            gate_up=gate_up.weight,
-            down=down.weight,
+            widths, layers, self.embedding, norm, head.weight, cos_TD, sin_TD, self._eps
         )
 
     def angles(self, length: int) -> tuple[Tensor, Tensor]:

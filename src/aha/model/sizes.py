@@ -10,42 +10,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from aha.model.kernels.decode import Widths
 from aha.model.llama import supports
 from aha.sections import LoraSection
 
 # Bytes a weight: 4 bits and a scale of 8 bits for every 64, themselves scaled (arXiv:2305.14314);
 # 8 bits, the scales of rows left out.
 _QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-
-
-@dataclass(frozen=True)
-class Widths:
-    """A decoder's sizes, in elements."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    inner: int
-    vocabulary: int
-
-    @staticmethod
-    def of(config: Any) -> Widths:
-        """From a Hugging Face configuration, with that library's defaults for what it lacks.
-
-        A model without attention counts as one head that is as wide as the stream.
-        """
-        heads, hidden = getattr(config, "num_attention_heads", None) or 1, config.hidden_size
-        return Widths(
-            layers=config.num_hidden_layers,
-            hidden=hidden,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or hidden // heads,
-            inner=getattr(config, "intermediate_size", None) or 4 * hidden,
-            vocabulary=config.vocab_size,
-        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from aha.model.kernels.decode import Drawn
@@ -121,6 +122,12 @@ class Decoder(Protocol):
     def keep(self, rows_K: Tensor) -> None:
         """Drop all rows but these, given in ascending order; they are renumbered from 0."""
         ...
+
+
+def padded_left(prompts: Sequence[Sequence[int]]) -> Tensor:
+    """The prompts' tokens (P, T), with zeros before those of the shorter ones."""
+    width = max(len(prompt) for prompt in prompts)
+    return torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
 
 
 def rollout_seed(seed: int, step: int, round_: int = 0) -> int:

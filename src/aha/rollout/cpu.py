@@ -19,7 +19,7 @@ from aha.model.kernels import calls
 from aha.model.kernels.decode import DecodedModel, Drawn
 from aha.model.kernels.library import kernels
 from aha.model.llama import LlamaBlocks
-from aha.rollout.base import Decoder
+from aha.rollout.base import Decoder, padded_left
 from aha.rollout.cuda import BlocksDecoder
 
 _BURST_TOKENS = 16  # tokens that a small model's rows write before ended ones are dropped
@@ -109,10 +109,14 @@ class CPUDecoder(Decoder):
         return None if model is None else cls(blocks, longest, model, angles)
 
     def add(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
-        last, start = [], 0
-        for end in _chunks([len(prompt) for prompt in prompts]):
-            last.append(self._read(prompts[start:end], repeats))
-            start = end
+        # Read together: at most PREFILL_TOKENS padded tokens, or one prompt.
+        last, start, widest = [], 0, 0
+        for end, prompt in enumerate(prompts):
+            widest = max(widest, len(prompt))
+            if end > start and (end + 1 - start) * widest > PREFILL_TOKENS:
+                last.append(self._read(prompts[start:end], repeats))
+                start, widest = end, len(prompt)
+        last.append(self._read(prompts[start:], repeats))
         return self._blocks.logits(torch.cat(last)).repeat_interleave(repeats, dim=0)
 
     def step(self, tokens_R: Tensor) -> Tensor:
@@ -142,13 +146,11 @@ class CPUDecoder(Decoder):
 
     def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         """Run the prompts and append their rows; the last hidden states (P, C)."""
-        blocks, width = self._blocks, max(len(prompt) for prompt in prompts)
-        length_P = torch.tensor([len(prompt) for prompt in prompts])
-        padding_P = width - length_P
-        ids_PT = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids_PT[row, width - len(prompt) :] = torch.tensor(prompt)
-        first, tables_PN = len(self._owned), self._new_rows(length_P.tolist(), repeats)
+        blocks, lengths = self._blocks, [len(prompt) for prompt in prompts]
+        ids_PT = padded_left(prompts)
+        width = ids_PT.shape[1]
+        padding_P = width - torch.tensor(lengths)
+        first, tables_PN = len(self._owned), self._new_rows(lengths, repeats)
         mask_P1TT = None
         if bool(padding_P.any()):
             position_T = torch.arange(width)
@@ -175,7 +177,11 @@ class CPUDecoder(Decoder):
         position_N = (torch.arange(width) - padding_P[:, None]).clamp(min=0).flatten()
         hidden_NC = functional.embedding(ids_PT.flatten(), blocks.embedding)
         hidden_NC = blocks.run(hidden_NC, self._cos[position_N], self._sin[position_N], attend)
-        self._copy_ends(first, length_P.tolist(), repeats)
+        # A prompt's last, partly filled block is copied from its first row to the others.
+        for row, length in zip(range(first, len(self._owned), repeats), lengths, strict=True):
+            if length % calls.BLOCK:
+                for other in range(row + 1, row + repeats):
+                    self._pool.copy(self._owned[row][-1], self._owned[other][-1])
         return hidden_NC.unflatten(0, (-1, width))[:, -1]
 
     def _new_rows(self, lengths: Sequence[int], repeats: int) -> Tensor:
@@ -195,14 +201,6 @@ class CPUDecoder(Decoder):
         length_R = torch.tensor(lengths).repeat_interleave(repeats)
         self._length_R = torch.cat((self._length_R, length_R))
         return tables_RN[::repeats].contiguous()
-
-    def _copy_ends(self, first: int, lengths: Sequence[int], repeats: int) -> None:
-        """Copy a prompt's last, partly filled block from its first row to the others."""
-        for index, length in enumerate(lengths):
-            if length % calls.BLOCK:
-                row = first + index * repeats
-                for other in range(row + 1, row + repeats):
-                    self._pool.copy(self._owned[row][-1], self._owned[other][-1])
 
     def _make_room(self, positions: int) -> None:
         """Give every row blocks for that many more positions, at most its whole table."""
@@ -246,14 +244,3 @@ class _BlockPool:
 
     def copy(self, source: int, target: int) -> None:
         self._views[target].copy_(self._views[source])
-
-
-def _chunks(lengths: Sequence[int]) -> list[int]:
-    """The ends of groups of prompts with at most `PREFILL_TOKENS` padded tokens, or one prompt."""
-    ends, start, widest = [], 0, 0
-    for index, length in enumerate(lengths):
-        widest = max(widest, length)
-        if index > start and (index + 1 - start) * widest > PREFILL_TOKENS:
-            ends.append(index)
-            start, widest = index, length
-    return [*ends, len(lengths)]

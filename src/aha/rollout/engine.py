@@ -75,33 +75,21 @@ class NativeEngine:
         seed: int,
     ) -> list[tuple[Completion, ...]]:
         """See `aha.rollout.base.Engine`."""
-        (groups,) = self._groups(prompts, num_generations, settings, seed, every_step=False)
+        (groups,) = self.stream(prompts, num_generations, settings, seed, every_step=False)
         return [tuple(partial.completion for partial in group) for group in groups]
 
+    @torch.inference_mode()
     def stream(
         self,
         prompts: Sequence[Prompt],
         num_generations: int,
         settings: SamplingSettings,
         seed: int,
+        every_step: bool = True,
     ) -> Generator[list[tuple[Partial, ...]], None, None]:
-        """Every row's tokens so far, after each step or burst of steps of `generate`.
+        """Every prompt's rows so far, after each step or burst of steps, or only when all ended.
 
         The last item is the result of `generate`. If memory runs out, all rows start again.
-        """
-        return self._groups(prompts, num_generations, settings, seed, every_step=True)
-
-    @torch.inference_mode()
-    def _groups(
-        self,
-        prompts: Sequence[Prompt],
-        num_generations: int,
-        settings: SamplingSettings,
-        seed: int,
-        every_step: bool,
-    ) -> Generator[list[tuple[Partial, ...]], None, None]:
-        """One tuple of rows for each prompt: after every step, or only when all rows have ended.
-
         Errors: RunFailure if one row at a time takes too much memory.
         """
         num_rows, limit = len(prompts) * num_generations, settings.max_completion_length

@@ -17,7 +17,7 @@ from transformers import DynamicCache, DynamicLayer, PreTrainedModel
 
 from aha.model.free_memory import is_out_of_memory
 from aha.model.ops import casting
-from aha.rollout.base import Decoder
+from aha.rollout.base import Decoder, padded_left
 from aha.types import UserError
 
 
@@ -59,13 +59,8 @@ class HFDecoder(Decoder):
 
     def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         device = self._model.device
-        width = max(len(prompt) for prompt in prompts)
-        ids_PT = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask_PT = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids_PT[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask_PT[row, width - len(prompt) :] = 1
-        mask_PT = mask_PT.to(device)
+        ids_PT = padded_left(prompts)
+        mask_PT = padded_left([[1] * len(prompt) for prompt in prompts]).to(device)
         position_PT = (mask_PT.cumsum(dim=1) - 1).clamp(min=0)
         cache = DynamicCache(config=self._model.config)
         logits_PTV = self._forward(ids_PT.to(device), mask_PT, position_PT, cache)

@@ -34,12 +34,11 @@ from transformers import PreTrainedModel
 from aha.grpo import logprobs
 from aha.model.free_memory import HEAP_STEP_BYTES, LARGE_TENSOR_BYTES, free_memory
 from aha.model.kernels import calls
-from aha.model.kernels.decode import Sizes as KernelSizes
+from aha.model.kernels.decode import Widths
 from aha.model.sizes import (
     Linear,
     Pass,
     Shape,
-    Widths,
     adapted_layers,
     adapter_parameters,
     kept_per_token,
@@ -351,11 +350,9 @@ def _rollout(run: RunSizes) -> Mapping[str, int]:
         )
     elif not run.on_cpu and item < run.item:
         copies = item * counts.parameters
-    elif run.in_c:
+    elif run.in_c and w.packs:
         # The kernels read small models' weights from panels.
-        sizes = (w.layers, w.hidden, w.heads, w.kv_heads, w.head_dim, w.inner, w.vocabulary)
-        if KernelSizes(*sizes).packs:
-            copies = 4 * (sum(x.weights for x in counts.linears) + w.hidden * w.vocabulary)
+        copies = 4 * (sum(x.weights for x in counts.linears) + w.hidden * w.vocabulary)
 
     if not counts.fused:
         # Every layer's cache is copied when it grows, one after the other.

@@ -27,6 +27,7 @@ from transformers.integrations.deepspeed import (
 from trl.generation import vllm_generation
 
 from aha.model.free_memory import free_memory
+from aha.model.kernels.decode import Widths
 from aha.model.load import (
     choose_device,
     choose_dtype,
@@ -37,7 +38,7 @@ from aha.model.load import (
     require_positions,
 )
 from aha.model.lora import is_adapter, lora_config
-from aha.model.sizes import Pass, Widths, kept_per_token, logits_per_token
+from aha.model.sizes import Pass, kept_per_token, logits_per_token
 from aha.recipe import Recipe
 from aha.rollout.sampler import StopStrings
 from aha.train.memory import token_budget

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from aha.model import ops
 from aha.model.kernels import calls, library
-from aha.model.kernels.decode import Sizes, pack
+from aha.model.kernels.decode import Widths, pack
 from aha.model.kernels.library import kernels, runnable_paths
 from aha.model.llama import LlamaBlocks
 from aha.rollout.cpu import CPUDecoder
@@ -165,7 +165,7 @@ def test_decoding_equals_the_models_own_forward(
 def test_a_burst_draws_what_single_tokens_would(
     packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Sizes, "packs", packs)
+    monkeypatch.setattr(Widths, "packs", packs)
     blocks = LlamaBlocks(llama(4, 2, 32, 64))
     uniforms = torch.rand(70, 12, dtype=torch.float64)
     limit, ends, last = torch.full((70,), 12), torch.tensor([7, 9]), torch.arange(70)

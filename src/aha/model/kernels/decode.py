@@ -7,7 +7,8 @@ rows are one call. Weights of large models are read where they are, a token a ca
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,37 +23,38 @@ _ROWS_IN_PLACE = 64  # most rows that all threads compute together; MOST_ROWS in
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Weights of one block, in the order of decode.c; None for what the model lacks."""
-
-    norm1: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    norm2: Tensor
-    gate_up: Tensor
-    down: Tensor
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """In the order of decode.c."""
+class Widths:
+    """A decoder's sizes, in elements and in the order of decode.c."""
 
     layers: int
     hidden: int
     heads: int
     kv_heads: int
-    width: int
+    head_dim: int
     inner: int
     vocabulary: int
 
+    @staticmethod
+    def of(config: Any) -> Widths:
+        """From a Hugging Face configuration, with that library's defaults for what it lacks.
+
+        A model without attention counts as one head that is as wide as the stream.
+        """
+        heads, hidden = getattr(config, "num_attention_heads", None) or 1, config.hidden_size
+        return Widths(
+            layers=config.num_hidden_layers,
+            hidden=hidden,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or hidden // heads,
+            inner=getattr(config, "intermediate_size", None) or 4 * hidden,
+            vocabulary=config.vocab_size,
+        )
+
     @property
     def packs(self) -> bool:
-        """True if the weights are copied into panels."""
-        attended = (2 * self.heads + 2 * self.kv_heads) * self.width
+        """True if the kernels copy the weights into panels."""
+        attended = (2 * self.heads + 2 * self.kv_heads) * self.head_dim
         weights = self.layers * self.hidden * (attended + 3 * self.inner)
         # 64: then the residual stream is whole panels on every kind of processor.
         return self.hidden % 64 == 0 and weights + self.hidden * self.vocabulary <= _MOST_PACKED
@@ -94,8 +96,8 @@ class DecodedModel:
 
     def __init__(
         self,
-        sizes: Sizes,
-        layers: list[Layer],
+        widths: Widths,
+        layers: list[list[Tensor | None]],
         embedding: Tensor,
         norm: Tensor,
         head: Tensor,
@@ -103,21 +105,15 @@ class DecodedModel:
         sin_TD: Tensor,
         eps: float,
     ) -> None:
-        self.packed = sizes.packs
-        weight = pack if self.packed else torch.Tensor.contiguous
-        bias = _padded_bias if self.packed else (lambda x: x)
-        kept: list[list[Tensor | None]] = [
-            [
-                x.norm1, weight(x.qkv), bias(x.qkv_bias), weight(x.out), bias(x.out_bias),
-                x.q_norm, x.k_norm, x.norm2, weight(x.gate_up), weight(x.down),
-            ]
-            for x in layers
-        ]  # fmt: skip
-        addresses = torch.tensor([[_address(x) for x in layer] for layer in kept])
-        whole = (addresses, embedding, norm, weight(head), cos_TD, sin_TD)
+        """Each layer's weights are in the order of decode.c, None for what the model lacks."""
+        self.packed = widths.packs
+        ready = _packed if self.packed else torch.Tensor.contiguous
+        kept = [[None if x is None else ready(x) for x in layer] for layer in layers]
+        addresses = torch.tensor([[0 if x is None else x.data_ptr() for x in y] for y in kept])
+        whole = (addresses, embedding, norm, ready(head), cos_TD, sin_TD)
         self._kept = (kept, whole)  # C holds addresses only
-        numbers = [getattr(sizes, name) for name in Sizes.__dataclass_fields__]
-        self._model = _Model(*numbers, self.packed, *map(_address, whole), eps)
+        pointers = [x.data_ptr() for x in whole]
+        self._model = _Model(*astuple(widths), self.packed, *pointers, eps)
 
     def draw(
         self,
@@ -184,10 +180,8 @@ def pack(weight: Tensor) -> Tensor:
     return filled.unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
 
 
-def _padded_bias(bias: Tensor | None) -> Tensor | None:
-    panel = calls.library().panel_width()
-    return None if bias is None else functional.pad(bias, (0, -len(bias) % panel))
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def _packed(weight: Tensor) -> Tensor:
+    """A matrix in panels, a vector as long as its matrix's panels."""
+    if weight.ndim == 2:
+        return pack(weight)
+    return functional.pad(weight, (0, -len(weight) % calls.library().panel_width()))
