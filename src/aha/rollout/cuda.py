@@ -99,17 +99,13 @@ class BlocksDecoder(Decoder):
         self._length_S[:kept] = self._length_S[rows_K]
         # Free slots attend to one position: little work, and every value is defined.
         self._length_S[kept:] = 0
-        self._ages = self._kept_ages(rows_K.tolist())
-        self._rows = kept
-
-    def _kept_ages(self, rows: Sequence[int]) -> list[tuple[int, int]]:
-        ages, first = [], 0
+        rows, first, ages = rows_K.tolist(), 0, []
         for count, length in self._ages:
             mine = sum(first <= row < first + count for row in rows)
             if mine:
                 ages.append((mine, length))
             first += count
-        return ages
+        self._ages, self._rows = ages, kept
 
     def _rounded(self, positions: int) -> int:
         return -(-positions // POSITIONS) * POSITIONS if self._fixed_shapes else positions

@@ -112,20 +112,14 @@ class HFDecoder(Decoder):
         for mine, theirs in zip(self._cache.layers, cache.layers, strict=True):
             if getattr(mine, "keys", None) is not None:
                 for name in ("keys", "values"):
-                    joined = (
-                        functional.pad(getattr(mine, name), (0, 0, width - old, 0)),
-                        functional.pad(getattr(theirs, name), (0, 0, width - new, 0)),
-                    )
-                    setattr(mine, name, torch.cat(joined))
+                    before = functional.pad(getattr(mine, name), (0, 0, width - old, 0))
+                    after = functional.pad(getattr(theirs, name), (0, 0, width - new, 0))
+                    setattr(mine, name, torch.cat((before, after)))
             if _is_recurrent(mine):
                 for name in ("conv_states", "recurrent_states"):
                     setattr(mine, name, _cat_states(getattr(mine, name), getattr(theirs, name)))
-        self._mask_RT = torch.cat(
-            (
-                functional.pad(self._mask_RT, (width - old, 0)),
-                functional.pad(mask_RT, (width - new, 0)),
-            )
-        )
+        before = functional.pad(self._mask_RT, (width - old, 0))
+        self._mask_RT = torch.cat((before, functional.pad(mask_RT, (width - new, 0))))
         self._next_position_R = torch.cat((self._next_position_R, next_position_R))
 
 

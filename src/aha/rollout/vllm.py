@@ -107,19 +107,21 @@ class VllmEngine:
                     seed=int.from_bytes(digest[:7], "big"),
                 )
             )
-        ids = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts]
-        answers = self._llm.generate(ids, params, use_tqdm=False)
-        groups = [tuple(self._completion(one) for one in answer.outputs) for answer in answers]
-        return [group * (num_generations // distinct) for group in groups]
-
-    def _completion(self, output: Any) -> Completion:
-        if output.finish_reason not in _FINISHED:
-            raise RunFailure(f"vLLM gave a completion up: {output.finish_reason}.")
-        ids = tuple(output.token_ids)
-        # Decoded here, as the native engine does: vLLM's own text goes on from the prompt's, with
-        # its white space, and is cut inside the token that completes a stop string.
-        text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        logprobs = tuple(
-            float(step[token].logprob) for token, step in zip(ids, output.logprobs, strict=True)
-        )
-        return Completion(text, ids, logprobs, output.finish_reason)
+        asked = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts]
+        answers = self._llm.generate(asked, params, use_tqdm=False)
+        groups = []
+        for answer in answers:
+            group: list[Completion] = []
+            for output in answer.outputs:
+                if output.finish_reason not in _FINISHED:
+                    raise RunFailure(f"vLLM gave a completion up: {output.finish_reason}.")
+                ids = tuple(output.token_ids)
+                # Decoded here, as the native engine does: vLLM's own text goes on from the
+                # prompt's, with its white space, and is cut inside the token that completes a stop
+                # string.
+                text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+                steps = zip(ids, output.logprobs, strict=True)
+                logprobs = tuple(float(step[token].logprob) for token, step in steps)
+                group.append(Completion(text, ids, logprobs, output.finish_reason))
+            groups.append(tuple(group) * (num_generations // distinct))
+        return groups

@@ -23,30 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from aha.types import UserError
 
-_SOURCES = ("decode.c", "threads.h", "vectors.h", "products.h", "ops.h", "attention.h", "causal.h")
-_FLAGS = (
-    "-O3", "-std=gnu11", "-ffast-math", "-fno-finite-math-only", "-fopenmp-simd", "-fPIC",
-    "-fvisibility=hidden", "-g0",
-)  # fmt: skip
-# Compiler flags of each path. The names are the values of AHA_KERNELS.
-_PROCESSOR_FLAGS = {
-    "avx512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma",
-               "-mprefer-vector-width=512"),
-    "avx2": ("-mavx2", "-mfma"),
-    "neon": (),
-}  # fmt: skip
-# (system, machine) -> the target that zig compiles for; an old glibc, so that all Linuxes load it.
-_ZIG_TARGETS = {
-    ("linux", "x86_64"): "x86_64-linux-gnu.2.17",
-    ("linux", "aarch64"): "aarch64-linux-gnu.2.17",
-    ("darwin", "x86_64"): "x86_64-macos",
-    ("darwin", "aarch64"): "aarch64-macos",
-    ("windows", "x86_64"): "x86_64-windows-gnu",
-}
-_SUFFIXES = {"linux": ".so", "darwin": ".dylib", "windows": ".dll"}
+_BUILD: dict[str, Any] = yaml.safe_load(
+    (resources.files("aha.model.kernels") / "compilers.yaml").read_text(encoding="utf-8")
+)
+_PATHS: dict[str, list[str]] = _BUILD["paths"]
+_SYSTEMS: dict[str, dict[str, str]] = _BUILD["systems"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +55,7 @@ def kernels() -> Kernels:
     forced, found = os.environ.get("AHA_KERNELS", ""), runnable_paths()
     if forced == "off":
         return Kernels("off", None, "switched off by AHA_KERNELS=off")
-    if forced and forced not in _PROCESSOR_FLAGS:
+    if forced and forced not in _PATHS:
         raise UserError(
             f"AHA_KERNELS: {forced!r} is not a kernel path; avx2, avx512, neon and off are."
         )
@@ -118,7 +103,8 @@ def _library_file(path: str) -> Path:
     with resources.as_file(folder.joinpath("ready").joinpath(name)) as ready:
         if ready.exists():
             return ready
-    cached = _cache() / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cached = cache / "aha" / name
     if not cached.exists():
         _compile(_compiler(), path, cached)
     return cached
@@ -127,14 +113,14 @@ def _library_file(path: str) -> Path:
 def _file_name(path: str, system: str, machine: str) -> str:
     """Named by the sources' hash, so that a library of another version is never loaded."""
     folder = resources.files("aha.model.kernels")
-    text = b"\0".join(folder.joinpath(name).read_bytes() for name in _SOURCES)
-    text += " ".join((*_FLAGS, *_PROCESSOR_FLAGS[path])).encode()
+    text = b"\0".join(folder.joinpath(name).read_bytes() for name in _BUILD["sources"])
+    text += " ".join(_flags(path)).encode()
     version = hashlib.sha256(text).hexdigest()[:12]
-    return f"{system}-{machine}-{path}-{version}{_SUFFIXES.get(system, '.so')}"
+    return f"{system}-{machine}-{path}-{version}{_SYSTEMS.get(system, {}).get('suffix', '.so')}"
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aha"
+def _flags(path: str) -> list[str]:
+    return [*_BUILD["flags"], *_PATHS[path]]
 
 
 def _compiler() -> list[str]:
@@ -143,7 +129,7 @@ def _compiler() -> list[str]:
     if shutil.which(named):
         return [named]
     if importlib.util.find_spec("ziglang"):
-        target = _ZIG_TARGETS.get((platform.system().lower(), _machine()))
+        target = _SYSTEMS.get(platform.system().lower(), {}).get(_machine())
         return [sys.executable, "-m", "ziglang", "cc", *(["-target", target] if target else [])]
     raise _CannotCompile(f"no C compiler ({named}) was found; pip install ziglang brings one")
 
@@ -153,14 +139,13 @@ def _compile(compiler: list[str], path: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         folder = Path(temporary)
-        for name in _SOURCES:
+        for name in _BUILD["sources"]:
             text = resources.files("aha.model.kernels").joinpath(name).read_bytes()
             (folder / name).write_bytes(text)
-        flags = (*_FLAGS, *_PROCESSOR_FLAGS[path])
         # Linked separately: -ffast-math at linking would switch off denormals in the whole process.
         system = [] if target.suffix == ".dll" else ["-lm", "-lpthread"]
         commands = (
-            [*compiler, *flags, "-c", "decode.c", "-o", "decode.o"],
+            [*compiler, *_flags(path), "-c", "decode.c", "-o", "decode.o"],
             [*compiler, "-shared", "decode.o", "-o", target.name, *system],
         )
         for command in commands:
@@ -177,11 +162,14 @@ def main() -> None:
     """Compile every library that a wheel carries, with zig, into aha/model/kernels/ready."""
     ready = Path(__file__).parent / "ready"
     shutil.rmtree(ready, ignore_errors=True)
-    for (system, machine), target in _ZIG_TARGETS.items():
-        for path in ("neon",) if machine == "aarch64" else ("avx2", "avx512"):
-            file = ready / _file_name(path, system, machine)
-            _compile([sys.executable, "-m", "ziglang", "cc", "-target", target], path, file)
-            print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
+    for system, targets in _SYSTEMS.items():
+        for machine in ("x86_64", "aarch64"):
+            for path in ("neon",) if machine == "aarch64" else ("avx2", "avx512"):
+                if machine in targets:
+                    zig = [sys.executable, "-m", "ziglang", "cc", "-target", targets[machine]]
+                    file = ready / _file_name(path, system, machine)
+                    _compile(zig, path, file)
+                    print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
