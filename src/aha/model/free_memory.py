@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,9 @@ def container_room(root: Path = _CGROUP) -> int | None:
         return None
     used = _number(root / "memory.current") or _number(root / "memory/memory.usage_in_bytes") or 0
     for name in ("memory.stat", "memory/memory.stat"):
-        used -= _inactive_file(root / name)
+        with suppress(OSError):
+            rows = (root / name).read_text(encoding="utf-8").splitlines()
+            used -= sum(int(row.split()[1]) for row in rows if row.startswith("inactive_file "))
     return max(0, limit - used)
 
 
@@ -65,14 +68,6 @@ def _number(path: Path) -> int | None:
         return int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or "max"
         return None
-
-
-def _inactive_file(path: Path) -> int:
-    try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return 0
-    return next((int(row[1]) for row in rows if row[0] == "inactive_file"), 0)
 
 
 def keep_freed_memory() -> None:
@@ -88,6 +83,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return
-    for option, value in ((_M_MMAP_THRESHOLD, LARGE_TENSOR_BYTES), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        mallopt(option, value)
+    mallopt(_M_MMAP_THRESHOLD, LARGE_TENSOR_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, HEAP_STEP_BYTES)

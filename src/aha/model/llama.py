@@ -200,27 +200,20 @@ class LlamaBlocks:
     def _block(
         self, index: int, hidden_MC: Tensor, cos: Tensor, sin: Tensor, attend: Attend
     ) -> Tensor:
-        layer, stacked = self.layers[index], self._gate_up[index]
+        layer = self.layers[index]
         normed_MC = rms_norm(hidden_MC, layer.input_layernorm.weight, self._eps)
         attended = attend(index, *self._project(index, normed_MC, cos, sin)).flatten(1)
         hidden_MC = _add_linear(hidden_MC, attended, layer.self_attn.o_proj)
         normed_MC = rms_norm(hidden_MC, layer.post_attention_layernorm.weight, self._eps)
-        if stacked is not None:
-            gate_up = stacked(normed_MC)
-        else:
-            gate_up = torch.cat([getattr(layer.mlp, name)(normed_MC) for name in _GATES], dim=-1)
+        gate_up = _together(self._gate_up[index], layer.mlp, _GATES, normed_MC)
         return _add_linear(hidden_MC, swiglu(gate_up), layer.mlp.down_proj)
 
     def _project(
         self, index: int, normed_MC: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (M, heads, D), rotated keys and values (M, KV heads, D)."""
-        attention, stacked = self.layers[index].self_attn, self._qkv[index]
-        if stacked is not None:
-            flat = stacked(normed_MC)
-        else:
-            parts = [getattr(attention, name)(normed_MC) for name in _PROJECTIONS]
-            flat = torch.cat(parts, dim=-1)
+        attention = self.layers[index].self_attn
+        flat = _together(self._qkv[index], attention, _PROJECTIONS, normed_MC)
         together = flat.view(len(flat), -1, self.head_dim)
         turned, value = together.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
         if hasattr(attention, "q_norm"):
@@ -230,6 +223,13 @@ class LlamaBlocks:
             turned = torch.cat((query, key), dim=1)
         query, key = rotate(turned, cos, sin).split((self.heads, self.kv_heads), dim=1)
         return query, key, value
+
+
+def _together(stacked: Stack | None, owner: Any, names: Sequence[str], x: Tensor) -> Tensor:
+    """The products of several layers side by side; one product if they are stacked."""
+    if stacked is not None:
+        return stacked(x)
+    return torch.cat([getattr(owner, name)(x) for name in names], dim=-1)
 
 
 def _add_linear(residual_MC: Tensor, x: Tensor, layer: Any) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -156,6 +157,7 @@ class NativeEngine:
         return decoder or BlocksDecoder(blocks, rows, longest, autocast=autocast, graphs=graphs)
 
 
+@dataclass
 class _Rollout:
     """One call of `generate`: B = prompts * G rows, of which R are live, in the decoder's order.
 
@@ -164,37 +166,30 @@ class _Rollout:
     live at a time.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        prompts: Sequence[Sequence[int]],
-        num_generations: int,
-        max_prompts: int,
-        settings: SamplingSettings,
-        uniforms_BT: Tensor,
-        end_ids: Tensor,
-        stops: StopStrings | None,
-    ) -> None:
-        device = end_ids.device
-        self._decoder = decoder
-        self._prompts = prompts
-        self._num_generations = num_generations
-        self._max_prompts = max_prompts
-        self._settings = settings
-        self._uniforms_BT = uniforms_BT.to(device)
-        self._end_ids = end_ids
-        self._stops = stops
+    decoder: Decoder
+    prompts: Sequence[Sequence[int]]
+    num_generations: int
+    max_prompts: int
+    settings: SamplingSettings
+    uniforms_BT: Tensor
+    end_ids: Tensor
+    stops: StopStrings | None
+
+    def __post_init__(self) -> None:
+        settings, device = self.settings, self.end_ids.device
+        self.uniforms_BT = self.uniforms_BT.to(device)
         # A burst draws from the whole distribution, and only an end token ends a row in it.
         narrowed = settings.top_p < 1 or settings.top_k > 0 or settings.min_p > 0
-        self._burst_tokens = 0 if narrowed or stops is not None else decoder.burst_tokens
+        drawn_whole = not narrowed and self.stops is None
+        self._burst_tokens = self.decoder.burst_tokens if drawn_whole else 0
         self._entered = 0  # prompts that the decoder has read
         # Each live row's number, its tokens so far, and the newest, which is not in the cache yet.
         self._row_R = torch.empty(0, dtype=torch.long, device=device)
         self._position_R = torch.empty(0, dtype=torch.long, device=device)
         self._token_R = torch.empty(0, dtype=torch.long, device=device)
         # Each row's number of tokens when it ended, 0 before; true if it ended by itself.
-        self._lengths_B = torch.zeros(len(uniforms_BT), dtype=torch.long, device=device)
-        self._stopped_B = torch.zeros(len(uniforms_BT), dtype=torch.bool, device=device)
+        self._lengths_B = torch.zeros(len(self.uniforms_BT), dtype=torch.long, device=device)
+        self._stopped_B = torch.zeros(len(self.uniforms_BT), dtype=torch.bool, device=device)
         # For each step: the rows, their tokens and the tokens' log-probabilities.
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -204,11 +199,11 @@ class _Rollout:
             if len(self._row_R) and self._burst_tokens:
                 self._burst()
             elif len(self._row_R):
-                self._draw(self._decoder.step(self._token_R))
-            if count % self._decoder.stride == 0:
+                self._draw(self.decoder.step(self._token_R))
+            if count % self.decoder.stride == 0:
                 self._leave()
                 self._admit()
-            finished = not len(self._row_R) and self._entered == len(self._prompts)
+            finished = not len(self._row_R) and self._entered == len(self.prompts)
             yield finished
             if finished:
                 return
@@ -218,12 +213,12 @@ class _Rollout:
         going_R = self._lengths_B[self._row_R] == 0
         live, ended = len(going_R), len(going_R) - int(going_R.sum())
         # An ended row must not outgrow its place in the cache.
-        full = ended and int(self._position_R.max()) >= self._settings.max_completion_length
+        full = ended and int(self._position_R.max()) >= self.settings.max_completion_length
         at_once = full or self._burst_tokens > 0
-        if not ended or not (at_once or ended >= self._decoder.leave_share * live):
+        if not ended or not (at_once or ended >= self.decoder.leave_share * live):
             return
         kept_K = going_R.nonzero().squeeze(1)
-        self._decoder.keep(kept_K)
+        self.decoder.keep(kept_K)
         self._row_R, self._position_R = self._row_R[kept_K], self._position_R[kept_K]
         self._token_R = self._token_R[kept_K]
 
@@ -234,13 +229,13 @@ class _Rollout:
         share of the cache is free.
         """
         row_R, position_R, token_R = self._row_R, self._position_R, self._token_R
-        size = self._num_generations
-        free = self._max_prompts - -(-len(row_R) // size)
-        first, last = self._entered, min(self._entered + free, len(self._prompts))
-        fits = self._decoder.can_join and free >= _ENTER_SHARE * self._max_prompts
+        size = self.num_generations
+        free = self.max_prompts - -(-len(row_R) // size)
+        first, last = self._entered, min(self._entered + free, len(self.prompts))
+        fits = self.decoder.can_join and free >= _ENTER_SHARE * self.max_prompts
         if first == last or (len(row_R) and not fits):
             return
-        logits_RV = self._decoder.add(self._prompts[first:last], size)
+        logits_RV = self.decoder.add(self.prompts[first:last], size)
         self._entered = last
         self._row_R = torch.arange(first * size, last * size, device=row_R.device)
         self._position_R = torch.zeros_like(self._row_R)
@@ -255,14 +250,14 @@ class _Rollout:
 
         Nothing here waits for a GPU, unless there are stop strings.
         """
-        limit, row_R = self._settings.max_completion_length, self._row_R
-        uniforms_R = self._uniforms_BT[row_R, self._position_R.clamp(max=limit - 1)]
-        self._token_R, logprobs_R = sample(logits_RV.to(row_R.device), uniforms_R, self._settings)
+        limit, row_R = self.settings.max_completion_length, self._row_R
+        uniforms_R = self.uniforms_BT[row_R, self._position_R.clamp(max=limit - 1)]
+        self._token_R, logprobs_R = sample(logits_RV.to(row_R.device), uniforms_R, self.settings)
         self._steps.append((row_R, self._token_R, logprobs_R))
         self._position_R = self._position_R + 1
-        ended_R = (self._token_R[:, None] == self._end_ids).any(dim=1)
-        if self._stops is not None:
-            ended_R |= self._stops.reached(row_R, self._token_R)
+        ended_R = (self._token_R[:, None] == self.end_ids).any(dim=1)
+        if self.stops is not None:
+            ended_R |= self.stops.reached(row_R, self._token_R)
         length_R = self._lengths_B[row_R]
         new_R = (ended_R | (self._position_R == limit)) & (length_R == 0)
         self._lengths_B[row_R] = torch.where(new_R, self._position_R, length_R)
@@ -270,15 +265,15 @@ class _Rollout:
 
     def _burst(self) -> None:
         """As `_draw`, but the decoder draws several tokens for every live row at once."""
-        row_R, limit = self._row_R, self._settings.max_completion_length
+        row_R, limit = self._row_R, self.settings.max_completion_length
         steps = min(self._burst_tokens, limit - int(self._position_R.min()))
         column_RS = self._position_R[:, None] + torch.arange(steps)
-        drawn = self._decoder.burst(
+        drawn = self.decoder.burst(
             self._token_R,
-            self._uniforms_BT[row_R[:, None], column_RS.clamp(max=limit - 1)],
+            self.uniforms_BT[row_R[:, None], column_RS.clamp(max=limit - 1)],
             limit - self._position_R,
-            self._end_ids,
-            self._settings.temperature,
+            self.end_ids,
+            self.settings.temperature,
         )
         real_RS = torch.arange(steps) < drawn.written_R[:, None]
         rows_N = row_R[:, None].expand(-1, steps)[real_RS]

@@ -29,6 +29,8 @@ _ARGUMENTS = {
     "store_prompt": [_POINTER] * 4 + [_INTEGER] * 7,
     "causal_forward": [_POINTER] * 5 + [_INTEGER] * 9,
     "causal_backward": [_POINTER] * 9 + [_INTEGER] * 9,
+    "panel_width": [],
+    "scratch_floats": [_POINTER, _INTEGER],
     "decode": [_POINTER] * 2,
     "decode_logits": [_POINTER] * 3,
 }
@@ -42,11 +44,7 @@ def library() -> Any:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(loaded, name)
             function.argtypes, function.restype = arguments, None
-        loaded.panel_width.restype = _INTEGER
-        loaded.scratch_floats.argtypes, loaded.scratch_floats.restype = (
-            [_POINTER, _INTEGER],
-            _INTEGER,
-        )
+        loaded.panel_width.restype = loaded.scratch_floats.restype = _INTEGER
     return loaded
 
 
