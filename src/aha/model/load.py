@@ -32,8 +32,7 @@ from aha.visible import did_you_mean, first_line
 def find_model(name: str) -> str:
     """The place of a model: the shipped one's folder, a folder, or a hub name that exists.
 
-    Errors: UserError at once for a folder that does not exist or a hub name that cannot be
-    had; nothing is retried.
+    Errors: UserError for any other; nothing is retried.
     """
     if name == TINY_NAME:
         return str(weights_path())
@@ -72,11 +71,8 @@ def find_model(name: str) -> str:
 
 
 def choose_device(section: ModelSection) -> torch.device:
-    """The recipe's device. Errors: UserError for a GPU that is not there.
-
-    An Apple GPU is taken only where it is asked for: nobody has tried it.
-    """
-    if section.device == "auto":
+    """The recipe's device. Errors: UserError for a GPU that is not there."""
+    if section.device == "auto":  # not an Apple GPU: nobody has tried it
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if section.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device is 'cuda', but PyTorch sees no GPU; allowed here is 'cpu'.")

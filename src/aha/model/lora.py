@@ -54,10 +54,7 @@ def base_name(folder: Path) -> str:
 
 
 def lora_config(model: PreTrainedModel, lora: LoraSection) -> LoraConfig:
-    """peft's configuration of a recipe's adapters on this model.
-
-    Errors: UserError for layers that are not there.
-    """
+    """peft's configuration of the adapters. Errors: UserError for layers that are not there."""
     from peft import LoraConfig
 
     if lora.target_modules != "all-linear":
@@ -197,7 +194,7 @@ def folded(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def adapters_off(model: PreTrainedModel) -> Iterator[None]:
-    """Switch the adapters off inside the context: the model as it was before training."""
+    """While inside, the model is as it was before training."""
     model.disable_adapters()
     try:
         yield

@@ -31,10 +31,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x (R, heads, D); cos and sin (R, 1, D), of any type.
-
-    The first half of `sin` is negated, so that one swap of halves is enough.
-    """
+    """Rotary embedding of x (R, heads, D); cos and sin (R, 1, D), sin's first half negated."""
     if torch.is_grad_enabled():
         return _Rotate.apply(x, cos, sin)
     return _rotated(x, cos, sin)

@@ -40,10 +40,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Counts:
-    """A model's parameters, tied ones once; `linears` leaves the head out.
-
-    `fused`: the fused blocks run this model.
-    """
+    """A model's parameters, tied ones once; `linears` without the head; `fused` blocks run it."""
 
     parameters: int
     linears: tuple[Linear, ...]

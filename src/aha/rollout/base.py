@@ -19,10 +19,9 @@ INCOMPLETE = "\ufffd"  # a tokenizer decodes bytes that are not a whole characte
 class SamplingSettings:
     """Settings of the draw. `temperature` 0 is greedy, `top_k` 0 is off.
 
-    Reported log-probabilities are those of the full softmax at `temperature` (1 when greedy), as
-    the trainer computes them; top_p, top_k and min_p only narrow the draw. A completion ends with
-    the token that completes one of the `stop` strings. With `ignore_end` it always goes on to the
-    limit, for benchmarks.
+    Log-probabilities are those of the full softmax at `temperature` (1 when greedy), as the trainer
+    computes them. A completion ends with the token that completes one of the `stop` strings; with
+    `ignore_end` it always goes on to the limit, for benchmarks.
     """
 
     max_completion_length: int
@@ -40,10 +39,9 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Partial:
-    """A row while it is written; `finish_reason` is None until it ends.
+    """A `Completion` while it is written; `finish_reason` is None until it ends.
 
-    `token_ids` and `logprobs` are those of `Completion`. The text of an unfinished row leaves out
-    a last character of which only some bytes are written.
+    The text leaves out a last character of which only some bytes are written.
     """
 
     text: str

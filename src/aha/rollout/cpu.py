@@ -43,9 +43,9 @@ class Choice:
 def choose(blocks: LlamaBlocks, before: str = "") -> Choice:
     """Decode a few tokens with the kernels and with PyTorch, and choose for this model.
 
-    The kernels run if they compute the same log-probabilities and are not slower. If AHA_KERNELS
-    forces a path, only its numbers are checked. Takes about eight decoding steps. `before` is the
-    path of a resumed run. It is kept if possible, so that its numbers stay the same to the bit.
+    The kernels run if their log-probabilities are right and they are not slower; a path forced by
+    AHA_KERNELS may be slower. A resumed run keeps its path, `before`, so that its numbers stay the
+    same to the bit.
     """
     found = kernels()
     if before and before in (found.path, "off"):

@@ -45,8 +45,8 @@ class BlocksDecoder(Decoder):
     ) -> None:
         """`fixed_shapes` rounds sizes up, by default only on a GPU.
 
-        `autocast` is the type of products and of the cache, as in training, by default
-        the weights'. `graphs` must be false if a layer waits for the GPU: a capture forbids that.
+        `autocast` is the type of products and of the cache, by default the weights'. `graphs` must
+        be false if a layer waits for the GPU: a capture forbids that.
         """
         self._blocks = blocks
         weight = blocks.embedding

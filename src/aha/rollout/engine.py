@@ -35,8 +35,7 @@ _ENTER_SHARE = 0.125
 class NativeEngine:
     """Generates with the policy in place. `blocks` are its fused blocks, None for other models.
 
-    `max_rows` bounds the completions in the cache at a time. It is halved when memory runs out.
-    On a CPU, adapters are folded into a copy of the weights for each call if that only rounds.
+    `max_rows` is halved when memory runs out. Each call decodes the model that `folded` returns.
     `dtype` is the type of products, as under autocast in training. If it is not the weights' type,
     the linear layers are copied for each call: a GPU would take twice as long to read float32.
     `decoding` is the result of `aha.rollout.cpu.choose`; by default the kernels run if they can.
@@ -246,10 +245,7 @@ class _Rollout:
         self._leave()
 
     def _draw(self, logits_RV: Tensor) -> None:
-        """Draw and record the next token of every live row, and note the rows that end.
-
-        Nothing here waits for a GPU, unless there are stop strings.
-        """
+        """Draw every live row's next token. Only stop strings make this wait for a GPU."""
         limit, row_R = self.settings.max_completion_length, self._row_R
         uniforms_R = self.uniforms_BT[row_R, self._position_R.clamp(max=limit - 1)]
         self._token_R, logprobs_R = sample(logits_RV.to(row_R.device), uniforms_R, self.settings)

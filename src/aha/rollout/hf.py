@@ -24,9 +24,8 @@ from aha.types import UserError
 class HFDecoder(Decoder):
     """Any causal language model: its own forward and cache, prompts padded on the left.
 
-    Rows can join live ones if every layer caches plain keys and values or a recurrent state. Models
-    with sliding windows finish one batch of rows before they start the next. Padding would enter a
-    recurrent state, so models with one read only prompts of equal length together.
+    Models with sliding windows finish one batch of rows before they start the next. Padding would
+    enter a recurrent state, so models with one read only prompts of equal length together.
     """
 
     leave_share = 0.125  # dropping rows copies the cache

@@ -1,10 +1,7 @@
 """Draw tokens, and watch for the stop strings that end a completion.
 
-A draw inverts the cumulative distribution, with one uniform number per token.
-
-Multinomial and Gumbel draws need a number for every vocabulary entry. With one per token, every row
-has a random stream of its own, drawn before the rollout starts. So a completion does not depend on
-the rows that share its batch.
+A draw inverts the cumulative distribution. That needs one uniform number per token, so every row
+has a random stream of its own, and a completion does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -23,10 +20,7 @@ _BLOCK = 128
 
 
 def uniforms(seed: int, rows: Sequence[int], length: int) -> Tensor:
-    """Random numbers in [0, 1), one row per stream, float64 of shape (B, length).
-
-    Row i depends only on (seed, rows[i]).
-    """
+    """Float64 numbers in [0, 1), (B, length); row i depends only on (seed, rows[i])."""
     streams = [
         np.random.Generator(np.random.Philox(key=[seed, row])).random(length) for row in rows
     ]
@@ -36,10 +30,7 @@ def uniforms(seed: int, rows: Sequence[int], length: int) -> Tensor:
 def sample(
     logits_BV: Tensor, uniforms_B: Tensor, settings: SamplingSettings
 ) -> tuple[Tensor, Tensor]:
-    """Next tokens and their log-probabilities, both of shape (B,).
-
-    The log-probabilities are under the full softmax at the scoring temperature.
-    """
+    """Next tokens, and their log-probabilities at the scoring temperature, both (B,)."""
     logprobs_BV = torch.log_softmax(logits_BV.float() / settings.scoring_temperature, dim=-1)
     if settings.temperature == 0:
         tokens_B = logprobs_BV.argmax(dim=-1)
@@ -78,10 +69,7 @@ def _search(weights_BN: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _narrow(probs_BV: Tensor, settings: SamplingSettings) -> Tensor:
-    """Probabilities, 0 for the entries that top_k, top_p and min_p exclude.
-
-    In this order, as in transformers; each one sees what the one before it has left.
-    """
+    """Probabilities, 0 where top_k, then top_p, then min_p exclude (transformers' order)."""
     if settings.top_k > 0 and settings.top_k < probs_BV.shape[1]:
         threshold_B1 = probs_BV.topk(settings.top_k, dim=-1).values[:, -1:]
         probs_BV = probs_BV.where(probs_BV >= threshold_B1, 0.0)

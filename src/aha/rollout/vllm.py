@@ -27,9 +27,8 @@ _FINISHED = ("stop", "length")
 class VllmEngine:
     """See `aha.rollout.base.Engine`, with two differences.
 
-    What a completion depends on is the same, but for rounding: the kernels add up in an order that
-    depends on the batch. `logprobs` are those of the distribution that was drawn from, which is the
-    protocol's where top_p, top_k and min_p narrow nothing.
+    The kernels add up in an order that depends on the batch. `logprobs` are those of the draw,
+    which top_p, top_k and min_p may narrow.
     """
 
     def __init__(
