@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -239,9 +239,12 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
-        siblings = _siblings(fault["loc"])
-        beside = {name: ".".join([*key.split(".")[:-1], name]) for name in siblings}
-        known = {**_known_keys(Recipe), **beside}
+        paths = list(_key_paths(Recipe))
+        section = tuple("0" if isinstance(part, int) else part for part in fault["loc"][:-1])
+        siblings = [path[-1] for path in paths if path[:-1] == section]
+        # Of several keys of one name the one beside it, else the first that `--set` takes.
+        known = {path[-1]: ".".join(path) for path in reversed(paths) if "0" not in path}
+        known |= {name: ".".join([*key.split(".")[:-1], name]) for name in siblings}
         near = did_you_mean(fault["loc"][-1], known, written=known)
         return f"{quoted(key)} is not a known key; allowed there are {', '.join(siblings)}.{near}"
     if kind == "missing":
@@ -255,26 +258,14 @@ def _sentence(error: ValidationError) -> str:
     return f"{key} is {quoted(value)}; it {message}.{near}"
 
 
-def _siblings(location: Sequence[int | str]) -> list[str]:
-    """The keys of the section that holds the key at `location`."""
-    model: Any = Recipe
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        model = _inner(model.model_fields[part].annotation)
-    return list(model.model_fields)
-
-
-def _known_keys(section: type[Section], prefix: str = "") -> dict[str, str]:
-    """Last part to the whole key that `--set` takes; of several keys the first in a recipe."""
-    known: dict[str, str] = {}
+def _key_paths(section: type[Section], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every key, in a recipe's order; "0" stands for an item of a list."""
     for name, field in section.model_fields.items():
+        yield (*path, name)
         inner = _inner(field.annotation)
-        keys = {name: f"{prefix}{name}"}
-        if get_origin(field.annotation) is not tuple and hasattr(inner, "model_fields"):
-            keys |= _known_keys(inner, f"{prefix}{name}.")
-        known = {**keys, **known}
-    return known
+        if hasattr(inner, "model_fields"):
+            item = ("0",) if get_origin(field.annotation) is tuple else ()
+            yield from _key_paths(inner, (*path, name, *item))
 
 
 def _inner(annotation: Any) -> Any:
