@@ -14,17 +14,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib import resources
-
-import yaml
 
 from aha.answers.expression import read_side
+from aha.visible import package_yaml
 
 MAX_CHARACTERS = 100
 
-_WORDS = yaml.safe_load(
-    (resources.files("aha.answers") / "number_words.yaml").read_text(encoding="utf-8")
-)
+_WORDS = package_yaml("aha.answers", "number_words.yaml")
 _CHARACTERS = str.maketrans(_WORDS["characters"])
 _DENIALS = frozenset(_WORDS["denials"])
 _NOT_UNITS = frozenset(_WORDS["not_units"])

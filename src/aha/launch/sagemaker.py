@@ -23,22 +23,18 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from aha.launch import SageMakerRequest
 from aha.recipe import Recipe, load_recipe, shipped_recipes
 from aha.rewards.score import require_known
 from aha.runs import writable
 from aha.trl.config import refuse, trl_section
 from aha.types import RunFailure, UserError
-from aha.visible import quoted, text_template
+from aha.visible import package_yaml, quoted, text_template
 
 _ENTRY = "sagemaker_entry.py"
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?")
 # AWS's images and machines, and the option behind each field of a job.
-_AWS: dict[str, Any] = yaml.safe_load(
-    (resources.files("aha.launch") / "sagemaker.yaml").read_text(encoding="utf-8")
-)
+_AWS: dict[str, Any] = package_yaml("aha.launch", "sagemaker.yaml")
 
 
 @dataclass(frozen=True)

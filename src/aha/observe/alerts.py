@@ -16,14 +16,12 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
 from statistics import fmean, median, stdev
 from typing import Any, Literal
 
-import yaml
-
 from aha.sections import LoggingSection
+from aha.visible import package_yaml
 
 Kind = Literal["improvement", "degradation", "stagnation", "collapse", "rise", "fall", "warning"]
 Record = Mapping[str, Any]
@@ -81,12 +79,7 @@ def _mean(records: Sequence[Record], key: str) -> float:
     return fmean(values) if values else math.nan
 
 
-TROUBLES = tuple(
-    Trouble(**entry)
-    for entry in yaml.safe_load(
-        (resources.files("aha.observe") / "troubles.yaml").read_text(encoding="utf-8")
-    )
-)
+TROUBLES = tuple(Trouble(**entry) for entry in package_yaml("aha.observe", "troubles.yaml"))
 
 
 class Watch:

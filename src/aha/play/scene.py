@@ -13,12 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property
-from importlib import resources
 from itertools import groupby, pairwise
 from statistics import fmean
 from typing import Any
-
-import yaml
 
 from aha.answers.equations import WrittenStep, written_steps
 from aha.answers.expression import ExpressionError, parse_equation
@@ -26,12 +23,10 @@ from aha.reasoning.behaviours import find_behaviours
 from aha.rollout.base import Partial
 from aha.tasks import TASKS, Task, Verdict, task_of
 from aha.types import Problem
-from aha.visible import text_template
+from aha.visible import package_yaml, text_template
 
 # The signs and styles of marks and outcomes.
-LOOKS: Mapping[str, Any] = yaml.safe_load(
-    (resources.files("aha.play") / "looks.yaml").read_text(encoding="utf-8")
-)
+LOOKS: Mapping[str, Any] = package_yaml("aha.play", "looks.yaml")
 SIGNS: Mapping[str, str] = LOOKS["signs"]
 
 _ALIKE = 5  # the fewest tokens in common that are worth a sentence

@@ -23,14 +23,13 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from aha.play.scene import LOOKS, SIGNS
 from aha.play.session import MAX_CHARACTERS, Draw, Session, Tally, frames, who_plays
 from aha.types import RunFailure, UserError
-from aha.visible import quoted, visible
+from aha.visible import package_yaml, quoted, visible
 
 if TYPE_CHECKING:
     import uvicorn
@@ -48,7 +47,7 @@ _LISTED = 30
 _MINUTE_S = 60.0
 _HOST = "127.0.0.1"
 
-_GUARD = yaml.safe_load((resources.files("aha.play") / "guard.yaml").read_text(encoding="utf-8"))
+_GUARD = package_yaml("aha.play", "guard.yaml")
 # gradio's template engine reads these signs in HTML; as entities they are only text.
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 

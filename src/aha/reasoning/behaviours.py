@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
-from importlib import resources
 
-import yaml
+from aha.visible import package_yaml
 
 BEHAVIOURS: tuple[str, ...] = ("self_check", "backtracking", "subgoals", "backward_chaining")
 
@@ -65,10 +64,7 @@ class Rule:
 @cache
 def rules() -> tuple[Rule, ...]:
     """All rules of `rules.yaml`, read at the first call."""
-    file = resources.files("aha.reasoning") / "rules.yaml"
-    # Both loaders are safe. The one in C is ten times as fast, where PyYAML was built with it.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    data = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+    data = package_yaml("aha.reasoning", "rules.yaml")
     shorthand = {name: written.replace("\n", "") for name, written in data["shorthand"].items()}
     names = re.compile("|".join(map(re.escape, shorthand)))
 

@@ -11,13 +11,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 
-import yaml
+from aha.visible import package_yaml
 
-_DATA = yaml.safe_load(
-    (resources.files("aha.reasoning") / "phrases.yaml").read_text(encoding="utf-8")
-)
+_DATA = package_yaml("aha.reasoning", "phrases.yaml")
 PHRASES: tuple[str, ...] = tuple(_DATA["dictionary"])
 EXTENDED_PHRASES: tuple[str, ...] = tuple(_DATA["extended"])
 TASK_PHRASES: Mapping[str, Sequence[str]] = _DATA["tasks"]

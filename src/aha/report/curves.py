@@ -6,19 +6,15 @@ Left out: smoothing by anything cleverer than a running mean, which everybody ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from importlib import resources
 from statistics import fmean
-
-import yaml
 
 from aha.reasoning.behaviours import BEHAVIOURS
 from aha.report.before_after import LABELS
 from aha.report.charts import Panel, Series
 from aha.report.run_data import Metrics, values
+from aha.visible import package_yaml
 
-_SHOWN: dict[str, dict[str, list[str]]] = yaml.safe_load(
-    resources.files("aha.report").joinpath("metrics.yaml").read_text(encoding="utf-8")
-)
+_SHOWN: dict[str, dict[str, list[str]]] = package_yaml("aha.report", "metrics.yaml")
 POINTS = 400  # at most, a curve
 BEHAVIOUR_KEYS = (*(f"reasoning/{name}_rate" for name in BEHAVIOURS), "reasoning/corrected_rate")
 

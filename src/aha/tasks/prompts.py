@@ -9,10 +9,8 @@ from it, and rewards count it as written. Some chat templates open the thoughts 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any, Protocol
 
-import yaml
 from jinja2 import TemplateError
 
 from aha.answers.tags import opened_thoughts
@@ -20,12 +18,11 @@ from aha.recipe import Recipe
 from aha.sections import PromptSection
 from aha.tasks import TASKS, Task
 from aha.types import Problem, Prompt, UserError
+from aha.visible import package_yaml
 
 THINK = "<think>"
 
-INSTRUCTIONS: Mapping[str, str] = yaml.safe_load(
-    (resources.files("aha.tasks") / "instructions.yaml").read_text(encoding="utf-8")
-)
+INSTRUCTIONS: Mapping[str, str] = package_yaml("aha.tasks", "instructions.yaml")
 
 
 class PromptTokenizer(Protocol):

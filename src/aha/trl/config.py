@@ -8,25 +8,21 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from importlib import resources
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aha.recipe import Recipe, require_trainable
 from aha.sections import VLLM_KEYS, TrlSection
 from aha.types import UserError
+from aha.visible import package_yaml
 
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
 _TRL = "1.16"
 # Each key of a recipe is `copied`, `mapped`, `by_aha` or `refused`; `fixed` are TRL's own.
-KEYS: dict[str, Any] = yaml.safe_load(
-    (resources.files("aha.trl") / "keys.yaml").read_text(encoding="utf-8")
-)
+KEYS: dict[str, Any] = package_yaml("aha.trl", "keys.yaml")
 
 
 def refuse(recipe: Recipe) -> None:

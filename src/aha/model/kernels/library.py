@@ -23,13 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from aha.types import UserError
+from aha.visible import package_yaml
 
-_BUILD: dict[str, Any] = yaml.safe_load(
-    (resources.files("aha.model.kernels") / "compilers.yaml").read_text(encoding="utf-8")
-)
+_BUILD: dict[str, Any] = package_yaml("aha.model.kernels", "compilers.yaml")
 _PATHS: dict[str, list[str]] = _BUILD["paths"]
 _SYSTEMS: dict[str, dict[str, str]] = _BUILD["systems"]
 
