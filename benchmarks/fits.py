@@ -46,12 +46,13 @@ def cell(recipe_name: str, changes: list[str], device: str, gib: float) -> str:
 
 
 def label(option: Option) -> str:
+    keys = {setting.partition("=")[0] for setting in option.settings}
     kind = "all weights"
-    if "model.quantization" in option.changes:
+    if "model.quantization" in keys:
         kind = "LoRA on nf4"
-    elif "lora" in option.changes:
+    elif "lora" in keys:
         kind = "LoRA"
-    smaller = "*" if _SMALLER & set(option.changes) else ""
+    smaller = "*" if _SMALLER & keys else ""
     tight = ", tight" if option.fit == "tight" else ""
     return f"{kind}{smaller}, {option.peak / 2**30:.1f}{tight}"
 

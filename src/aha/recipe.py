@@ -119,6 +119,11 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return _parsed(text, tuple(overrides), name_or_path)
 
 
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with `a.b=value` overrides. Errors: as `load_recipe`."""
+    return _parsed(dump_recipe(recipe), tuple(overrides), recipe.name)
+
+
 # The start of a run asks for the same recipe several times; a recipe is frozen and can be shared.
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str, overrides: tuple[str, ...], source: str) -> Recipe:

@@ -7,20 +7,19 @@ never recommended: most updates are rounded away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import try_to_load_from_cache
 
 from aha.doctor.hardware import Disk, Finding, note, ok, problem
 from aha.doctor.preview import Subject, model_is_here
 from aha.doctor.software import Find, Hub
-from aha.model.sizes import adapted_layers
-from aha.recipe import Recipe, parse_recipe
+from aha.recipe import Recipe, with_overrides
 from aha.train.memory import Prediction, predict
 
-Changes = Mapping[str, Any]
+Settings = tuple[str, ...]  # as `--set` takes them
 # Predictions were up to a tenth too low (docs/doctor.md).
 _ROOMY = 0.9
 # Adapters want about ten times the learning rate of all weights (docs/lora.md).
@@ -35,12 +34,12 @@ _PUBLISHED_ITEM = 2  # bytes of bfloat16, if a configuration does not say
 
 @dataclass(frozen=True)
 class Option:
-    """A change of settings with its predicted peak in bytes and the phase of that peak.
+    """Other settings with their predicted peak in bytes and the phase of that peak.
 
     `tight`: it fits by less than a prediction may be wrong.
     """
 
-    changes: Changes
+    settings: Settings
     peak: int
     phase: str
     fit: Literal["yes", "tight", "no"]
@@ -48,11 +47,6 @@ class Option:
     @property
     def fits(self) -> bool:
         return self.fit != "no"
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """The changes as `--set` takes them."""
-        return _settings(self.changes)
 
 
 @dataclass(frozen=True)
@@ -76,22 +70,22 @@ class Advice:
 def advise(subject: Subject) -> Advice:
     """The table of options for a subject, and the recommended one."""
     recipe = subject.recipe
-    adapters: Changes = {} if recipe.lora else _with_adapters(recipe)
-    nf4 = {**adapters, "model.quantization": "nf4"} if recipe.model.quantization == "none" else {}
-    dtype = {} if recipe.model.dtype == "bfloat16" else {"model.dtype": "bfloat16"}
+    adapters = () if recipe.lora else _with_adapters(recipe)
+    nf4 = (*adapters, "model.quantization=nf4") if recipe.model.quantization == "none" else ()
+    dtype = () if recipe.model.dtype == "bfloat16" else ("model.dtype=bfloat16",)
     alone = (
-        _halved(subject, {}, _TOKENS), _checkpointing(recipe), _halved(subject, {}, _ROWS), dtype,
+        _halved(subject, (), _TOKENS), _checkpointing(recipe), _halved(subject, (), _ROWS), dtype,
         adapters, nf4,
     )  # fmt: skip
-    as_it_is = option(subject, {})
-    shown = [as_it_is, *(option(subject, changes) for changes in alone if changes)]
+    as_it_is = option(subject, ())
+    shown = [as_it_is, *(option(subject, settings) for settings in alone if settings)]
     if as_it_is.fits:
         return Advice(tuple(shown), as_it_is, None)
-    bases: list[Changes] = [{}, *filter(None, (adapters, nf4))]
+    bases: list[Settings] = [(), *filter(None, (adapters, nf4))]
     ladder = [
-        option(subject, {**base, **savings})
+        option(subject, (*base, *savings))
         for base in bases
-        for savings in ({}, *_savings(subject, base))
+        for savings in ((), *_savings(subject, base))
     ]
     fitting = [rung for rung in ladder if rung.fits]
     recommended = next((rung for rung in fitting if rung.fit == "yes"), None)
@@ -107,60 +101,41 @@ def advise(subject: Subject) -> Advice:
     return Advice(tuple(shown), recommended, largest)
 
 
-def option(subject: Subject, changes: Changes) -> Option:
-    """The recipe with changes, and how it fits."""
-    peak = prediction(subject, changes).peak
+def option(subject: Subject, settings: Settings) -> Option:
+    """The recipe with other settings, and how it fits."""
+    peak = prediction(subject, settings).peak
     room = peak.total / subject.place.limit
     fit: Literal["yes", "tight", "no"] = "yes" if room <= _ROOMY else "tight" if room <= 1 else "no"
-    return Option(changes, peak.total, peak.name, fit)
+    return Option(settings, peak.total, peak.name, fit)
 
 
-def prediction(subject: Subject, changes: Changes) -> Prediction:
-    """The memory of the recipe with changes."""
-    recipe = changed(subject.recipe, changes)
+def prediction(subject: Subject, settings: Settings) -> Prediction:
+    """The memory of the recipe with other settings."""
+    recipe = with_overrides(subject.recipe, settings)
     return predict(recipe, subject.shape, subject.place, subject.prompts.tokens)
 
 
-def changed(recipe: Recipe, changes: Changes) -> Recipe:
-    """The recipe with keys set by their dotted names."""
-    data = recipe.model_dump(mode="json")
-    for key, value in changes.items():
-        node: Any = data
-        *sections, last = key.split(".")
-        for section in sections:
-            node = node[section]
-        node[last] = value
-    return parse_recipe(data, recipe.name)
-
-
-def _settings(changes: Changes) -> tuple[str, ...]:
-    return tuple(
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
-        for key, value in changes.items()
-    )
-
-
-def _with_adapters(recipe: Recipe) -> Changes:
+def _with_adapters(recipe: Recipe) -> Settings:
     """Train adapters instead of all weights, at their rate."""
     rate = float(f"{_ADAPTERS_RATE * recipe.optimizer.learning_rate:.6g}")
-    return {"lora": {}, "optimizer.learning_rate": rate}
+    return ("lora={}", f"optimizer.learning_rate={rate}")
 
 
-def _savings(subject: Subject, base: Changes) -> Iterator[Changes]:
+def _savings(subject: Subject, base: Settings) -> Iterator[Settings]:
     """Savings that change no result but take time; combined if single ones are not enough."""
     tokens, rows = _halved(subject, base, _TOKENS), _halved(subject, base, _ROWS)
     checkpointing = _checkpointing(subject.recipe)
-    yield from filter(None, (tokens, checkpointing, rows, {**tokens, **rows}))
-    tokens = _halved(subject, {**base, **checkpointing}, _TOKENS)
-    yield from filter(None, ({**checkpointing, **tokens}, {**checkpointing, **rows}))
-    yield {**checkpointing, **tokens, **rows}
+    yield from filter(None, (tokens, checkpointing, rows, tokens + rows))
+    tokens = _halved(subject, base + checkpointing, _TOKENS)
+    yield from filter(None, (checkpointing + tokens, checkpointing + rows))
+    yield checkpointing + tokens + rows
 
 
-def _checkpointing(recipe: Recipe) -> Changes:
-    return {} if recipe.train.gradient_checkpointing else {"train.gradient_checkpointing": True}
+def _checkpointing(recipe: Recipe) -> Settings:
+    return () if recipe.train.gradient_checkpointing else ("train.gradient_checkpointing=true",)
 
 
-def _halved(subject: Subject, base: Changes, key: str) -> Changes:
+def _halved(subject: Subject, base: Settings, key: str) -> Settings:
     """The largest half, quarter ... of a limit with which its phase fits; empty if none is left.
 
     The tokens of a microbatch stay enough for one row, the rows in the cache for one group.
@@ -173,11 +148,11 @@ def _halved(subject: Subject, base: Changes, key: str) -> Changes:
         phase, least = "rollout", generation.num_generations
         rows = subject.recipe.grpo.prompts_per_step * generation.num_generations
         value = min(generation.max_rows, rows)
-    found: Changes = {}
+    found: Settings = ()
     while value // 2 >= least:
         value //= 2
-        found = {key: value}
-        phases = {p.name: p.total for p in prediction(subject, {**base, **found}).phases}
+        found = (f"{key}={value}",)
+        phases = {p.name: p.total for p in prediction(subject, base + found).phases}
         if phases[phase] <= subject.place.limit:
             break
     return found
@@ -199,7 +174,7 @@ def settings_findings(subject: Subject, find: Find) -> list[Finding]:
         stop("attention", f"{attention} without flash-attn", advice)
     kind, lora = recipe.model.quantization, recipe.lora
     if kind != "none" and lora is None:
-        adapters = " ".join(f"--set {setting}" for setting in _settings(_with_adapters(recipe)))
+        adapters = " ".join(f"--set {setting}" for setting in _with_adapters(recipe))
         advice = f"Quantised weights are not trained: {adapters} trains adapters on them."
         stop("quantization", f"{kind} without adapters", advice)
     elif kind != "none" and find("bitsandbytes") is None:
@@ -207,8 +182,7 @@ def settings_findings(subject: Subject, find: Find) -> list[Finding]:
         stop("quantization", f"{kind} without bitsandbytes", advice)
     if lora is not None and lora.target_modules != "all-linear":
         allowed = {layer.name for layer in counts.linears}
-        named = {layer.name for layer in adapted_layers(counts, lora)}
-        unknown = [name for name in lora.target_modules if name not in named]
+        unknown = [name for name in lora.target_modules if name not in allowed]
         if unknown:
             advice = f"Allowed are all-linear or {', '.join(sorted(allowed))}."
             stop("lora.target_modules", f"no layer {unknown[0]!r}", advice)

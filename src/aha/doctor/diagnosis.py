@@ -152,7 +152,7 @@ def diagnose(
         about = RecipeReport(
             subject=subject,
             findings=tuple(found),
-            prediction=prediction(subject, {}),
+            prediction=prediction(subject, ()),
             advice=advice,
             measured=measure(subject) if measured else None,
             command=shlex.join(

@@ -88,25 +88,18 @@ def package_findings(find: Find = installed, python: str | None = None) -> list[
 
 def _extras(declared: list[Requirement], find: Find) -> list[Finding]:
     """A line for the optional packages that are installed, one for each in another version."""
-    names = dict.fromkeys(
-        name
-        for x in declared
-        if not _applies(x)
-        for name in re.findall(r'extra == "([^"]+)"', str(x.marker))
-        if name != "dev"
-    )
     there: list[str] = []
     absent: dict[str, None] = {}
     faults: list[Finding] = []
-    for name in names:
-        for x in declared:
-            if _applies(x) or not _applies(x, name):
+    for x in declared:
+        for extra in re.findall(r'extra == "([^"]+)"', str(x.marker)):
+            if extra == "dev" or _applies(x) or not _applies(x, extra):
                 continue
             found, mismatch = find(x.name), _mismatch(x, find)
             if found is None:
-                absent[name] = None
+                absent[extra] = None
             elif mismatch:
-                faults.append(problem(x.name, mismatch, f"pip install '{DISTRIBUTION}[{name}]'."))
+                faults.append(problem(x.name, mismatch, f"pip install '{DISTRIBUTION}[{extra}]'."))
             else:
                 there.append(f"{x.name} {found.version}")
     missing = f"; not installed: {', '.join(absent)}" if absent else ""
