@@ -21,7 +21,7 @@ from aha.answers.equal import MathVerifier, Pair
 from aha.rewards import load_reward
 from aha.sections import TaskSection
 from aha.tasks import TASKS
-from aha.tasks.countdown import generate, random_steps
+from aha.tasks.countdown import Countdown, random_steps
 
 PASSES = 5
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -48,7 +48,9 @@ def countdown(rows: int) -> dict[str, Any]:
     """Expressions over four numbers, with thoughts before them."""
     ranges, rng = TaskSection(), random.Random(0)
     texts, targets, nums = [], [], []
-    for index, problem in zip(range(rows), generate(ranges, "train", seed=0), strict=False):
+    for index, problem in zip(
+        range(rows), Countdown().generate(ranges, "train", seed=0), strict=False
+    ):
         numbers = problem.columns["nums"]
         steps = random_steps(numbers, 9_999, rng) or []
         thoughts = " ".join(f"{s.left} {s.operator} {s.right} = {s.value}." for s in steps) * 4

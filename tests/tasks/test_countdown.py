@@ -8,7 +8,7 @@ import pytest
 from aha.recipe import load_recipe
 from aha.sections import TaskSection
 from aha.tasks import load_problems
-from aha.tasks.countdown import generate, make_problem
+from aha.tasks.countdown import Countdown, make_problem
 from aha.tasks.task import split_of
 from aha.types import UserError
 
@@ -43,7 +43,7 @@ def reachable(numbers: list[Fraction]) -> set[Fraction]:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_generated_problems_are_in_range_and_solvable(split: str) -> None:
-    for problem in islice(generate(SMALL, split, seed=3), 40):  # type: ignore[arg-type]
+    for problem in islice(Countdown().generate(SMALL, split, seed=3), 40):  # type: ignore[arg-type]
         nums, target = problem.columns["nums"], problem.columns["target"]
         assert len(nums) in (3, 4)
         assert all(1 <= n <= 30 for n in nums)
@@ -52,9 +52,9 @@ def test_generated_problems_are_in_range_and_solvable(split: str) -> None:
 
 
 def test_no_seed_or_size_moves_a_test_problem_into_training() -> None:
-    test = {p.key for p in islice(generate(SMALL, "test", seed=0), 300)}
+    test = {p.key for p in islice(Countdown().generate(SMALL, "test", seed=0), 300)}
     for seed in range(3):
-        train = {p.key for p in islice(generate(SMALL, "train", seed=seed), 2_000)}
+        train = {p.key for p in islice(Countdown().generate(SMALL, "train", seed=seed), 2_000)}
         assert not test & train
 
 
@@ -78,8 +78,8 @@ def test_the_order_of_numbers_is_no_new_problem() -> None:
 
 
 def test_problems_are_distinct_and_reproducible() -> None:
-    first = [p.key for p in islice(generate(SMALL, "train", seed=1), 500)]
-    again = [p.key for p in islice(generate(SMALL, "train", seed=1), 500)]
+    first = [p.key for p in islice(Countdown().generate(SMALL, "train", seed=1), 500)]
+    again = [p.key for p in islice(Countdown().generate(SMALL, "train", seed=1), 500)]
     assert first == again
     assert len(set(first)) == 500
 
@@ -92,7 +92,7 @@ def test_a_small_range_ends_instead_of_repeating() -> None:
         for nums, targets in (((1, 1), (1, 2)), ((1, 2), (1, 2, 3)), ((2, 2), (1, 4)))
         for target in targets
     }
-    found = [problem.key for problem in generate(ranges, "train", seed=0)]
+    found = [problem.key for problem in Countdown().generate(ranges, "train", seed=0)]
     assert len(everything) == 7
     assert sorted(found) == sorted(key for key in everything if split_of(key) == "train")
 
@@ -100,7 +100,7 @@ def test_a_small_range_ends_instead_of_repeating() -> None:
 def test_impossible_ranges_are_one_sentence() -> None:
     ranges = two_numbers(target_min=90, target_max=99)
     with pytest.raises(UserError, match="no solvable Countdown problem"):
-        list(generate(ranges, "train", seed=0))
+        list(Countdown().generate(ranges, "train", seed=0))
 
 
 def test_held_out_problems_do_not_depend_on_the_training_seed() -> None:

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from aha.tasks import check_completion
-from aha.tasks.countdown import generate
+from aha.tasks.countdown import Countdown
 from aha.tasks.task import split_of
 from aha.tiny import weights_path
 from aha.tiny.traces import (
@@ -25,7 +25,7 @@ SUM = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 @pytest.fixture(scope="module")
 def problems() -> list[Problem]:
-    return list(islice(generate(TINY_RANGES, "train", seed=0), 400))
+    return list(islice(Countdown().generate(TINY_RANGES, "train", seed=0), 400))
 
 
 def traces(problems: list[Problem], **settings: float) -> list[str]:
@@ -87,7 +87,7 @@ def test_every_trace_is_in_the_vocabulary_and_reads_back(
 
 
 def test_it_is_not_taught_held_out_problems() -> None:
-    for problem in islice(generate(TINY_RANGES, "train", seed=0), 2_000):
+    for problem in islice(Countdown().generate(TINY_RANGES, "train", seed=0), 2_000):
         assert split_of(problem.key) == "train"
 
 

@@ -98,8 +98,3 @@ def last_boxed(text: str) -> str | None:
     starts = [match.end() for match in _BOXED.finditer(text)]
     whole = [start for start in starts if start in closing]
     return text[whole[-1] : closing[whole[-1]]].strip() if whole else None
-
-
-def has_all_tags(text: str, layout: str = "think") -> bool:
-    """True if all four tags of the named layout occur, in any order and number."""
-    return set(LAYOUTS[layout]) <= {tag.group() for tag in _TAG.finditer(text)}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from aha.answers.tags import LAYOUTS, answer_block, has_all_tags, strict_answer, text_of
+from aha.answers.tags import LAYOUTS, answer_block, strict_answer, text_of
 from aha.reasoning.reflection import count_phrases
 from aha.rewards.reward import Reward, Row
 
@@ -44,7 +44,7 @@ class FormatReward(Reward):
     def score(self, row: Row) -> float:
         if strict_answer(row.text, self.tags) is not None:
             return self.full
-        return self.partial if has_all_tags(row.text, self.tags) else 0.0
+        return self.partial if all(tag in row.text for tag in LAYOUTS[self.tags]) else 0.0
 
 
 class XmlCountReward(Reward):

@@ -80,35 +80,6 @@ def random_steps(nums: Sequence[int], max_value: int, rng: random.Random) -> lis
     return steps
 
 
-def generate(ranges: TaskSection, split: Split, seed: int) -> Iterator[Problem]:
-    """Distinct solvable problems of one split, without end or until the ranges are used up.
-
-    Errors: UserError if the ranges allow no problem at all.
-    """
-    rng = random.Random(f"{Countdown.name}:{split}:{seed}")
-    seen: set[str] = set()
-    fruitless = 0
-    while fruitless < _MAX_FRUITLESS_DRAWS:
-        fruitless += 1
-        size = rng.choice(ranges.sizes)
-        nums = [rng.randint(ranges.number_min, ranges.number_max) for _ in range(size)]
-        steps = random_steps(nums, ranges.max_value, rng)
-        if not steps or not ranges.target_min <= steps[-1].value <= ranges.target_max:
-            continue
-        problem = make_problem(nums, steps[-1].value)
-        if problem.key in seen or split_of(problem.key) != split:
-            continue
-        fruitless = 0
-        seen.add(problem.key)
-        yield problem
-    if not seen:
-        raise UserError(
-            f"task: no solvable Countdown problem found with sizes {list(ranges.sizes)}, numbers "
-            f"{ranges.number_min} to {ranges.number_max} and targets {ranges.target_min} to "
-            f"{ranges.target_max}; widen the ranges."
-        )
-
-
 def make_problem(nums: Sequence[int], target: int) -> Problem:
     """A problem; the order of the numbers is not part of its key."""
     key = f"{Countdown.name}:{','.join(str(n) for n in sorted(nums))}={target}"
@@ -205,7 +176,29 @@ class Countdown(Task):
         return columns.get("target") is not None and columns.get("nums") is not None
 
     def generate(self, section: TaskSection, split: Split, seed: int) -> Iterator[Problem]:
-        return generate(section, split, seed)
+        """As `Task.generate`, all solvable. Errors: UserError if the ranges allow no problem."""
+        rng = random.Random(f"{self.name}:{split}:{seed}")
+        seen: set[str] = set()
+        fruitless = 0
+        while fruitless < _MAX_FRUITLESS_DRAWS:
+            fruitless += 1
+            size = rng.choice(section.sizes)
+            nums = [rng.randint(section.number_min, section.number_max) for _ in range(size)]
+            steps = random_steps(nums, section.max_value, rng)
+            if not steps or not section.target_min <= steps[-1].value <= section.target_max:
+                continue
+            problem = make_problem(nums, steps[-1].value)
+            if problem.key in seen or split_of(problem.key) != split:
+                continue
+            fruitless = 0
+            seen.add(problem.key)
+            yield problem
+        if not seen:
+            raise UserError(
+                f"task: no solvable Countdown problem found with sizes {list(section.sizes)}, "
+                f"numbers {section.number_min} to {section.number_max} and targets "
+                f"{section.target_min} to {section.target_max}; widen the ranges."
+            )
 
     def question(self, columns: Columns) -> str:
         return (

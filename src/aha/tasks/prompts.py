@@ -9,7 +9,7 @@ from it, and rewards count it as written. Some chat templates open the thoughts 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
@@ -17,26 +17,20 @@ from aha.answers.tags import opened_thoughts
 from aha.recipe import Recipe
 from aha.sections import PromptSection
 from aha.tasks import TASKS, Task
+from aha.tasks.task import Columns
 from aha.types import Problem, Prompt, UserError
 from aha.visible import package_yaml
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 THINK = "<think>"
 
 INSTRUCTIONS: Mapping[str, str] = package_yaml("aha.tasks", "instructions.yaml")
 
 
-class PromptTokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that prompts need."""
-
-    chat_template: Any
-
-    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
-
-    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any: ...
-
-
 def ask(
-    problems: Sequence[Problem], recipe: Recipe, tokenizer: PromptTokenizer
+    problems: Sequence[Problem], recipe: Recipe, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Prompt, ...]:
     """Each problem of a recipe's task as the model sees it. Errors: UserError as `render`."""
     task = TASKS[recipe.task.name]
@@ -44,7 +38,7 @@ def ask(
 
 
 def render(
-    columns: Mapping[str, Any], task: Task, settings: PromptSection, tokenizer: PromptTokenizer
+    columns: Columns, task: Task, settings: PromptSection, tokenizer: PreTrainedTokenizerBase
 ) -> Prompt:
     """`ask` for one problem. Errors: UserError if the style does not fit the task or tokenizer."""
     if settings.style == "compact":
@@ -70,7 +64,7 @@ def render(
 
 
 def _chat(
-    instruction: str, question: str, settings: PromptSection, tokenizer: PromptTokenizer
+    instruction: str, question: str, settings: PromptSection, tokenizer: PreTrainedTokenizerBase
 ) -> Prompt:
     if not tokenizer.chat_template:
         raise UserError(

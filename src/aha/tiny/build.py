@@ -40,16 +40,10 @@ from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.sections import PromptSection
 from aha.tasks import check_completion
-from aha.tasks.countdown import Countdown, generate
+from aha.tasks.countdown import Countdown
 from aha.tasks.prompts import render
 from aha.tiny import weights_path
-from aha.tiny.traces import (
-    TINY_RANGES,
-    TraceSettings,
-    completion_text,
-    prompt_text,
-    tiny_tokenizer,
-)
+from aha.tiny.traces import TINY_RANGES, TraceSettings, completion_text, prompt_text, tiny_tokenizer
 from aha.types import Problem
 
 _IGNORED = -100  # the label that cross_entropy skips
@@ -161,7 +155,7 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
-    problems = list(generate(TINY_RANGES, "train", settings.seed))
+    problems = list(Countdown().generate(TINY_RANGES, "train", settings.seed))
     print(f"{len(problems)} training problems; starting at step {step} of {settings.steps}")
     started, tokens = time.monotonic(), 0
     for input_ids, labels, divisor in batches(problems, tiny_tokenizer(), settings, step):
@@ -200,7 +194,7 @@ def measure(folder: Path, problems: int) -> dict[str, float]:
     """
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    held_out = list(itertools.islice(generate(TINY_RANGES, "test", seed=0), problems))
+    held_out = list(itertools.islice(Countdown().generate(TINY_RANGES, "test", seed=0), problems))
     compact = PromptSection(style="compact")
     prompts = [render(problem.columns, Countdown(), compact, tokenizer) for problem in held_out]
     sampling = SamplingSettings(max_completion_length=240, temperature=1.0)

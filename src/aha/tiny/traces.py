@@ -14,7 +14,7 @@ then never learned to try again (docs/log.md).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from aha.sections import TaskSection
 from aha.tasks.countdown import Countdown, Step, combine
 from aha.tasks.prompts import THINK
+from aha.tasks.task import Columns
 from aha.tiny import weights_path
 
 # The problems that the embedded model can read and write: every value has a token.
@@ -71,13 +72,9 @@ def prompt_text(nums: Sequence[int], target: int) -> str:
     return f"{Countdown().compact_question({'nums': nums, 'target': target})} {THINK}"
 
 
-def completion_text(
-    columns: Mapping[str, object], settings: TraceSettings, rng: random.Random
-) -> str:
+def completion_text(columns: Columns, settings: TraceSettings, rng: random.Random) -> str:
     """One trace for a problem's `nums` and `target`, without the end token."""
-    nums, target = columns["nums"], columns["target"]
-    assert isinstance(nums, list)
-    attempts = all_attempts(nums, TINY_RANGES.max_value)
+    attempts, target = all_attempts(columns["nums"], TINY_RANGES.max_value), columns["target"]
     rng.shuffle(attempts)
     hits = [attempt for attempt in attempts if attempt.steps[-1].value == target]
     parts: list[str] = []
