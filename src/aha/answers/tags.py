@@ -20,7 +20,6 @@ _HASHES = re.compile(r"####[ \t]*([^\n<]*)")
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
-
 # A layout is its four tags in order: thoughts, then the answer.
 LAYOUTS = {
     thoughts: (f"<{thoughts}>", f"</{thoughts}>", "<answer>", "</answer>")

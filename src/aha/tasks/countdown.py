@@ -8,6 +8,7 @@ fractions, never with `eval`.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 from collections import Counter
@@ -155,22 +156,17 @@ class Countdown(Task):
                     f"{where}: column {column!r} is missing; a Countdown row needs target (an "
                     f"integer) and nums (a list of integers), and this one has {sorted(row)}."
                 )
+        target, nums = row["target"], row["nums"]
         try:
-            target = whole(row["target"])
+            target = whole(target)
         except ValueError:
-            raise UserError(
-                f"{where}: target is {row['target']!r}; it must be an integer."
-            ) from None
-        nums = row["nums"]
+            raise UserError(f"{where}: target is {target!r}; it must be an integer.") from None
         if isinstance(nums, str):  # CSV holds a list as text, such as [44, 19, 35]
             nums = nums.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
-        try:
-            nums = [whole(n) for n in list(nums)]
-        except (TypeError, ValueError):
-            nums = []
-        if not nums:
-            raise UserError(f"{where}: nums is {row['nums']!r}; it must be a list of integers.")
-        return make_problem(nums, target)
+        with contextlib.suppress(TypeError, ValueError):
+            if nums := [whole(n) for n in nums]:
+                return make_problem(nums, target)
+        raise UserError(f"{where}: nums is {row['nums']!r}; it must be a list of integers.")
 
     def claims(self, columns: Columns) -> bool:
         return columns.get("target") is not None and columns.get("nums") is not None
@@ -217,10 +213,7 @@ class Countdown(Task):
     def correct_many(
         self, answers: Sequence[str | None], rows: Sequence[Columns]
     ) -> list[bool | None]:
-        return [
-            fault(answer, row["target"], row["nums"]) == (True, "")
-            for answer, row in zip(answers, rows, strict=True)
-        ]
+        return [not self.why_wrong(a, row) for a, row in zip(answers, rows, strict=True)]
 
     def gold(self, columns: Columns) -> str:
         return str(columns["target"])
@@ -232,13 +225,11 @@ class Countdown(Task):
         """By value and numbers in any order. An equation that is false votes as its text."""
         if answer is None or not answer.strip():
             return None
-        try:
+        with contextlib.suppress(ExpressionError):
             equation = parse_equation(bare_equation(answer))
             expression = equation.expression
             if not equation.claimed or equation.claimed_value == expression.value:
                 return Vote((expression.value, tuple(sorted(expression.numbers))))
-        except ExpressionError:
-            pass
         return Vote("".join(answer.split()))
 
     def difficulty(self, columns: Columns) -> str:

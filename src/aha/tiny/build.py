@@ -165,11 +165,8 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
             group["lr"] = learning_rate_at(step, settings)
         # Right padding under causal attention changes no earlier token: no mask is needed.
         logits = model(input_ids=input_ids[:, :-1]).logits
-        # Labels that are -100 do not count.
-        total = functional.cross_entropy(
-            logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
-        )
-        loss = total / divisor
+        wanted = labels[:, 1:].flatten()  # labels that are -100 do not count
+        loss = functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum") / divisor
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
