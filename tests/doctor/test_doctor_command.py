@@ -244,6 +244,14 @@ def test_mistakes(here: Machine, ask: Callable[[], Report], words: str) -> None:
     assert words in str(error.value)
 
 
+def test_a_misspelt_recipe_does_not_wait_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(software, "look_at_hub", asked.append)
+    with pytest.raises(UserError, match="countdown-tinny"):
+        diagnose("countdown-tinny")
+    assert not asked
+
+
 def test_the_verdict_names_what_stops_and_what_does_not(
     here: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

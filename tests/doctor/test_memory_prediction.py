@@ -125,6 +125,6 @@ def test_other_shapes(
     place = Place("cpu", psutil.virtual_memory().available, before=0)
     subject = Subject(recipe, shape_of(recipe.model), place, Prompts(16, assumed=True))
     trial = measure(subject).trial
-    there = Place("cpu", place.limit, trial.before)
-    predicted = predict(recipe, subject.shape, there, trial.prompt_tokens, round(trial.mean_length))
-    assert_near(predicted.peak.total, trial.peak, trial.before)
+    there, length = Place("cpu", place.limit, trial["before"]), round(trial["mean_length"])
+    predicted = predict(recipe, subject.shape, there, trial["prompt_tokens"], length)
+    assert_near(predicted.peak.total, trial["peak"], trial["before"])

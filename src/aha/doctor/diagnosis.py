@@ -62,7 +62,9 @@ class Report:
         template = text_template(
             "aha.doctor",
             "report.txt.j2",
-            wrap=_wrapped,
+            wrap=lambda text, first="", rest="", width=100: textwrap.fill(
+                text, width, initial_indent=first, subsequent_indent=rest
+            ),
             gib=lambda count: f"{count / 2**30:.2f}",
             millions=lambda count: f"{count / 1e6:,.2f}",
             shell=shlex.quote,
@@ -97,8 +99,7 @@ class Report:
                 "largest_that_fits": about.advice.largest,
             }
             if about.measured is not None:
-                measured = {**asdict(about.measured), "run_s": about.measured.run_s}
-                value["recipe"]["measured"] = measured
+                value["recipe"]["measured"] = asdict(about.measured)
         return json.dumps(value, indent=2, ensure_ascii=False)
 
 
@@ -129,10 +130,12 @@ def diagnose(
             "--measure runs the recipe's own model on this machine; leave --memory, --device and "
             "--config out."
         )
+    if recipe is not None:
+        # A misspelt name must not wait for the network.
+        require_known(load_recipe(recipe, overrides))
     machine, hub, about = hardware.this_machine(), software.look_at_hub(offline), None
     if recipe is not None:
         loaded = load_recipe(recipe, overrides)
-        require_known(loaded)
         try:
             # From this machine if possible: the hub is asked only where it must be.
             shape = shape_of(loaded.model, config, online=False)
@@ -163,8 +166,3 @@ def diagnose(
         return Report((), about)
     findings = hardware.hardware_findings(machine) + software.package_findings()
     return Report((*findings, *software.hub_findings(hub)), about)
-
-
-def _wrapped(text: str, first: str = "", rest: str = "", width: int = 100) -> str:
-    """Lines of at most `width` columns; `first` stands before the first, `rest` before others."""
-    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest)

@@ -7,8 +7,10 @@ one more reward alternates, which gives each group signal whatever the model wri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from typing import Any
 
 from aha.bench.worker import Worker
 from aha.bench.workload import alternate
@@ -27,70 +29,48 @@ _WEIGHT = 1000.0
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Measurements of the steps: bytes before anything was loaded, peak, seconds, tokens.
-
-    On a GPU the peak is that of its tensors. Times and lengths are the last step's.
-    """
-
-    before: int
-    peak: int
-    on_gpu: bool
-    step_s: float
-    rollout_s: float
-    train_s: float
-    first_step_s: float
-    rows: int
-    prompt_tokens: int
-    mean_length: float
-    max_length: float
-    tokens_per_microbatch: int
-
-
-@dataclass(frozen=True)
 class Measured:
     """A trial beside its prediction; all peaks in bytes, of a process or of a GPU's tensors.
 
-    `predicted`: the peak for the longest completions. `predicted_here`: for the trial's lengths.
+    `trial`: bytes before anything was loaded, peak, seconds, tokens; times and lengths are the last
+    step's. `predicted`: the peak for the longest completions. `predicted_here`: for the trial's
+    lengths. `run_s`: seconds of the whole recipe, its evaluations at the rollout's speed. It is
+    valid while completions keep their length; in training most grow.
     """
 
-    trial: Trial
+    trial: Mapping[str, Any]
     predicted: int
     predicted_here: int
     steps: int
     evaluations: int
     problems: int
-
-    @property
-    def run_s(self) -> float:
-        """Seconds of the whole recipe: its steps, and its evaluations at the rollout's speed.
-
-        Valid while completions keep their length; in training most grow.
-        """
-        per_row = self.trial.rollout_s / self.trial.rows
-        return self.steps * self.trial.step_s + self.evaluations * self.problems * per_row
+    run_s: float
 
 
 def measure(subject: Subject) -> Measured:
     """Errors: UserError and RunFailure as `aha train`; RunFailure when the trial was killed."""
     recipe = subject.recipe
     with Worker("the trial", _run_trial, recipe) as worker:
-        trial: Trial = worker.receive()
-    context = subject.place.before if trial.on_gpu else 0  # a GPU's context is no tensor
+        trial: dict[str, Any] = worker.receive()
+    context = subject.place.before if trial["on_gpu"] else 0  # a GPU's context is no tensor
 
     def peak(completion: int | None) -> int:
-        predicted = predict(recipe, subject.shape, subject.place, trial.prompt_tokens, completion)
+        prompt = trial["prompt_tokens"]
+        predicted = predict(recipe, subject.shape, subject.place, prompt, completion)
         # A trial writes no checkpoint.
         return max(p.total for p in predicted.phases if p.name != "checkpoint") - context
 
-    every = recipe.evaluation.every
+    steps, every, problems = recipe.train.max_steps, recipe.evaluation.every, recipe.evaluation.n
+    evaluations = 2 + (max(0, steps - 1) // every if every else 0)
+    evaluation_s = problems * trial["rollout_s"] / trial["rows"]
     return Measured(
         trial=trial,
         predicted=peak(None),
-        predicted_here=peak(max(1, round(trial.mean_length))),
-        steps=recipe.train.max_steps,
-        evaluations=2 + (max(0, recipe.train.max_steps - 1) // every if every else 0),
-        problems=recipe.evaluation.n,
+        predicted_here=peak(max(1, round(trial["mean_length"]))),
+        steps=steps,
+        evaluations=evaluations,
+        problems=problems,
+        run_s=steps * trial["step_s"] + evaluations * evaluation_s,
     )
 
 
@@ -106,18 +86,18 @@ def _run_trial(recipe: Recipe, connection: Connection) -> None:
     first = step_record(train_step(trainer, 1))
     finished = train_step(trainer, 2)
     last = step_record(finished)
-    trial = Trial(
-        before=before,
-        peak=int(peak_memory_gb() * 2**30),
-        on_gpu=trainer.model.device.type == "cuda",
-        step_s=last["time/step_s"],
-        rollout_s=last["time/rollout_s"],
-        train_s=last["time/train_s"],
-        first_step_s=first["time/step_s"],
-        rows=last["samples"],
-        prompt_tokens=max(len(group.prompt.token_ids) for group in finished.groups),
-        mean_length=last["completions/mean_length"],
-        max_length=last["completions/max_length"],
-        tokens_per_microbatch=last["tokens_per_microbatch"],
-    )
+    trial = {
+        "before": before,
+        "peak": int(peak_memory_gb() * 2**30),
+        "on_gpu": trainer.model.device.type == "cuda",
+        "step_s": last["time/step_s"],
+        "rollout_s": last["time/rollout_s"],
+        "train_s": last["time/train_s"],
+        "first_step_s": first["time/step_s"],
+        "rows": last["samples"],
+        "prompt_tokens": max(len(group.prompt.token_ids) for group in finished.groups),
+        "mean_length": last["completions/mean_length"],
+        "max_length": last["completions/max_length"],
+        "tokens_per_microbatch": last["tokens_per_microbatch"],
+    }
     connection.send(trial)
