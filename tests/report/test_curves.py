@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from aha.report.charts import BarChart, Bars, Panel, Series, chart_svg
+from aha.report.charts import Chart, Series, chart_svg
 from aha.report.curves import (
     POINTS,
     constant,
@@ -52,7 +52,7 @@ def test_seeds_are_a_mean_and_a_band_over_the_steps_they_share() -> None:
     assert series is not None
     # Windows of a twentieth are one step here, so the running means are the values.
     assert series.steps == [1, 2]
-    assert series.strong == [1.0, 2.0]
+    assert series.values == [1.0, 2.0]
     assert (series.low, series.high) == ([0.0, 1.0], [2.0, 3.0])
 
 
@@ -60,16 +60,16 @@ def test_a_schedule_is_drawn_as_it_is() -> None:
     rates: list[float | None] = [0.1, 0.2, 0.3, *(0.3 - 0.01 * step for step in range(27))]
     series = series_of("run", [records(rates, "learning_rate")], "learning_rate")
     assert series is not None
-    assert series.strong == rates
+    assert series.values == rates
     assert series.raw is None
     # Means of the last twentieth, here two steps, would begin otherwise.
     longer = [*rates, *rates]
     smoothed = series_of("run", [records(longer)], "reward")
     assert smoothed is not None
-    assert smoothed.strong != longer
+    assert smoothed.values != longer
     seeds = series_of("seeds", [records(longer, "learning_rate")] * 2, "learning_rate")
     assert seeds is not None
-    assert seeds.strong == seeds.low == seeds.high == longer
+    assert seeds.values == seeds.low == seeds.high == longer
 
 
 def test_seeds_without_a_common_step_have_no_curve() -> None:
@@ -91,13 +91,13 @@ def test_every_reward_has_a_panel() -> None:
 
 
 @pytest.fixture
-def panel() -> Panel:
-    return Panel(
-        "Reward <of> it", "number", (Series("a", [1, 2, 3], [0.1, 0.3, 0.2], raw=[0, 1, 0]),)
+def panel() -> Chart:
+    return Chart(
+        "Reward <of> it", "number", (Series("a", [0.1, 0.3, 0.2], [1, 2, 3], raw=[0, 1, 0]),)
     )
 
 
-def test_svg_takes_its_colours_from_the_page(panel: Panel) -> None:
+def test_svg_takes_its_colours_from_the_page(panel: Chart) -> None:
     svg = chart_svg(panel)
     assert svg.startswith("<svg")
     assert "currentColor" in svg
@@ -107,7 +107,7 @@ def test_svg_takes_its_colours_from_the_page(panel: Panel) -> None:
     assert "http" not in svg
 
 
-def test_svg_says_what_it_shows(panel: Panel) -> None:
+def test_svg_says_what_it_shows(panel: Chart) -> None:
     label = re.search(r'aria-label="([^"]*)"', chart_svg(panel))
     assert label is not None
     assert label.group(1) == (
@@ -117,8 +117,8 @@ def test_svg_says_what_it_shows(panel: Panel) -> None:
 
 
 def test_series_differ_in_more_than_colour() -> None:
-    lines = tuple(Series(name, [1, 2, 3], [1.0, 2.0, 3.0]) for name in ("one", "two"))
-    svg = chart_svg(Panel("Two", "number", lines))
+    lines = tuple(Series(name, [1.0, 2.0, 3.0], [1, 2, 3]) for name in ("one", "two"))
+    svg = chart_svg(Chart("Two", "number", lines))
     assert ">one<" in svg
     assert ">two<" in svg
     assert "stroke-dasharray" in svg
@@ -126,10 +126,10 @@ def test_series_differ_in_more_than_colour() -> None:
 
 def test_a_label_is_text_whatever_it_holds() -> None:
     lines = tuple(
-        Series(name, [1, 2], [1.0, 2.0])
+        Series(name, [1.0, 2.0], [1, 2])
         for name in ("<b>$\\frac{", "0.123456 $x$ run", "-->", "#0072b2", "\x01\ud800")
     )
-    svg = chart_svg(Panel("Names", "number", lines))
+    svg = chart_svg(Chart("Names", "number", lines))
     assert ">&lt;b&gt;$\\frac{<" in svg
     assert ">0.123456 $x$ run<" in svg
     assert ">#0072b2<" in svg
@@ -138,9 +138,8 @@ def test_a_label_is_text_whatever_it_holds() -> None:
 
 
 def test_bars_are_written_out_in_words() -> None:
-    chart = BarChart(
-        "Shares", "percent", ["x", "y"], (Bars("before", [0.1, 0.2]), Bars("after", [0.3, 0]))
-    )
+    sets = (Series("before", [0.1, 0.2]), Series("after", [0.3, 0]))
+    chart = Chart("Shares", "percent", sets, ["x", "y"])
     svg = chart_svg(chart)
     assert "Shares. x before 10.0\N{NO-BREAK SPACE}%, after 30.0" in svg
     assert "url(#" in svg  # the second set is hatched

@@ -13,8 +13,7 @@ from made_run import HOSTILE, MakeRun
 
 from aha.recipe import load_recipe
 from aha.report.curves import POINTS
-from aha.report.pages import build_report, cost, render_report
-from aha.report.run_data import load
+from aha.report.pages import build_report, render_report
 from aha.runs import RunDirectory
 from aha.types import UserError
 
@@ -163,8 +162,15 @@ def test_two_builds_are_the_same(run: RunDirectory) -> None:
 NBSP = "\N{NO-BREAK SPACE}"
 
 
+def cost(run: RunDirectory) -> dict[str, tuple[str, str]]:
+    """The value and the note by label, as the page has them."""
+    table = render_report(run).partition('<section id="cost">')[2].partition("</section>")[0]
+    row = re.compile("<th[^>]*>([^<]*)(?:<small>(.*?)</small>)?</th><td>(.*?)</td>")
+    return {label: (value, note) for label, note, value in row.findall(table)}
+
+
 def test_the_cost_by_hand(run: RunDirectory) -> None:
-    rows = {label: (value, note) for label, value, note in cost(load(run))}
+    rows = cost(run)
     # Forty steps of 4 s (1 rollout, 0.25 reward, 2.5 train) and 1,000 tokens.
     assert rows["tokens written in training"] == ("40,000", "")
     assert rows["time in training steps"] == (
@@ -179,6 +185,5 @@ def test_the_cost_by_hand(run: RunDirectory) -> None:
 def test_energy_is_told_only_where_it_was_measured(run: RunDirectory) -> None:
     records = [{**record, "machine/energy_j": 90.0} for record in run.metrics()]
     run.metrics_file.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    rows = {label: value for label, value, _ in cost(load(run))}
     # 40 x 90 J = 3,600 J = 1 Wh.
-    assert rows["energy"] == "1.00 Wh"
+    assert cost(run)["energy"] == ("1.00 Wh", "measured by the machine")

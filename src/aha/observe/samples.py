@@ -12,8 +12,9 @@ from aha.runs import RunDirectory
 from aha.sections import LoggingSection
 from aha.tasks import check_completion
 from aha.types import Group, UserError
-from aha.visible import visible
+from aha.visible import text_template, visible
 
+_WORDS: Any = text_template("aha.observe", "samples.txt.j2").module
 Order = Literal["step", "advantage", "reward", "length"]
 
 
@@ -88,37 +89,12 @@ def sample_record(step: int, group: Group) -> dict[str, Any]:
 
 def sample_text(record: Mapping[str, Any]) -> str:
     """One group of `sample_record` as text for people."""
-    lines = [f"step {record['step']}  {_columns(record)}", f"prompt: {record['prompt']}", ""]
-    for number, completion in enumerate(record["completions"], start=1):
-        lines += [f"[{number}] {_figures(completion)}", completion["text"], ""]
-    return "\n".join(lines)
+    return str(_WORDS.group(record))
 
 
 def shown_text(shown: Mapping[str, Any]) -> str:
     """One completion of `browse` as text for people; nothing in it can steer the terminal."""
-    return visible(
-        f"step {shown['step']}  {_columns(shown)}\n{_figures(shown)}\n"
-        f"{shown['prompt']}{shown['text']}\n"
-    )
-
-
-def _columns(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in record["columns"].items())
-
-
-def _figures(completion: Mapping[str, Any]) -> str:
-    """A completion's rewards, each raw and weighted, its advantage and length."""
-    weighted = completion["weighted"]
-    rewards = ", ".join(
-        f"{name} none" if value is None else f"{name} {value:g} -> {weighted[name]:g}"
-        for name, value in completion["rewards"].items()
-    )
-    reward = completion["reward"]
-    return (
-        f"reward {'none' if reward is None else f'{reward:.3f}'}  "
-        f"advantage {completion['advantage']:+.3f}  "
-        f"({rewards}; {completion['tokens']} tokens{', cut off' * completion['truncated']})"
-    )
+    return visible(str(_WORDS.completion(shown)))
 
 
 def browse(

@@ -17,7 +17,7 @@ from statistics import fmean
 from aha.reasoning.behaviours import BEHAVIOURS
 from aha.reasoning.compare import Estimate, first_step_at, lift, rise, share
 from aha.reasoning.reflection import count_phrases
-from aha.report.charts import BarChart, Bars
+from aha.report.charts import Chart, Series
 from aha.report.run_data import CORRECTED, RunData, Written, between, pairs, write
 from aha.visible import text_template
 
@@ -152,19 +152,18 @@ def behaviours(data: RunData) -> Behaviours | None:
     )
 
 
-def shares_chart(sides: Sequence[Side]) -> BarChart:
+def shares_chart(sides: Sequence[Side]) -> Chart:
     """The share of completions that show each behaviour, with intervals."""
-    bars = []
+    series = []
     for label, written in sides:
         found = [share([one.shows(name) for one in written]) for name in LABELS]
-        bars.append(
-            Bars(label, [e.value for e in found], [e.low for e in found], [e.high for e in found])
-        )
+        low, high = [one.low for one in found], [one.high for one in found]
+        series.append(Series(label, [one.value for one in found], low=low, high=high))
     title = "Completions that show each behaviour"
-    return BarChart(title, "percent", list(LABELS.values()), tuple(bars))
+    return Chart(title, "percent", tuple(series), list(LABELS.values()))
 
 
-def words_chart(sides: Sequence[Side], rules: str) -> BarChart | None:
+def words_chart(sides: Sequence[Side], rules: str) -> Chart | None:
     """Reflection phrases per 100 completions, the most frequent first; None without a phrase."""
     rates: list[dict[str, float]] = []
     for _, written in sides:
@@ -176,12 +175,9 @@ def words_chart(sides: Sequence[Side], rules: str) -> BarChart | None:
     phrases = sorted(most, key=lambda phrase: (-most[phrase], phrase))[:_PHRASES]
     if not phrases:
         return None
-    return BarChart(
-        "Reflection phrases per 100 completions",
-        "number",
-        [f"“{phrase}”" for phrase in phrases],
-        tuple(
-            Bars(label, [side.get(phrase, 0.0) for phrase in phrases])
-            for (label, _), side in zip(sides, rates, strict=True)
-        ),
+    series = tuple(
+        Series(label, [side.get(phrase, 0.0) for phrase in phrases])
+        for (label, _), side in zip(sides, rates, strict=True)
     )
+    categories = [f"“{phrase}”" for phrase in phrases]
+    return Chart("Reflection phrases per 100 completions", "number", series, categories)

@@ -52,46 +52,30 @@ _LONG_FRACTION = re.compile(r"(\.\d\d)\d+")
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: a strong line, and faintly either the raw values or a band from low to high."""
+    """A curve over `steps`, or a bar for each category, perhaps with a range from low to high.
+
+    A curve without a range may have its `raw` values drawn faintly behind it.
+    """
 
     label: str
-    steps: Sequence[float]
-    strong: Sequence[float]
-    raw: Sequence[float] | None = None
+    values: Sequence[float]
+    steps: Sequence[float] = ()
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    raw: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Curves of one kind over the steps; `form` is the form of its values (`run_data.write`)."""
+class Chart:
+    """Curves over the steps; with `categories`, sets of horizontal bars side by side.
+
+    `form` is the form of its values (`run_data.write`).
+    """
 
     title: str
     form: str
     series: tuple[Series, ...]
-
-
-@dataclass(frozen=True)
-class Bars:
-    """One set of bars: a value for each category, perhaps with intervals."""
-
-    label: str
-    values: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-
-
-@dataclass(frozen=True)
-class BarChart:
-    """Sets of horizontal bars side by side over the same categories."""
-
-    title: str
-    form: str
-    categories: Sequence[str]
-    series: tuple[Bars, ...]
-
-
-Chart = Panel | BarChart
+    categories: Sequence[str] = ()
 
 
 def _style(ink: str, grid: str, paper: str) -> dict[str, Any]:
@@ -102,12 +86,13 @@ def _style(ink: str, grid: str, paper: str) -> dict[str, Any]:
 
 def _draw(chart: Chart, axes: Axes) -> None:
     """The chart on axes; under it a legend when there are several series."""
-    if isinstance(chart, Panel):
-        _draw_curves(chart, axes)
-        value_axis: Axis = axes.yaxis
-    else:
+    value_axis: Axis
+    if chart.categories:
         _draw_bars(chart, axes)
         value_axis = axes.xaxis
+    else:
+        _draw_curves(chart, axes)
+        value_axis = axes.yaxis
     value_axis.grid(True)
     if chart.form == "percent":
         value_axis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
@@ -116,9 +101,9 @@ def _draw(chart: Chart, axes: Axes) -> None:
         axes.figure.legend(handles, labels, loc="outside lower left", ncols=_columns(chart))
 
 
-def _draw_curves(panel: Panel, axes: Axes) -> None:
-    several = len(panel.series) > 1
-    for index, series in enumerate(panel.series):
+def _draw_curves(chart: Chart, axes: Axes) -> None:
+    several = len(chart.series) > 1
+    for index, series in enumerate(chart.series):
         colour = _SERIES[index % len(_SERIES)]
         if series.raw is not None and not several:
             axes.plot(series.steps, series.raw, color=colour, alpha=0.45, linewidth=0.8)
@@ -129,7 +114,7 @@ def _draw_curves(panel: Panel, axes: Axes) -> None:
         count = len(series.steps)
         axes.plot(
             series.steps,
-            series.strong,
+            series.values,
             color=colour,
             linewidth=1.9,
             linestyle=_DASHES[index % len(_DASHES)] if several else "-",
@@ -141,13 +126,13 @@ def _draw_curves(panel: Panel, axes: Axes) -> None:
     axes.set_xlabel("step")
     axes.margins(x=0.01)
     low, high = axes.get_ylim()
-    if panel.form == "percent" and high - low < _LEAST_SPAN:
+    if chart.form == "percent" and high - low < _LEAST_SPAN:
         # So that a small change looks small.
         low = min(max(low, 0.0), 1.0 - _LEAST_SPAN)
         axes.set_ylim(low - 0.002, low + _LEAST_SPAN + 0.002)
 
 
-def _draw_bars(chart: BarChart, axes: Axes) -> None:
+def _draw_bars(chart: Chart, axes: Axes) -> None:
     """The first category on top, values written at the ends of the bars."""
     count = len(chart.series)
     height = 0.8 / count
@@ -193,9 +178,9 @@ def chart_height(chart: Chart) -> float:
     """The inches that the chart needs: its curves or bars, its axis and its legend."""
     count = len(chart.series)
     legend = 0.22 * -(-count // _columns(chart)) if count > 1 else 0.0
-    if isinstance(chart, Panel):
-        return 2.55 + legend
-    return 0.5 + 0.23 * len(chart.categories) * count + legend
+    if chart.categories:
+        return 0.5 + 0.23 * len(chart.categories) * count + legend
+    return 2.55 + legend
 
 
 def chart_svg(chart: Chart) -> Markup:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from aha.reasoning.behaviours import BEHAVIOURS
 from aha.report.before_after import LABELS
-from aha.report.charts import Panel, Series
+from aha.report.charts import Chart, Series
 from aha.report.run_data import Metrics, values
 from aha.visible import package_yaml
 
@@ -40,20 +40,20 @@ def shown_metrics(records: Sequence[Metrics]) -> Iterator[tuple[str, str, str, s
 
 def panels(
     runs: Sequence[tuple[str, Sequence[Metrics]]], only: Collection[str] = ()
-) -> list[tuple[str, list[Panel]]]:
+) -> list[tuple[str, list[Chart]]]:
     """(heading, panels) of one run or several: for each label its runs, more than one being seeds.
 
     A metric has a panel if some run recorded it and its curve is not constant; `only`: keys to
     keep, all others are left out.
     """
     records = [metrics for _, group in runs for metrics in group]
-    headings: dict[str, list[Panel]] = {}
+    headings: dict[str, list[Chart]] = {}
     for heading, key, form, _, title in shown_metrics(records):
         if not title or (only and key not in only):
             continue
         series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
-        if any(len(set(s.strong)) > 1 for s in series):
-            headings.setdefault(heading, []).append(Panel(title, form, series))
+        if any(len(set(s.values)) > 1 for s in series):
+            headings.setdefault(heading, []).append(Chart(title, form, series))
     return list(headings.items())
 
 
@@ -96,7 +96,7 @@ def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
     elif smoothed:
         raw = [value for _, value in runs[0]]
     strong = _binned(fmean, map(fmean, rows))
-    return Series(label, _binned(fmean, steps), strong, raw, low, high)
+    return Series(label, strong, _binned(fmean, steps), low, high, raw)
 
 
 def smooth(numbers: Sequence[float], window: int) -> list[float]:

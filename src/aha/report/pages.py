@@ -32,9 +32,6 @@ from aha.report.run_data import RunData, between, duration, load, write
 from aha.runs import RunDirectory
 from aha.visible import visible
 
-_STEP_PARTS = {
-    "writing": "time/rollout_s", "scoring": "time/reward_s", "learning": "time/train_s",
-}  # fmt: skip
 EVERY_S = 5.0  # a watched page asks this often for newer figures
 
 
@@ -79,40 +76,9 @@ def render_report(run: RunDirectory, version: str = "") -> str:
         "cut": SHOWN,
         "labels": [(name, LABELS[name]) for name in BEHAVIOURS],
         "case": case_study(data),
-        "cost": cost(data),
         "stretches": stretches(data),
     }
     return render("report.html.j2", template_values, version)
-
-
-def cost(data: RunData) -> list[tuple[str, str, str]]:
-    """(label, value, note) of the cost: time, tokens, memory, and energy if it was measured.
-
-    Left out: money, and energy guessed from a processor's name.
-    """
-    times = data.numbers("time/step_s")
-    seconds, tokens = sum(times), sum(data.numbers("tokens"))
-    memory, energy = data.numbers("memory/peak_gb"), sum(data.numbers("machine/energy_j"))
-    rows = []
-    if tokens:
-        rows.append(("tokens written in training", f"{tokens:,}", ""))
-    if times:
-        # Evaluations and the start are in no step.
-        parts = ", ".join(
-            f"{name} {write(sum(found) / seconds, 'percent', 0)}"
-            for name, key in _STEP_PARTS.items()
-            if (found := data.numbers(key))
-        )
-        rows.append(("time in training steps", duration(seconds), parts))
-        rows.append(("a step, median", f"{write(median(times), 'number')} s", ""))
-    if times and tokens:
-        speed = write(tokens / seconds, "number")
-        rows.append(("tokens a second", speed, "written, over the whole step's time"))
-    if memory:
-        rows.append(("peak memory", f"{write(max(memory), 'number')} GiB", ""))
-    if energy:
-        rows.append(("energy", f"{write(energy / 3600, 'number')} Wh", "measured by the machine"))
-    return rows
 
 
 def stretches(data: RunData) -> list[tuple[int, int, Recipe, list[RecipeChange]]]:
@@ -162,9 +128,9 @@ def _templates() -> Environment:
         finalize=finalize,
     )
     environment.filters |= {
-        "between": between, "duration": duration, "marked": marked, "preview": preview,
-        "sh": shlex.quote, "svg": chart_svg, "write": write, "yaml": dump_recipe,
-        "json": partial(json.dumps, ensure_ascii=False),
+        "between": between, "duration": duration, "marked": marked, "median": median,
+        "preview": preview, "sh": shlex.quote, "svg": chart_svg, "write": write,
+        "yaml": dump_recipe, "json": partial(json.dumps, ensure_ascii=False),
         "interval": lambda ends: between(Estimate(ends[0], ends[0], ends[1], 0), "percent"),
     }  # fmt: skip
     return environment
