@@ -48,6 +48,7 @@ _MINUTE_S = 60.0
 _HOST = "127.0.0.1"
 
 _GUARD = package_yaml("aha.play", "guard.yaml")
+_PARTS = package_yaml("aha.play", "page.yaml")
 # gradio's template engine reads these signs in HTML; as entities they are only text.
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 
@@ -210,39 +211,21 @@ def build(session: Session, draw: Draw) -> Blocks:
         show(page_html("heading", [player.name for player in session.players]))
         with gr.Row(equal_height=True):
             problem = gr.Textbox(
-                label="Problem",
-                placeholder=session.task.example,
-                max_length=MAX_CHARACTERS,
-                max_lines=4,
-                scale=4,
-                min_width=240,
-                elem_id="problem",
+                placeholder=session.task.example, max_length=MAX_CHARACTERS, **_PARTS["problem"]
             )
-            chosen = gr.Dropdown(
-                choices,
-                value=None,
-                label="or a held-out one",
-                visible=bool(choices),
-                scale=2,
-                min_width=180,
-                elem_id="held-out",
-            )
+            chosen = gr.Dropdown(choices, value=None, visible=bool(choices), **_PARTS["held_out"])
         with gr.Row():
-            play = gr.Button("Play", variant="primary", min_width=70, scale=2, elem_id="play")
-            anything = gr.Button(
-                "Random", min_width=140, scale=2, visible=bool(choices), elem_id="random"
-            )
-            stop = gr.Button("Stop", min_width=70, elem_id="stop")
-        samples, heat = min(draw.samples, MAX_SAMPLES), min(draw.temperature, HOTTEST)
-        speed = min(draw.pace, FASTEST_PACE)
+            play = gr.Button(**_PARTS["play"])
+            anything = gr.Button(visible=bool(choices), **_PARTS["random"])
+            stop = gr.Button(**_PARTS["stop"])
         with gr.Accordion("Settings", open=False), gr.Row():
             sliders = [
-                gr.Slider(low, high, value, step=step, label=label, min_width=200)
-                for low, high, value, step, label in (
-                    (1, MAX_SAMPLES, samples, 1, "Samples of each model"),
-                    (0, HOTTEST, heat, 0.05, "Temperature (0: greedy)"),
-                    (1, session.limit, session.limit, 1, "Tokens at most"),
-                    (0, FASTEST_PACE, speed, 5, "Tokens/s to show (0: full speed)"),
+                gr.Slider(maximum=most, value=min(value, most), **_PARTS[name])
+                for name, value, most in (
+                    ("samples", draw.samples, MAX_SAMPLES),
+                    ("temperature", draw.temperature, HOTTEST),
+                    ("tokens", session.limit, session.limit),
+                    ("pace", draw.pace, FASTEST_PACE),
                 )
             ]
         asked = [problem, *sliders, tally]
@@ -285,12 +268,7 @@ def make_server(session: Session, draw: Draw, port: int) -> tuple[uvicorn.Server
         path="/",
         server_name=_HOST,
         server_port=port,
-        # System fonts: gradio's own themes name some of Google's.
-        theme=gr.themes.Default(
-            primary_hue="blue",
-            font=["system-ui", "sans-serif"],
-            font_mono=["ui-monospace", "monospace"],
-        ),
+        theme=gr.themes.Default(**_PARTS["theme"]),
         css=(resources.files("aha.play") / "templates/page.css").read_text(encoding="utf-8"),
         **_GUARD["gradio"],
     )
