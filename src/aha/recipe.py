@@ -19,21 +19,8 @@ from typing import Any, Literal, get_origin
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from aha.sections import (
-    EvaluationSection,
-    GenerationSection,
-    GrpoSection,
-    LoggingSection,
-    LoraSection,
-    ModelSection,
-    OptimizerSection,
-    PromptSection,
-    RewardSection,
-    Section,
-    TaskSection,
-    TrainSection,
-    TrlSection,
-)
+from aha import sections
+from aha.sections import RewardSection, Section
 from aha.tasks import TASKS
 from aha.types import UserError
 from aha.visible import did_you_mean, quoted
@@ -58,20 +45,24 @@ class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     engine: Literal["native", "trl"] = "native"
-    model: ModelSection = ModelSection()
-    lora: LoraSection | None = Field(None, description="adapters; none: every weight is trained")
-    task: TaskSection = TaskSection()
-    prompt: PromptSection = PromptSection()
+    model: sections.ModelSection = sections.ModelSection()
+    lora: sections.LoraSection | None = Field(
+        None, description="adapters; none: every weight is trained"
+    )
+    task: sections.TaskSection = sections.TaskSection()
+    prompt: sections.PromptSection = sections.PromptSection()
     rewards: tuple[RewardSection, ...] = Field(
         (RewardSection(name="accuracy"), RewardSection(name="format", weight=0.1)), min_length=1
     )
-    generation: GenerationSection = GenerationSection()
-    grpo: GrpoSection = GrpoSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    train: TrainSection = TrainSection()
-    evaluation: EvaluationSection = EvaluationSection()
-    logging: LoggingSection = LoggingSection()
-    trl: TrlSection | None = Field(None, description="what engine: trl takes besides all this")
+    generation: sections.GenerationSection = sections.GenerationSection()
+    grpo: sections.GrpoSection = sections.GrpoSection()
+    optimizer: sections.OptimizerSection = sections.OptimizerSection()
+    train: sections.TrainSection = sections.TrainSection()
+    evaluation: sections.EvaluationSection = sections.EvaluationSection()
+    logging: sections.LoggingSection = sections.LoggingSection()
+    trl: sections.TrlSection | None = Field(
+        None, description="what engine: trl takes besides all this"
+    )
 
     @model_validator(mode="after")
     def _check_sections(self) -> Recipe:

@@ -5,7 +5,13 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedModel
 
-from aha.train.memory import bytes_per_token, tokens_that_fit
+from aha.model.kernels.decode import Widths
+from aha.model.sizes import Pass, kept_per_token
+from aha.train.memory import tokens_that_fit
+
+
+def bytes_per_token(model: PreTrainedModel, fused: bool, recompute: bool) -> float:
+    return float(kept_per_token(Widths.of(model.config), Pass(fused, recompute, 4, 4)))
 
 
 def test_the_budget_follows_the_free_memory_between_its_bounds(

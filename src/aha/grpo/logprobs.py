@@ -9,7 +9,7 @@ would make a second table to hold each of them.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,14 +30,6 @@ LOGIT_BYTES_ON_GPU = 2**28
 def logit_bytes(device: str) -> int:
     """Bytes of logits that exist at a time on a device of this type, `cuda` or another."""
     return LOGIT_BYTES_ON_GPU if device == "cuda" else LOGIT_BYTES
-
-
-class Reference(Protocol):
-    """The frozen model of the KL term."""
-
-    def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
-        """Log-probabilities (N,) of the completion tokens in nats, without gradient."""
-        ...
 
 
 class LogprobModel:
@@ -137,6 +129,10 @@ class WithoutAdapters:
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
         with adapters_off(self._policy.model):
             return self._policy.logprobs(batch, temperature)
+
+
+# The frozen model of the KL term.
+Reference = LogprobModel | WithoutAdapters
 
 
 class _Embedding(torch.autograd.Function):

@@ -96,14 +96,9 @@ def tokens_that_fit(
     """
     free = free_memory(model.device) if free_bytes is None else free_bytes
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    per_token = bytes_per_token(model, fused, recompute)
-    return token_budget(Widths.of(model.config), per_token, free, trained, model.device.type)
-
-
-def bytes_per_token(model: PreTrainedModel, fused: bool, recompute: bool) -> float:
-    """`kept_per_token` of a loaded model, its products in the type of its weights."""
-    item = next(model.parameters()).element_size()
-    return float(kept_per_token(Widths.of(model.config), Pass(fused, recompute, item, item)))
+    widths, item = Widths.of(model.config), next(model.parameters()).element_size()
+    per_token = kept_per_token(widths, Pass(fused, recompute, item, item))
+    return token_budget(widths, per_token, free, trained, model.device.type)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from aha.train.schedule import ProblemStream
 from aha.types import Problem
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingData:
     """The parts of a run that need no weights; `longest_prompt` is in tokens."""
 
@@ -53,25 +53,19 @@ class TrainingData:
 
 
 @dataclass
-class TrainingState:
+class TrainingState(TrainingData):
     """Everything a step needs; `prepare` builds it once from a recipe.
 
     `tokens_per_microbatch` shrinks when memory runs out. `done`: the last step that is done.
     """
 
-    recipe: Recipe
     model: PreTrainedModel
     policy: LogprobModel
     reference: Reference | None
-    tokenizer: PreTrainedTokenizerBase
     engine: NativeEngine
     optimizer: torch.optim.Optimizer
-    rewards: tuple[WeightedReward, ...]
-    stream: ProblemStream
-    held_out: tuple[Problem, ...]
     tokens_per_microbatch: int
     done: int
-    notes: tuple[str, ...]
 
 
 def load_training_data(
@@ -150,23 +144,18 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
         model, blocks is not None, checkpointing
     )
     decoding = engine.decoding
-    notes = list(data.notes)
     if decoding is not None and decoding.path == "off":
-        notes.append(f"compiled kernels: off ({decoding.why}); rollouts are slower without them.")
+        why = f"compiled kernels: off ({decoding.why}); rollouts are slower without them."
+        data.notes = (*data.notes, why)
     return TrainingState(
-        recipe=recipe,
+        **vars(data),
         model=model,
         policy=policy,
         reference=reference,
-        tokenizer=tokenizer,
         engine=engine,
         optimizer=optimizer,
-        rewards=data.rewards,
-        stream=data.stream,
-        held_out=data.held_out,
         tokens_per_microbatch=fits,
         done=restore(resume_from, optimizer) if resume_from else 0,
-        notes=tuple(notes),
     )
 
 
@@ -208,15 +197,7 @@ def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optim
 
 def sampling_settings(recipe: Recipe) -> SamplingSettings:
     """The recipe's settings for rollouts."""
-    generation = recipe.generation
-    return SamplingSettings(
-        max_completion_length=generation.max_completion_length,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
-        min_p=generation.min_p,
-        stop=generation.stop,
-    )
+    return SamplingSettings(**recipe.generation.model_dump(exclude={"num_generations", "max_rows"}))
 
 
 def update_settings(recipe: Recipe, tokens_per_microbatch: int) -> UpdateSettings:
