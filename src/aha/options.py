@@ -62,9 +62,19 @@ def complete_rewards(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in sorted(REWARDS) if name.startswith(last)]
 
 
-RecipeArgument = Annotated[
-    str,
-    Argument(help="A shipped recipe's name or a YAML file.", autocompletion=complete_recipe),
+def recipe_argument(more: str) -> Any:
+    """The argument RECIPE; `more` ends its help."""
+    return Argument(
+        help=f"A shipped recipe's name or a YAML file{more}", autocompletion=complete_recipe
+    )
+
+
+RecipeArgument = Annotated[str, recipe_argument(".")]
+RecipeOption = Annotated[
+    str | None, Option(help="The recipe that says how to prompt; default the run's.")
+]
+TemperatureOption = Annotated[
+    float | None, Option(help="evaluation.temperature; 0: greedy.", min=0.0)
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -12,12 +12,13 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
+from aha.evaluate import EvalRequest
 from aha.evaluate.lm_harness import score, task_name, through_stop, write_task
 from aha.recipe import Recipe, load_recipe
 from aha.tasks import Verdict, check_completions, load_problems
 from aha.tasks.prompts import ask
 from aha.tiny import weights_path
-from aha.trained.held_out import EvalRequest, run_eval
+from aha.trained.held_out import run_eval
 from aha.types import Problem
 
 GSM8K = Path(__file__).parents[1] / "data" / "gsm8k.jsonl"

@@ -116,8 +116,8 @@ def test_the_image_is_aws_s_own_for_gpus_and_cpus(tmp_path: Path) -> None:
         job = training_job(ask(image=None, wheel=wheel, instance_type=instance))
         image = job.request["AlgorithmSpecification"]["TrainingImage"]
         assert image == f"{registry}{kind}-amzn2023-sagemaker"
-    assert job.source.files[wheel.name] == b"wheel"
-    assert job.source.files["requirements.txt"] == f"./{wheel.name}\n".encode()
+    assert job.files[wheel.name] == b"wheel"
+    assert job.files["requirements.txt"] == f"./{wheel.name}\n".encode()
 
 
 def test_the_source_has_recipe_pins_and_entry_point(
@@ -132,18 +132,18 @@ def test_the_source_has_recipe_pins_and_entry_point(
     )
     Path("data/reward.py").write_text("def f(completions): return [1.0] * len(completions)\n")
     monkeypatch.setattr(sagemaker.metadata, "version", lambda name: "1.2.3")
-    source = make_source(ask(recipe="mine.yaml"))
-    assert sorted(source.files) == [
+    files, _ = make_source(ask(recipe="mine.yaml"))
+    assert sorted(files) == [
         "data/mine.jsonl", "data/reward.py", "recipe.yaml", "requirements.txt",
         "sagemaker_entry.py",
     ]  # fmt: skip
-    assert source.files["recipe.yaml"] == Path("mine.yaml").read_bytes()
-    assert source.files["requirements.txt"] == b"aha-zero[wandb]==1.2.3\n"
-    trl = make_source(ask(recipe="mine.yaml", overrides=["engine=trl"]))
-    assert trl.files["requirements.txt"] == b"aha-zero[wandb,trl]==1.2.3\n"
-    assert trl.settings == {"engine": "trl"}
-    zero = make_source(ask(recipe="mine.yaml", overrides=["engine=trl"], strategy="zero3"))
-    assert zero.files["requirements.txt"] == b"aha-zero[wandb,trl,deepspeed]==1.2.3\n"
+    assert files["recipe.yaml"] == Path("mine.yaml").read_bytes()
+    assert files["requirements.txt"] == b"aha-zero[wandb]==1.2.3\n"
+    files, settings = make_source(ask(recipe="mine.yaml", overrides=["engine=trl"]))
+    assert files["requirements.txt"] == b"aha-zero[wandb,trl]==1.2.3\n"
+    assert settings == {"engine": "trl"}
+    files, _ = make_source(ask(recipe="mine.yaml", overrides=["engine=trl"], strategy="zero3"))
+    assert files["requirements.txt"] == b"aha-zero[wandb,trl,deepspeed]==1.2.3\n"
 
 
 def test_files_elsewhere_cannot_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_files_elsewhere_cannot_come_along(tmp_path: Path, monkeypatch: pytest.M
 def test_settings_whose_order_matters_are_refused() -> None:
     with pytest.raises(UserError, match="in no order"):
         make_source(ask(overrides=["lora.r=4", "lora={}"]))
-    assert make_source(ask(overrides=["lora={}", "lora.r=4"])).settings["lora.r"] == "4"
+    assert make_source(ask(overrides=["lora={}", "lora.r=4"]))[1]["lora.r"] == "4"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_moto_takes_the_job_and_its_source() -> None:
         for field in ("HyperParameters", "ResourceConfig", "CheckpointConfig", "RoleArn"):
             assert told[field] == job.request[field]
         prefix = job.source_address.removeprefix("s3://mine/")
-        for file, data in job.source.files.items():
+        for file, data in job.files.items():
             stored = s3.get_object(Bucket="mine", Key=f"{prefix}/{file}")["Body"].read()
             assert stored == data
 

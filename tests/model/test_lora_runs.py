@@ -14,13 +14,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from aha.evaluate import EvalRequest
 from aha.model.load import load_model, load_policy
 from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.tiny import weights_path
 from aha.train.start import resume_run, start_run
 from aha.trained.export import export
-from aha.trained.held_out import EvalRequest, run_eval
+from aha.trained.held_out import run_eval
 from aha.types import UserError
 from stopped_run import stopped_run
 

@@ -11,12 +11,13 @@ import pytest
 
 import fake_vllm
 from aha.cli.main import main
+from aha.evaluate import EvalRequest
 from aha.recipe import dump_recipe, load_recipe
 from aha.runs import RunDirectory, write_lines
 from aha.tasks import load_problems
 from aha.train.start import resume_run
 from aha.trained.export import export
-from aha.trained.held_out import EvalRequest, run_eval
+from aha.trained.held_out import run_eval
 from aha.types import UserError
 
 

@@ -11,9 +11,10 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aha.cli.main import main
+from aha.evaluate import EvalRequest
 from aha.runs import RunDirectory
 from aha.trained.export import export
-from aha.trained.held_out import EvalRequest, run_eval
+from aha.trained.held_out import run_eval
 from aha.types import UserError
 
 

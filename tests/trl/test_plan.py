@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aha.recipe import Recipe, load_recipe
 from aha.trl.config import BatchPlan, batch_plan
 from aha.types import UserError
+
+BASE = load_recipe("countdown-tiny")
+
+
+def asking(prompts: int, generations: int) -> Recipe:
+    grpo = BASE.grpo.model_copy(update={"prompts_per_step": prompts})
+    generation = BASE.generation.model_copy(update={"num_generations": generations})
+    return BASE.model_copy(update={"grpo": grpo, "generation": generation})
 
 
 @pytest.mark.parametrize(
@@ -25,12 +34,12 @@ from aha.types import UserError
 def test_plans_by_hand(
     prompts: int, generations: int, processes: int, most: int | None, expected: BatchPlan
 ) -> None:
-    assert batch_plan(prompts, generations, processes, most) == expected
+    assert batch_plan(asking(prompts, generations), processes, most) == expected
 
 
 def test_an_impossible_count_names_the_possible_ones() -> None:
     with pytest.raises(UserError, match=r"which 5 processes .* 1, 2, 3, 4, 6 or 12\.$"):
-        batch_plan(3, 4, 5)
+        batch_plan(asking(3, 4), 5)
 
 
 @given(st.integers(1, 64), st.integers(2, 16), st.integers(1, 64), st.none() | st.integers(1, 300))
@@ -39,7 +48,7 @@ def test_it_always_divides_or_refuses(
 ) -> None:
     rows = prompts * generations
     try:
-        plan = batch_plan(prompts, generations, processes, most)
+        plan = batch_plan(asking(prompts, generations), processes, most)
     except UserError as error:
         assert rows % processes
         counts = str(error).rpartition(": ")[2].removesuffix(".").replace(" or ", ", ").split(", ")

@@ -52,5 +52,5 @@ def sagemaker(request: SageMakerRequest) -> None:
         typer.echo(launch.submit(job))
         return
     typer.echo(json.dumps(job.request, indent=2))
-    files = ", ".join(sorted(job.source.files))
+    files = ", ".join(sorted(job.files))
     typer.echo(f"not sent; --submit uploads {files} to {job.source_address}", err=True)

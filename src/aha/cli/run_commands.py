@@ -9,30 +9,23 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
+from aha.evaluate import EvalRequest
 from aha.options import (
     AllowChangeOption,
+    RecipeOption,
     ResumeOption,
     SetOption,
-    complete_recipe,
+    TemperatureOption,
     complete_rewards,
     complete_task,
+    recipe_argument,
+    takes,
 )
 from aha.types import UserError
 
-RecipeOption = Annotated[
-    str | None, Option(help="The recipe that says how to prompt; default the run's.")
-]
-TemperatureOption = Annotated[
-    float | None, Option(help="evaluation.temperature; 0: greedy.", min=0.0)
-]
-
 
 def train(
-    recipe: str | None = Argument(
-        None,
-        help="A shipped recipe's name or a YAML file; default countdown-tiny.",
-        autocompletion=complete_recipe,
-    ),
+    recipe: Annotated[str | None, recipe_argument("; default countdown-tiny.")] = None,
     set_: SetOption = None,
     model: str | None = Option(None, help="model.name"),
     task: str | None = Option(None, help="task.name", autocompletion=complete_task),
@@ -93,30 +86,13 @@ def train(
         start(loaded, output)
 
 
-def eval_(
-    model: str = Argument(help="A run, a checkpoint, a folder or a hub name."),
-    against: str | None = Option(None, metavar="MODEL", help="Compare by problem with this one."),
-    recipe: RecipeOption = None,
-    task: str | None = Option(None, help="task.name"),
-    set_: SetOption = None,
-    split: Literal["train", "test"] = Option("test"),
-    n: int | None = Option(None, help="evaluation.n: how many problems.", min=1),
-    samples: int = Option(1, help="Completions a problem; more than one: pass@k, maj@k.", min=1),
-    temperature: TemperatureOption = None,
-    seed: int | None = Option(None, help="train.seed", min=0),
-    output: Path | None = Option(None, help="Folder of completions; default in the run or evals/."),
-    engine: Literal["native", "vllm"] = Option("native", help="native is the trainer's engine."),
-    json_: bool = Option(False, "--json", help="Print one JSON object and nothing else."),
-) -> None:
+@takes(EvalRequest)
+def eval_(request: EvalRequest) -> None:
     """Accuracy of MODEL on held-out problems, with intervals; or against another model."""
-    from aha.trained.held_out import EvalRequest, run_eval
+    from aha.trained.held_out import run_eval
 
-    request = EvalRequest(
-        model, against, recipe, set_ or (), task, split, n, samples, temperature, seed, output,
-        engine,
-    )  # fmt: skip
     result = run_eval(request)
-    typer.echo(result.as_json() if json_ else result.as_text())
+    typer.echo(result.as_json() if request.json else result.as_text())
 
 
 def report(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
 
-from aha.options import RecipeArgument, SetOption, complete_recipe, complete_rewards
+from aha.options import RecipeArgument, SetOption, complete_rewards, recipe_argument
 from aha.types import UserError
 
 data_app = typer.Typer(help="Look at a recipe's problems, or write them for elsewhere.")
@@ -143,11 +143,7 @@ def bench(
 
 
 def doctor(
-    recipe: str | None = Argument(
-        None,
-        help="A shipped recipe's name or a YAML file: does it fit into memory?",
-        autocompletion=complete_recipe,
-    ),
+    recipe: Annotated[str | None, recipe_argument(": does it fit into memory?")] = None,
     set_: SetOption = None,
     memory: float | None = Option(
         None, metavar="GIB", help="Predict for a machine with this much memory.", min=0.1, max=10**6

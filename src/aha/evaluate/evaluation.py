@@ -68,47 +68,44 @@ class Evaluation:
 Measure = Callable[[Callable[[Evaluation], None], bool], None]
 
 
+@dataclass(frozen=True)
 class RunEvaluator:
     """Evaluates a run's policy, writes the result into its directory and notes it.
 
-    `measure` is the engine's: it may share the work among processes, and calls the function on the
-    one that writes.
+    `measure` may share the work among processes, and calls the function on the one that writes.
     """
 
-    def __init__(
-        self, recipe: Recipe, run: RunDirectory, note: Callable[[str], None], measure: Measure
-    ) -> None:
-        self._recipe = recipe
-        self._run = run
-        self._note = note
-        self._measure = measure
+    recipe: Recipe
+    run: RunDirectory
+    note: Callable[[str], None]
+    measure: Measure
 
     def at_end(self, when: Literal["before", "after"]) -> None:
         """Evaluate for eval.json, before or after training."""
 
         def keep(evaluation: Evaluation) -> None:
-            self._run.write_lines(f"eval-{when}.jsonl", evaluation.records)
-            self._run.write_json("eval.json", {**self._run.evaluation(), when: evaluation.summary})
-            self._note(f"{when} training: {evaluation}")
+            self.run.write_lines(f"eval-{when}.jsonl", evaluation.records)
+            self.run.write_json("eval.json", {**self.run.evaluation(), when: evaluation.summary})
+            self.note(f"{when} training: {evaluation}")
 
-        if self._recipe.evaluation.n:
-            self._measure(keep, when == "before")
+        if self.recipe.evaluation.n:
+            self.measure(keep, when == "before")
 
     def after_step(self, step: int) -> dict[str, float]:
         """The step's `eval/...` figures; none where none are due. The last step is `after`'s."""
-        settings, figures = self._recipe.evaluation, dict[str, float]()
-        last = step == self._recipe.train.max_steps
+        settings, figures = self.recipe.evaluation, dict[str, float]()
+        last = step == self.recipe.train.max_steps
         if not settings.n or not settings.every or step % settings.every or last:
             return figures
         started = time.perf_counter()
 
         def keep(evaluation: Evaluation) -> None:
-            self._run.write_lines(f"evals/step-{step:06d}.jsonl", evaluation.records)
-            self._note(f"after step {step}: {evaluation}")
+            self.run.write_lines(f"evals/step-{step:06d}.jsonl", evaluation.records)
+            self.note(f"after step {step}: {evaluation}")
             figures.update(evaluation.scalars())
             figures["time/eval_s"] = time.perf_counter() - started
 
-        self._measure(keep, False)
+        self.measure(keep, False)
         return figures
 
 
@@ -240,9 +237,8 @@ def _accuracy(problems: Sequence[Sequence[Record]], samples: int) -> dict[str, A
 class Comparison:
     """The first model's accuracy less the second's, by problem.
 
-    `difference` with its 95 % interval (Student's t over paired differences); `p` of a paired
-    test, named by `test`; keys of the problems on which the first does better
-    (`gained`) and worse (`lost`).
+    `ci95` is Student's t over paired differences; `gained` and `lost` are the keys of the problems
+    on which the first does better and worse.
     """
 
     n: int
@@ -255,11 +251,10 @@ class Comparison:
 
 
 def compare(records: Sequence[Record], others: Sequence[Record]) -> Comparison:
-    """Compare two models' records, problem by problem.
+    """Compare two models' records of the same problems in the same order. Errors: ValueError.
 
     With one completion a problem the test is McNemar's (1947) in its exact form: a fair coin for
-    every problem that changed. Errors: ValueError unless both are of the same problems in the same
-    order.
+    every problem that changed.
     """
     from scipy.stats import binomtest, wilcoxon
 

@@ -1,8 +1,7 @@
 """A recipe's problems as a task of lm-evaluation-harness, so that others can check our figures.
 
 `write_task` writes the task's files for `aha data harness`; the harness calls `load`, `score` and
-`score_gsm8k` through them. The harness loads the model, writes the completions and logs them; the
-function that also scores training and `aha eval` gives the verdicts.
+`score_gsm8k` through them, and has the model write the completions.
 
 The harness passes texts to a model, not token ids, so each prompt is written as a text that
 encodes to the ids of training. Left out: few-shot examples and chat templates of the harness,
@@ -40,10 +39,9 @@ def write_task(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
 ) -> list[str]:
-    """Write problems.jsonl, TASK.yaml, scores.py and README.md to `folder`; returns the report.
+    """Write the task's files to `folder`; returns the report.
 
-    Errors: UserError for a folder that is not empty or cannot be written, and for a prompt that no
-    text encodes to.
+    Errors: UserError for a folder that is not empty, and for a prompt that no text encodes to.
     """
     name = task_name(recipe)
     rows = [
@@ -119,11 +117,7 @@ def load(file: Path) -> Any:
 
 
 def score(document: Document, completion: str, stop: Sequence[str]) -> dict[str, float]:
-    """aha's verdict on one completion, 0 or 1 each, by the names of `aha eval --json`.
-
-    `accuracy` is strict. The harness would cut a completion before a stop string, so it is given
-    none, and the text after one is dropped here.
-    """
+    """aha's verdict on one completion, 0 or 1 each, by the names of `aha eval --json`."""
     columns = json.loads(document["columns"])
     verdict = check_completion(document["prompt"], through_stop(completion, stop), columns)
     return {
@@ -140,10 +134,7 @@ def through_stop(text: str, stop: Sequence[str]) -> str:
 
 
 def score_gsm8k(document: Document, completion: str, stop: Sequence[str]) -> dict[str, float]:
-    """The harness's own verdicts: the filters and the metric of its task gsm8k on the same text.
-
-    Both are read from the installed harness. Errors: RunFailure when it has none that are known.
-    """
+    """The verdicts of the installed harness's task gsm8k. Errors: RunFailure for an unknown one."""
     from lm_eval.api.registry import get_filter, get_metric
 
     text, columns = through_stop(completion, stop), json.loads(document["columns"])

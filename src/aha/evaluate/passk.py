@@ -58,12 +58,10 @@ def powers_up_to(n: int) -> list[int]:
 def clustered_interval(per_problem: Sequence[float], samples: int) -> tuple[float, float]:
     """The 95 % interval of the mean over problems of `samples` completions each.
 
-    Completions of one problem are alike, so they count for less than as many problems: Wilson's
-    interval of the number of independent ones that would have the variance that is seen between
-    problems (an effective sample size, as Korn and Graubard 1998 have it in intervals for shares).
-    That number is between the problems and the completions. Problems that all came out alike show
-    no variance, and count once each. With one completion a problem it is Wilson's interval.
-    Errors: ValueError for no problems.
+    Completions of one problem are alike. So it is Wilson's interval of the number of independent
+    ones that would have the variance between problems (an effective sample size, as in Korn and
+    Graubard 1998), at least the problems and at most the completions. Problems that all came out
+    alike show no variance, and count once each. Errors: ValueError for no problems.
     """
     n = len(per_problem)
     share = sum(per_problem) / n if n else 0.0

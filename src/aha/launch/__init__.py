@@ -11,15 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option
+from typer import Option
 
 from aha.options import (
     AllowChangeOption,
     RecipeArgument,
     ResumeOption,
     SetOption,
-    complete_recipe,
     option,
+    recipe_argument,
 )
 from aha.types import UserError
 
@@ -36,20 +36,9 @@ _StrategyOption = Annotated[
 
 @dataclass(frozen=True)
 class AccelerateRequest:
-    """`aha launch accelerate`.
+    """`aha launch accelerate`. Errors: UserError for options that exclude each other."""
 
-    `processes` is the total, the same number on every node. With a vLLM server, `vllm_gpus` more
-    GPUs of node 0 generate and train nothing. Errors: UserError for options that exclude each
-    other.
-    """
-
-    recipe: Annotated[
-        str | None,
-        Argument(
-            help="A shipped recipe's name or a YAML file; or --resume.",
-            autocompletion=complete_recipe,
-        ),
-    ] = None
+    recipe: Annotated[str | None, recipe_argument("; or --resume.")] = None
     processes: int = option(1, help="Processes that train, in all: one a GPU.", min=1)
     strategy: _StrategyOption = "ddp"
     overrides: SetOption = None

@@ -28,7 +28,14 @@ def launch(request: AccelerateRequest, say: Callable[[str], None]) -> int:
 
     Errors: UserError before anything is written or started.
     """
-    overrides = _overrides(request)
+    # The layout's overrides, then the user's. A resumed run keeps its engine.
+    overrides = [] if request.resume else ["engine=trl"]
+    if request.vllm != "off":
+        overrides.append(f"trl.vllm={request.vllm}")
+    # Without a GPU `auto` is the CPU, and a run begun with `auto` need not change.
+    if request.on_cpu and (not request.resume or visible_gpus()):
+        overrides.append("model.device=cpu")
+    overrides += request.overrides or ()
     recipe = _recipe(request, overrides)
     say(f"{_check(recipe, request)}; {request.strategy}")
     folder, command = _write_files(request, recipe, overrides, say)
@@ -48,17 +55,6 @@ def launch(request: AccelerateRequest, say: Callable[[str], None]) -> int:
             say(f"waiting for {request.nodes - 1} more nodes to meet at {meeting}")
         environment = {**os.environ, **environment_of(request)}
         return run_agent(command, environment, folder / f".exit-{os.getpid()}")
-
-
-def _overrides(request: AccelerateRequest) -> list[str]:
-    """The layout's overrides, then the user's. A resumed run keeps its engine."""
-    added = [] if request.resume else ["engine=trl"]
-    if request.vllm != "off":
-        added.append(f"trl.vllm={request.vllm}")
-    # Without a GPU `auto` is the CPU, and a run begun with `auto` need not change.
-    if request.on_cpu and (not request.resume or visible_gpus()):
-        added.append("model.device=cpu")
-    return [*added, *(request.overrides or ())]
 
 
 def _recipe(request: AccelerateRequest, overrides: list[str]) -> Recipe:
@@ -148,10 +144,7 @@ def check_layout(request: AccelerateRequest) -> None:
 def _write_files(
     request: AccelerateRequest, recipe: Recipe, overrides: list[str], say: Callable[[str], None]
 ) -> tuple[Path, list[str]]:
-    """Write accelerate.yaml, deepspeed.json under ZeRO, and launch.sh that starts them.
-
-    Returns the folder and the command. Errors: UserError when the folder cannot be written.
-    """
+    """Write the configuration, and launch.sh that starts it; returns the folder and the command."""
     target = Path(request.target)
     name = target.name if request.resume else target.stem
     folder = request.folder or Path("launch") / f"{name}-{request.strategy}"
@@ -221,10 +214,7 @@ def server_command(recipe: Recipe, model: str, gpus: int) -> list[str]:
 
 
 def vllm_server_dtype(recipe: Recipe) -> str:
-    """`--dtype` of a vLLM server for this recipe, whatever its GPU.
-
-    The recipe's own type; else `auto`, half precision there, as the policy's products are.
-    """
+    """The recipe's own type; else `auto`, half precision there, as the policy's products are."""
     model = recipe.model
     if "bfloat16" in (model.dtype, model.autocast):
         return "bfloat16"

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -82,8 +82,8 @@ def _stopped(number: int) -> Stopped:
 def run_agent(command: Sequence[str], environment: Mapping[str, str], exit_file: Path) -> int:
     """Start accelerate, pass every signal on to the training processes under it, and wait.
 
-    Returns the run's exit code, which a training process leaves in `exit_file`. Errors: Stopped
-    when a signal ended processes that could not save, RunFailure when one failed without a code.
+    Returns the exit code that a training process leaves in `exit_file`; without one, Stopped after
+    a signal, and RunFailure for a failure.
     """
     received: list[int] = []
     agent: subprocess.Popen[bytes] | None = None
@@ -166,7 +166,8 @@ def serving(
                 if server.poll() is not None:
                     code = server.returncode
                     raise RunFailure(f"the vLLM server ended with code {code}; see {log}.")
-                if _answers(health):
+                with suppress(OSError):  # URLError, too: it is still loading
+                    urllib.request.urlopen(health, timeout=5).close()  # noqa: S310
                     break
                 if time.monotonic() > deadline:
                     raise RunFailure(
@@ -176,11 +177,3 @@ def serving(
             yield
         finally:
             end(server)
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except OSError:  # URLError is one
-        return False

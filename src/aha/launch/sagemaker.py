@@ -1,12 +1,11 @@
 """`aha launch sagemaker`: a recipe as a training job of Amazon SageMaker, in script mode.
 
-The source folder (recipe, pinned requirements, `sagemaker_entry.py`) is an input channel, and the
-container's entry point is that script. So any image with python3 works: AWS's PyTorch ones, or one
-built from docker/Dockerfile. The run's folder is SageMaker's checkpoint folder, which it copies to
-S3 while training, and back when an interrupted spot job starts again.
+The source folder is an input channel, and the container's entry point is a script in it,
+`sagemaker_entry.py`. So any image with python3 works. The run's folder is SageMaker's checkpoint
+folder, which it copies to S3, and back when an interrupted spot job starts again.
 
-Left out: the SageMaker Python SDK, with its seventy packages (boto3 sends the job), SageMaker's own
-data channels and its sharded-training libraries.
+Left out: the SageMaker Python SDK, with its seventy packages, SageMaker's own data channels and its
+sharded-training libraries.
 """
 
 from __future__ import annotations
@@ -38,32 +37,21 @@ _AWS: dict[str, Any] = package_yaml("aha.launch", "sagemaker.yaml")
 
 
 @dataclass(frozen=True)
-class Source:
-    """The container's files by name, and the recipe keys with values."""
-
-    files: Mapping[str, bytes]
-    settings: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Job:
-    """A checked request to AWS, the files to upload, and their address and region."""
+    """A checked request to AWS, the files to upload by name, and their address and region."""
 
     request: Mapping[str, Any]
-    source: Source
+    files: Mapping[str, bytes]
     source_address: str
     region: str
 
 
 def training_job(request: SageMakerRequest) -> Job:
-    """The job, validated against SageMaker's own model of it; nothing is sent.
-
-    Errors: UserError in one sentence naming the option.
-    """
-    source = make_source(request)
+    """The job, validated against SageMaker's model; nothing is sent. Errors: UserError."""
+    files, settings = make_source(request)
     if find_spec("boto3") is None:
         raise UserError("aha launch sagemaker needs boto3: pip install 'aha-zero[sagemaker]'.")
-    _check(request, source.settings["engine"])
+    _check(request, settings["engine"])
     import boto3
 
     # boto3 itself reads AWS_DEFAULT_REGION and the configuration file.
@@ -105,18 +93,18 @@ def training_job(request: SageMakerRequest) -> Job:
             request=request,
             name=job_name,
             image=image,
-            source=source,
+            settings=settings,
             home=home,
             source_address=source_address,
             seconds={key: max(1, round(3600 * h)) for key, h in hours.items()},
         )
     )
     validate(body)
-    return Job(body, source, source_address, region)
+    return Job(body, files, source_address, region)
 
 
-def make_source(request: SageMakerRequest) -> Source:
-    """The files and settings of a job, without a question to AWS.
+def make_source(request: SageMakerRequest) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The container's files by name, and recipe keys with values, without a question to AWS.
 
     Errors: UserError for a recipe that is wrong, or names files that cannot be sent along.
     """
@@ -157,19 +145,18 @@ def make_source(request: SageMakerRequest) -> Source:
         _ENTRY: (resources.files("aha.launch") / _ENTRY).read_bytes(),
         **_own_files(recipe, request.wheel),
     }
-    return Source(files, settings)
+    return files, settings
 
 
 def local_command(request: SageMakerRequest, folder: Path) -> tuple[list[str], dict[str, str]]:
     """The entry point with `folder` in place of /opt/ml, laid out as in SageMaker's container.
 
-    Returns the command and its environment. Errors: UserError as `make_source`, and when the
-    folder cannot be written.
+    Returns the command and its environment. Errors: UserError, also for a folder not writable.
     """
-    source, folder = make_source(request), folder.resolve()
+    (sources, settings), folder = make_source(request), folder.resolve()
     code, config = folder / "input" / "data" / "code", folder / "input" / "config"
-    files = {code / name: data for name, data in source.files.items()}
-    files[config / "hyperparameters.json"] = json.dumps(dict(source.settings)).encode()
+    files = {code / name: data for name, data in sources.items()}
+    files[config / "hyperparameters.json"] = json.dumps(settings).encode()
     files[config / "resourceconfig.json"] = b'{"current_host": "algo-1", "hosts": ["algo-1"]}'
     with writable(folder, "--folder"):
         for path, data in files.items():
@@ -261,8 +248,7 @@ def _own_files(recipe: Recipe, wheel: Path | None) -> dict[str, bytes]:
 def validate(request: Mapping[str, Any]) -> None:
     """Check a request against the service's model. Errors: UserError naming the first fault.
 
-    botocore checks required fields and types. Lengths, patterns and enumerations are in the same
-    model, and botocore leaves them to the service; they are checked here.
+    botocore leaves the model's lengths, patterns and enumerations to the service; not here.
     """
     import botocore.session
     from botocore.validate import ParamValidator
@@ -305,17 +291,14 @@ def _faults(shape: Any, value: Any, path: str) -> Iterator[str]:
 
 
 def submit(job: Job) -> str:
-    """Upload the source files and create the job; returns its ARN.
-
-    Errors: RunFailure with AWS's reason.
-    """
+    """Upload the files and create the job; its ARN. Errors: RunFailure with AWS's reason."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, folder = job.source_address.removeprefix("s3://").partition("/")
     try:
         s3 = boto3.client("s3", region_name=job.region)
-        for name, data in job.source.files.items():
+        for name, data in job.files.items():
             s3.put_object(Bucket=bucket, Key=f"{folder}/{name}", Body=data)
         sagemaker = boto3.client("sagemaker", region_name=job.region)
         return str(sagemaker.create_training_job(**job.request)["TrainingJobArn"])

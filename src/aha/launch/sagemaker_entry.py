@@ -1,10 +1,8 @@
 """The program in SageMaker's container: it installs aha, trains or resumes, and exports the model.
 
 `aha launch sagemaker` copies this file beside the recipe, and the container runs it alone, so it
-imports only the standard library. It reads the same sources as SageMaker's training toolkit: SM_*
-variables if they are set, else the files under /opt/ml, or under SAGEMAKER_BASE_DIR.
-The run's folder is in the folder that SageMaker copies to S3 and back, so a job that lost its spot
-machine finds its run there and resumes it.
+imports only the standard library. As SageMaker's training toolkit it reads SM_* variables if they
+are set, else the files under /opt/ml, or under SAGEMAKER_BASE_DIR.
 """
 
 from __future__ import annotations

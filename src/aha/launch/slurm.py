@@ -35,8 +35,7 @@ _LAST_SIGNAL_S = 65_535
 def launch(request: SlurmRequest, say: Callable[[str], None]) -> None:
     """Write the script to the file asked for, submit it, or show it if neither is asked.
 
-    Errors: UserError as `slurm_script`, for a file that exists or cannot be written, and without
-    sbatch; RunFailure with sbatch's reason when it refuses.
+    Errors: UserError; RunFailure with sbatch's reason when it refuses.
     """
     text, file = slurm_script(request), request.file
     sbatch = shutil.which("sbatch") if request.submit else None
@@ -66,10 +65,7 @@ def launch(request: SlurmRequest, say: Callable[[str], None]) -> None:
 
 
 def slurm_script(request: SlurmRequest) -> str:
-    """The script of a job that runs the request.
-
-    Errors: UserError in one sentence for what is impossible, before anything is written.
-    """
+    """The script of a job that runs the request. Errors: UserError for what is impossible."""
     _check_values(request)
     overrides = list(request.overrides or ())
     if request.engine is not None:
@@ -152,6 +148,4 @@ def _check_processes(request: SlurmRequest, recipe: Recipe) -> None:
         raise UserError("--vllm-node with --gpus-per-node 0: a vLLM server needs a GPU.")
     if recipe.engine == "trl":
         refuse(recipe)
-        batch_plan(
-            recipe.grpo.prompts_per_step, recipe.generation.num_generations, request.processes
-        )
+        batch_plan(recipe, request.processes)

@@ -53,20 +53,11 @@ def export(
                 f"--push {push} needs a token of the hub: `hf auth login`, or HF_TOKEN."
             )
     _write(subject, found, dtype, folder)
-    lines = [
-        f"exported {subject.name} to {folder}",
-        f"in Python: AutoModelForCausalLM.from_pretrained({str(folder)!r})",
-        f"with vLLM: vllm serve {folder}",
-    ]
-    if gguf:
-        lines += [
-            "for llama.cpp, in a checkout of https://github.com/ggml-org/llama.cpp:",
-            f"  python convert_hf_to_gguf.py {folder.resolve()} --outfile {folder.name}.gguf",
-            f"  llama-quantize {folder.name}.gguf {folder.name}-q4.gguf Q4_K_M",
-        ]
-    if push is not None:
-        lines.append(f"pushed to {_push(folder, push)}")
-    return lines
+    address = None if push is None else _push(folder, push)
+    template = text_template("aha.trained", "exported.txt.j2", repr=repr)
+    return template.render(
+        name=subject.name, folder=folder, whole=folder.resolve(), gguf=gguf, address=address
+    ).splitlines()
 
 
 def _write(subject: Subject, recipe: Recipe, dtype: str | None, folder: Path) -> None:
@@ -115,10 +106,7 @@ def _push(folder: Path, repository: str) -> str:
 
 
 def model_card(subject: Subject, recipe: Recipe, model: PreTrainedModel) -> str:
-    """Markdown with the front matter that the hub reads. `recipe` is the one of training.
-
-    Its results are those before training, and the run's evaluation of exactly these weights.
-    """
+    """Markdown for the hub, with results before training and of exactly these weights."""
     run = subject.run
     columns: dict[str, Mapping[str, Any]] = {}
     packages, seed, step, evaluated = {}, None, None, False

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from aha.evaluate import EvalRequest
 from aha.evaluate.evaluation import Comparison, Evaluation, compare, evaluate_held_out
 from aha.model.load import find_model, load_tokenizer, product_dtype
 from aha.model.lora import is_adapter
@@ -29,27 +30,7 @@ from aha.trained import (
     recipe_for,
 )
 from aha.types import Problem, UserError
-
-EngineName = Literal["native", "vllm"]
-_SHOWN_KEYS = 5
-
-
-@dataclass(frozen=True)
-class EvalRequest:
-    """The options of `aha eval`; None means the recipe's value."""
-
-    target: str
-    against: str | None = None
-    recipe: str | None = None
-    overrides: Sequence[str] = ()
-    task: str | None = None
-    split: Literal["train", "test"] = "test"
-    n: int | None = None
-    samples: int = 1
-    temperature: float | None = None
-    seed: int | None = None
-    output: Path | None = None
-    engine: EngineName = "native"
+from aha.visible import text_template
 
 
 @dataclass(frozen=True)
@@ -57,7 +38,7 @@ class Outcome:
     """One model's evaluation, and the file with its completions."""
 
     subject: Subject
-    engine: EngineName
+    engine: str
     evaluation: Evaluation
     file: Path
 
@@ -90,11 +71,9 @@ class EvalResult:
     def as_text(self) -> str:
         """A table with a column for each model, then the comparison, the notes and the files."""
         shown = [self.outcome, *([self.against] if self.against else [])]
-        lines = _table(shown)
-        if self.comparison is not None:
-            lines += ["", *_comparison_lines(self.comparison)]
-        lines += ["", *self.notes, *(f"completions: {outcome.file}" for outcome in shown)]
-        return "\n".join(lines)
+        return text_template("aha.trained", "eval.txt.j2").render(
+            table=_table(shown), found=self.comparison, notes=self.notes, outcomes=shown
+        )
 
 
 def run_eval(request: EvalRequest) -> EvalResult:
@@ -102,8 +81,8 @@ def run_eval(request: EvalRequest) -> EvalResult:
 
     Errors: UserError naming what is wrong with the request.
     """
-    subject = find_subject(request.target)
-    overrides = list(request.overrides)
+    subject = find_subject(request.model)
+    overrides = list(request.overrides or ())
     for key, value in (
         ("task.name", request.task),
         ("evaluation.n", request.n),
@@ -125,7 +104,7 @@ def run_eval(request: EvalRequest) -> EvalResult:
     if other_name is None and own_recipe(other) is None and own is not None:
         # The other model has no recipe of its own: ask it as the first one.
         other_name = str(own)
-    other_recipe = recipe_for(other, other_name, request.overrides)
+    other_recipe = recipe_for(other, other_name, request.overrides or ())
     # The same problems, each model with the prompt it was trained with.
     other_recipe = other_recipe.model_copy(
         update={"task": recipe.task, "evaluation": recipe.evaluation, "train": recipe.train}
@@ -151,7 +130,13 @@ def _evaluate(
         finally:
             # A second model needs the memory.
             engine.close()
-    file = _completions_file(subject, request)
+    name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{request.split}.jsonl"
+    if request.output is not None:
+        file = request.output / f"{Path(subject.source).name}-{name}"
+    elif subject.run is not None:
+        file = subject.run.path / "evals" / f"{Path(subject.source).name}-{name}"
+    else:
+        file = Path("evals") / f"{subject.name.strip('./').replace('/', '--')}-{name}"
     with writable(file):
         write_lines(file, found.records)
     return Outcome(subject, request.engine, found, file)
@@ -173,16 +158,6 @@ def _vllm_engine(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> VllmEngi
         )
     name = str(product_dtype(recipe)).removeprefix("torch.")
     return VllmEngine(source, tokenizer, name, section.trust_remote_code)
-
-
-def _completions_file(subject: Subject, request: EvalRequest) -> Path:
-    """In the folder of --output, else in the run, else under evals/."""
-    name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{request.split}.jsonl"
-    if request.output is not None:
-        return request.output / f"{Path(subject.source).name}-{name}"
-    if subject.run is not None:
-        return subject.run.path / "evals" / f"{Path(subject.source).name}-{name}"
-    return Path("evals") / f"{subject.name.strip('./').replace('/', '--')}-{name}"
 
 
 def _notes(subject: Subject, problems: Sequence[Problem], request: EvalRequest) -> tuple[str, ...]:
@@ -234,20 +209,4 @@ def _table(outcomes: Sequence[Outcome]) -> list[str]:
     for label, *cells in rows:
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
         lines.append("  ".join([label.ljust(label_width), *aligned]).rstrip())
-    return lines
-
-
-def _comparison_lines(found: Comparison) -> list[str]:
-    """The difference in accuracy with its interval and p-value, and the problems that changed."""
-    low, high = found.ci95
-    lines = [
-        f"difference {found.difference:+.1%} (95 % interval {low:+.1%} to {high:+.1%}; "
-        f"{found.test}: p = {found.p:.2g})",
-        f"better on {len(found.gained)} problems, worse on {len(found.lost)}, "
-        f"the same on {found.n - len(found.gained) - len(found.lost)}",
-    ]
-    for name, keys in (("gained", found.gained), ("lost", found.lost)):
-        if keys:
-            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-            lines.append(f"{name}: {', '.join(keys[:_SHOWN_KEYS])}{more}")
     return lines

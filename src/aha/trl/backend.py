@@ -82,9 +82,8 @@ def resume_run(
 ) -> RunDirectory:
     """Go on with a run from its newest whole checkpoint, or from the start when it has none.
 
-    The same number of processes draws the same completions again; another number goes on with the
-    same problems, weights and schedule. Errors: as natively, and UserError for a checkpoint that
-    this launch could not read.
+    Another number of processes draws other completions. Errors: as natively, and UserError for a
+    checkpoint that this launch could not read.
     """
     run = RunDirectory.open(path)
     recipe = load_recipe(str(path / "recipe.yaml"), overrides)
@@ -148,9 +147,7 @@ def _build(recipe: Recipe, ranks: Ranks) -> _Parts:
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count))
     # Free memory differs from process to process; the plan may not.
     rows = ranks.on_main(lambda: rows_that_fit(recipe, data.longest_prompt, neighbours))
-    plan = batch_plan(
-        recipe.grpo.prompts_per_step, recipe.generation.num_generations, ranks.count, rows
-    )
+    plan = batch_plan(recipe, ranks.count, rows)
     arguments = GRPOConfig(
         **config_arguments(
             recipe,

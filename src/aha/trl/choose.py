@@ -20,10 +20,7 @@ def start(recipe: Recipe, output: Path | None) -> None:
 
 
 def resume(path: Path, overrides: Sequence[str], allow_change: bool) -> None:
-    """Go on with a run on the engine that began it.
-
-    Errors: UserError for an override that would change the engine; else as `resume_run`.
-    """
+    """Go on with a run. Errors: UserError for another engine; else as `resume_run`."""
     before = RunDirectory.open(path).recipe().engine
     recipe = load_recipe(str(path / "recipe.yaml"), overrides)
     if before != recipe.engine:

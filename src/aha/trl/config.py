@@ -59,22 +59,18 @@ class BatchPlan:
         )
 
 
-def batch_plan(
-    prompts_per_step: int,
-    num_generations: int,
-    processes: int,
-    rows_per_microbatch: int | None = None,
-) -> BatchPlan:
+def batch_plan(recipe: Recipe, processes: int, rows_per_microbatch: int | None = None) -> BatchPlan:
     """The plan with the largest microbatches of at most `rows_per_microbatch` rows; None: any.
 
     Errors: UserError naming the counts of processes that would do when the rows cannot be shared.
     """
-    rows = prompts_per_step * num_generations
+    prompts, generations = recipe.grpo.prompts_per_step, recipe.generation.num_generations
+    rows = prompts * generations
     if rows % processes:
         *others, last = (str(n) for n in range(1, rows + 1) if rows % n == 0)
         raise UserError(
-            f"grpo.prompts_per_step ({prompts_per_step}) times generation.num_generations "
-            f"({num_generations}) is {rows} completions a step, which {processes} processes "
+            f"grpo.prompts_per_step ({prompts}) times generation.num_generations "
+            f"({generations}) is {rows} completions a step, which {processes} processes "
             f"cannot share evenly; counts that would do: {', '.join(others)} or {last}."
         )
     share = rows // processes
@@ -111,8 +107,7 @@ def sharding(arguments: Any) -> str:
 def check(recipe: Recipe, count: int) -> BatchPlan:
     """Check a recipe before anything loads; the plan on `count` processes, microbatches aside.
 
-    Errors: UserError for a key that TRL cannot honour, a missing package, a count of processes
-    that does not divide, or settings that do not go together.
+    Errors: UserError for what TRL cannot honour or share, and for a missing package.
     """
     refuse(recipe)
     section, model = trl_section(recipe), recipe.model
@@ -133,7 +128,7 @@ def check(recipe: Recipe, count: int) -> BatchPlan:
             f"trl.vllm_tensor_parallel_size is {section.vllm_tensor_parallel_size}; it must divide "
             f"the number of processes, {count}."
         )
-    plan = batch_plan(recipe.grpo.prompts_per_step, recipe.generation.num_generations, count)
+    plan = batch_plan(recipe, count)
     for wanted, package, why in (
         (section.vllm != "off", "vllm", f"trl.vllm is {section.vllm!r}"),
         (section.use_kernels, "kernels", "trl.use_kernels is true"),
@@ -189,10 +184,9 @@ def check_deepspeed(found: dict[str, Any], where: str) -> None:
 def config_arguments(
     recipe: Recipe, plan: BatchPlan, bf16: bool, on_cpu: bool, longest_prompt: int
 ) -> dict[str, Any]:
-    """Arguments of GRPOConfig but `output_dir`, which a run has later; `longest_prompt` in tokens.
+    """Arguments of GRPOConfig but `output_dir`; `longest_prompt` in tokens.
 
-    An optimizer step of TRL is one of the recipe's `num_iterations` updates, so TRL counts
-    `max_steps * num_iterations` of them.
+    An optimizer step of TRL is one of the recipe's `num_iterations` updates.
     """
     generation, grpo, section = recipe.generation, recipe.grpo, trl_section(recipe)
     arguments: dict[str, Any] = dict(KEYS["fixed"])

@@ -156,11 +156,10 @@ Policy = tuple[PreTrainedModel | str, LoraConfig | None]
 
 
 def load_policy(recipe: Recipe, arguments: Any) -> Policy:
-    """The policy and its adapters.
+    """The policy and its adapters; `arguments` take what TRL must know of it.
 
-    It is loaded as natively, but where TRL places it: on the CPU, unless it is quantised. If it is
-    sharded while it loads, the policy is its path. `arguments` take what TRL must know of it.
-    Errors: UserError as the native engine's, or for a model that cannot be sharded.
+    It is loaded on the CPU, unless it is quantised; if it is sharded while it loads, it is its
+    path. Errors: UserError as the native engine's, or for a model that cannot be sharded.
     """
     arguments.ddp_find_unused_parameters = False
     section, frozen = recipe.model, recipe.lora is not None

@@ -115,8 +115,7 @@ def _outcome(action: Callable[[], _T]) -> _T | Exception:
 def require_shared(folder: Path, ranks: Ranks, patience_s: float = 60.0) -> None:
     """Check that all processes see one folder, where a network may show a new file late.
 
-    Under DeepSpeed every process writes its part of a checkpoint. On nodes with a disk each, the
-    main process would seal a checkpoint that lacks the others' parts. Errors: UserError, on all.
+    Else a DeepSpeed checkpoint would lack the other nodes' parts. Errors: UserError, on all.
     """
 
     def leave() -> str:

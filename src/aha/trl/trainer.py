@@ -1,10 +1,8 @@
 """TRL's GRPOTrainer on aha's problems, prompts and rewards.
 
-Overridden methods have their names in TRL 1.16 and transformers 5.23: the sampler of prompts
-(`_get_train_sampler`, `_tokenize_prompts`), how many rows are sampled at a time and where they end
-(`_generate_single_turn`), the rewards (`_calculate_rewards`), the schedule, and the handling of a
-gradient that is not finite. Distribution, sampling, reference, advantages, loss and optimizer are
-TRL's. Left out: TRL's usage statistics, which it would send to the hub.
+Overridden methods have their names in TRL 1.16 and transformers 5.23. Distribution, sampling,
+reference, advantages, loss and optimizer are TRL's. Left out: TRL's usage statistics, which it
+would send to the hub.
 
 A checkpoint is one folder a step, as the native engine's. transformers writes it, and DeepSpeed or
 FSDP their shards, into a staging folder. When all processes are through, the main one adds the step
