@@ -148,10 +148,7 @@ class RunDirectory:
         return cls(path)
 
     def environment(self) -> dict[str, Any]:
-        """The facts in environment.json; empty if there is no such file.
-
-        Errors: RunFailure if it is damaged.
-        """
+        """The facts in environment.json, if there are any. Errors: RunFailure if damaged."""
         path = self.path / "environment.json"
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
@@ -287,7 +284,7 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
     Errors: ValueError for a number that JSON does not know, OSError.
     """
-    text = "".join(_line(record) for record in records)
+    text = _lines(records)
     path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, text)
 
@@ -372,13 +369,14 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+def _lines(records: Iterable[dict[str, Any]]) -> str:
+    texts = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
+    return "".join(f"{text}\n" for text in texts)
 
 
 def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write("".join(_line(record) for record in records))
+        file.write(_lines(records))
 
 
 def _parsed(text: bytes, where: str) -> Any:

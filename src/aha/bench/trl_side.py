@@ -17,6 +17,7 @@ from aha.bench.workload import Spec, StepTimes, alternate, build, fill_optimizer
 from aha.observe.record import peak_memory_gb
 from aha.rewards.score import rewards_of
 from aha.tasks.prompts import ask
+from aha.visible import package_yaml
 from trl import GRPOConfig, GRPOTrainer
 
 
@@ -33,23 +34,12 @@ def run(spec: Spec, wait: Callable[[], None], report: Callable[[StepTimes], None
     ]
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
+            **package_yaml("aha.bench", "trl.yaml"),
             output_dir=folder,
-            use_cpu=True,
-            bf16=False,
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-            logging_steps=10**6,
-            max_steps=10**6,
-            learning_rate=0.0,
-            lr_scheduler_type="constant",
             per_device_train_batch_size=spec.prompts * spec.generations,
-            gradient_accumulation_steps=1,
             num_generations=spec.generations,
             max_completion_length=spec.limit,
             temperature=recipe.generation.temperature,
-            top_k=0,
-            beta=0.0,
             loss_type=recipe.grpo.loss_type,
             epsilon=recipe.grpo.epsilon,
             epsilon_high=recipe.grpo.epsilon_high,
@@ -58,7 +48,6 @@ def run(spec: Spec, wait: Callable[[], None], report: Callable[[StepTimes], None
             gradient_checkpointing=spec.checkpointing,
             use_transformers_continuous_batching=spec.side == "trl-continuous",
             generation_kwargs={"min_new_tokens": spec.limit} if spec.is_shape else None,
-            shuffle_dataset=False,
         )
         trainer: Any = GRPOTrainer(
             model=model,

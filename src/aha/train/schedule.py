@@ -52,10 +52,8 @@ def learning_rate_at(step: int, max_steps: int, settings: OptimizerSection) -> f
     if settings.lr_scheduler_type == "constant":
         return settings.learning_rate
     progress = (step - 1 - warmup) / max(1, max_steps - warmup)
-    remaining = (
-        1 - progress
-        if settings.lr_scheduler_type == "linear"
-        else 0.5 * (1 + math.cos(math.pi * progress))
-    )
+    remaining = 1 - progress
+    if settings.lr_scheduler_type == "cosine":
+        remaining = 0.5 * (1 + math.cos(math.pi * progress))
     floor = settings.min_lr_ratio
     return settings.learning_rate * (floor + (1 - floor) * remaining)
