@@ -20,10 +20,7 @@ BEHAVIOUR_KEYS = (*(f"reasoning/{name}_rate" for name in BEHAVIOURS), "reasoning
 
 
 def shown_metrics(records: Sequence[Metrics]) -> Iterator[tuple[str, str, str, str, str]]:
-    """(heading, key, form, row label, title) of the metrics in the order of metrics.yaml.
-
-    The records name the rewards.
-    """
+    """(heading, key, form, row label, title) of each metric and reward, as in metrics.yaml."""
     keys = dict.fromkeys(key for metrics in records for record in metrics for key in record)
     rewards = dict.fromkeys(key.split("/")[1] for key in keys if key.startswith("rewards/"))
     for heading, metrics_shown in _SHOWN.items():

@@ -112,10 +112,7 @@ def _varied(ranked: Sequence[Written]) -> list[Written]:
 
 
 def case_study(data: RunData) -> Case | None:
-    """One problem to look at closely; None when no problem qualifies.
-
-    A held-out one when evaluations during training asked it too, else one that was sampled often.
-    """
+    """One problem to look at closely; None when no problem qualifies."""
     if data.during:
         return _held_out(data) or _through_training(data)
     return _through_training(data) or _held_out(data)
@@ -143,10 +140,7 @@ def _through_training(data: RunData) -> Case | None:
 
 
 def _held_out(data: RunData) -> Case | None:
-    """A held-out problem missed before training, and solved after it with a reflection.
-
-    The one with the median number of reflections among such problems, so that it is typical.
-    """
+    """The typical one of the held-out problems that training solved, with a reflection."""
     gained = [
         (one, two)
         for one, two in pairs(data.before, data.after)

@@ -36,10 +36,7 @@ EVERY_S = 5.0  # a watched page asks this often for newer figures
 
 
 def build_report(run: RunDirectory) -> Path:
-    """Write report.html into the run and return its path.
-
-    Errors: UserError when the run has no steps yet.
-    """
+    """Write report.html into the run and return its path. Errors: as `render_report`."""
     run.report_file.write_text(render_report(run), encoding="utf-8")
     return run.report_file
 
@@ -82,10 +79,7 @@ def render_report(run: RunDirectory, version: str = "") -> str:
 
 
 def stretches(data: RunData) -> list[tuple[int, int, Recipe, list[RecipeChange]]]:
-    """(first step, last step, recipe, its changes) of the steps that ran with one recipe.
-
-    In order; one where the recipe was never changed. Recipes that no step ran with are left out.
-    """
+    """(first step, last step, recipe, its changes) of each recipe that ran a step, in order."""
     parts: list[tuple[int, int, Recipe, list[RecipeChange]]] = []
     for last, recipe in [*data.earlier_recipes, (data.metrics[-1]["step"], data.recipe)]:
         first = parts[-1][1] + 1 if parts else 1
