@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from jinja2 import Environment
 
 SOURCE = Path(__file__).parents[1] / "src" / "aha"
 
@@ -100,3 +102,16 @@ def test_modules_and_functions_stay_short() -> None:
                     long_functions.append(f"{path.name}:{node.name} ({length})")
     assert not long_modules
     assert not long_functions
+
+
+@pytest.mark.parametrize(
+    "file",
+    [x for x in sorted(SOURCE.rglob("*")) if x.suffix in (".yaml", ".j2")],
+    ids=lambda file: str(file.relative_to(SOURCE)),
+)
+def test_every_data_file_and_template_can_be_read(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".yaml":
+        assert yaml.safe_load(text)
+    else:
+        Environment(autoescape=True).parse(text)
