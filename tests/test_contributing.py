@@ -43,7 +43,7 @@ def apply(diffs: str, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_worked_changes(tmp_path: Path) -> None:
-    for name in ("src", "tests"):
+    for name in ("src", "tests", "examples"):
         shutil.copytree(
             ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "ready")
         )
@@ -56,14 +56,13 @@ def test_the_worked_changes(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
     tests = [
         "tests/tasks/test_modular.py", "tests/grpo/test_losses.py", "tests/rollout/test_engine.py",
-        "tests/rewards/test_rewards.py", "tests/test_layers.py",
-        "tests/test_recipe.py",
+        "tests/rewards/test_rewards.py", "tests/test_layers.py", "tests/test_recipe.py",
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *tests],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     made = subprocess.run(
         [sys.executable, "-c", "from aha.rewards import load_reward; print(load_reward("
          "'brevity', max_length=4)(['p'], ['c'], completion_ids=[[1]]))"],
