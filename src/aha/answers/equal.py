@@ -26,7 +26,6 @@ from typing import Any, Literal, NamedTuple
 
 from aha.answers.numbers import parse_quantity
 from aha.types import RunFailure
-from aha.visible import package_yaml
 
 # "no_gold": the gold answer cannot be parsed, so no answer can be equal to it.
 Outcome = Literal["equal", "different", "no_gold"]
@@ -36,14 +35,28 @@ _CACHE_SIZE = 100_000
 _START_SECONDS = 120.0
 _MEMORY_BYTES = 4 * 2**30
 
-_PATTERNS = {
-    name: re.compile(written.replace("\n", ""))
-    for name, written in package_yaml("aha.answers", "patterns.yaml")["equal"].items()
-}
+_THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
+# Space between two digits counts: `7 2` is not 72.
+_SPACE = re.compile(r"(?<![0-9])(?:\s|\\ |\\quad|\\qquad)+|(?:\s|\\ |\\quad|\\qquad)+(?![0-9\s\\])")
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_SIZES = re.compile(r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr)(?![A-Za-z])")
+_BASE = re.compile(r"[0-9]_\{?[0-9]")
 _BRACES = str.maketrans("", "", "{}")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+# The hours, minutes and half of the day of a time. math-verify would divide hours by minutes.
+_TIME = re.compile(
+    r"(?<![0-9:])0?([0-9]{1,2}):([0-5][0-9])(?![0-9:])(?:(?:\s|\\text\s*\{)*([ap])\.?m\b)?"
+)
+_LONE_LETTER = re.compile(
+    r"(?<=[0-9A-Za-z})])\s*\\(?:text|textbf|mathrm|mathbf)\s*\{\s*([A-Za-z])\s*\}"
+)
 # Units of one letter, such as metres and volts.
 _UNIT_LETTERS = frozenset("mgshlLCFVAWJNK")
+_ROOT = re.compile(
+    "\u221a" + r"\s*(?:\{([^{}]*)\}|\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[A-Za-z]|\\pi))"
+)
 _SYMBOLS = str.maketrans({"\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge "})
+_DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 
 class Pair(NamedTuple):
@@ -172,13 +185,12 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
     gold, answer = as_latex(gold), as_latex(answer)
     if normal_text(gold) == normal_text(answer):
         return "equal"
-    pattern = _PATTERNS["time"]
-    time_of_gold, time_of_answer = pattern.search(gold.lower()), pattern.search(answer.lower())
+    time_of_gold, time_of_answer = _TIME.search(gold.lower()), _TIME.search(answer.lower())
     if time_of_gold and time_of_answer:
         both = zip(time_of_gold.groups(), time_of_answer.groups(), strict=True)
         if any(one and other and one != other for one, other in both):
             return "different"
-    if _PATTERNS["base"].search(gold) or _PATTERNS["base"].search(answer):
+    if _BASE.search(gold) or _BASE.search(answer):
         # math-verify drops the base of a numeral; only the same digits in the same base are equal.
         same = normal_text(gold).translate(_BRACES) == normal_text(answer).translate(_BRACES)
         return "equal" if same else "different"
@@ -189,7 +201,7 @@ def fast_outcome(gold: str, answer: str) -> Outcome | None:
     if answer_quantity is None:
         # Words are not a number, and neither is an equation with arithmetic and a name
         # (`x + 1 = 72`). math-verify would drop the words or the left side and compare the rest.
-        unread = "=" in answer or _PATTERNS["word"].search(_PATTERNS["text"].sub(r" \1 ", answer))
+        unread = "=" in answer or _WORD.search(_TEXT.sub(r" \1 ", answer))
         return "different" if unread else None
     # Units count only where both name one.
     units = (gold_quantity.unit, answer_quantity.unit)
@@ -207,12 +219,10 @@ def as_latex(text: str) -> str:
     it is a common symbol of a unit (`6\\text{ m}`). Two letters or more are a unit.
     """
     if not text.isascii():
-        text = _PATTERNS["root"].sub(
-            lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text
-        )
+        text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2] or match[3]}}}", text)
         text = text.translate(_SYMBOLS)
     if "\\text" in text or "\\math" in text:
-        text = _PATTERNS["lone-letter"].sub(
+        text = _LONE_LETTER.sub(
             lambda match: match.group() if match[1] in _UNIT_LETTERS else f" {match[1]}", text
         )
     return text
@@ -220,9 +230,9 @@ def as_latex(text: str) -> str:
 
 def normal_text(text: str) -> str:
     """The text without space, sizes of brackets and dollars, which do not change its meaning."""
-    text = _PATTERNS["text"].sub(r" \1 ", text.strip().strip("$")).strip().removesuffix(".")
-    text = _PATTERNS["display-fraction"].sub(r"\\frac", _PATTERNS["sizes"].sub("", text))
-    return _PATTERNS["space"].sub("", _PATTERNS["thin-space"].sub("", text)).replace("\u2212", "-")
+    text = _TEXT.sub(r" \1 ", text.strip().strip("$")).strip().removesuffix(".")
+    text = _DISPLAY_FRACTION.sub(r"\\frac", _SIZES.sub("", text))
+    return _SPACE.sub("", _THIN_SPACE.sub("", text)).replace("\u2212", "-")
 
 
 def _math_verify(gold: str, answer: str) -> Outcome:

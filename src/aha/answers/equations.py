@@ -17,20 +17,43 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from aha.answers.expression import OPERATORS, Number, Side, read_side
-from aha.visible import package_yaml
 
-_PATTERNS = {
-    name: re.compile(written.replace("\n", ""))
-    for name, written in package_yaml("aha.answers", "patterns.yaml")["equations"].items()
-}
+# One operation on whole numbers, closed by punctuation. Nearly all equations of Countdown texts
+# are such, and they need no parser.
+_SIMPLE = re.compile(
+    r"([0-9]{1,9}) ?([-+*/]) ?([0-9]{1,9}) ?= ?([0-9]{1,9})(?= ?(?:[;!?\n<]|[.,](?![0-9.])|\Z))"
+)
 _EXACT = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 _BEFORE_SIMPLE = frozenset((", ", ". ", "; ", ": ", "> "))
 
 _ARITHMETIC = frozenset("0123456789+-*/^().,$\u20ac\u00a3%=\u2248 \t")
+_SEPARATOR = re.compile(r",(?![0-9]{3}(?![0-9]))|(?<![0-9]),|\.(?![0-9])")
+_EQUALS = re.compile(r"={1,2}|\u2248")
+_OPERATION = re.compile(r"[0-9.)%] ?[-+*/^(]")
+_RELATION = re.compile("[=\u2248]")
 
 # Each replacement is as long as what it replaces, so that positions stay those of the text.
 _SIGNS = str.maketrans(OPERATORS | dict.fromkeys("\u00a0\u2009\u202f", " "))
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([^{}\\]{1,40})\}\{([^{}\\]{1,40})\}")
 _LATEX_SIGNS = {"times": "*", "cdot": "*", "div": "/", "approx": "\u2248", "$": "$", "%": "%"}
+_LATEX_SIGN = re.compile(r"\\(?:times|cdot|div|approx|left|right)(?![A-Za-z])|\\[$%,()\[\]]")
+_LATEX_WORDS = re.compile(r"\\(?:text|mathrm)\{([^{}\\]{0,40})\}")
+_LETTER_TIMES = re.compile(r"(?<=[0-9)] )[xX](?= [0-9($])|(?<=[0-9])[xX](?=[0-9])")
+_PERCENT_OF = re.compile(r"(?<=%) of(?= [0-9$])")
+_BOLD = re.compile(r"(?<![0-9)])(?<![0-9)] )\*\*|\*\*(?! ?[0-9(-])")
+
+_LIST_MARK = re.compile(r"[ \t]{0,8}(?:[-*+]|\(?[0-9]{1,2}\))[ \t]{1,4}(?=[0-9($])")
+# A number after such a word is only a part of what is added or multiplied.
+_PART_BEFORE = re.compile(
+    r"\b(?:of|times|plus|minus|over|by|root|squared|cubed|point|negative)[ \t]{0,2}\Z",
+    re.IGNORECASE,
+)
+# A number before these is not the whole number: `3 million`, `2 remainder 1`, `2 R1`, `5 x`.
+_PART_AFTER = re.compile(
+    r" ?(?:hundred|thousand|million|billion|trillion|dozen|percent|per cent|remainder|rem\b|mod\b"
+    r"|pi\b|squared|cubed|times\b|and a half|r ?[0-9]|[b-z]\b)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +81,7 @@ def written_steps(text: str) -> tuple[WrittenStep, ...]:
 
 def _simple_steps(text: str) -> Iterator[tuple[int, WrittenStep | None]]:
     """The place of `=` and the step, for each simple equation; no step for a division by zero."""
-    for match in _PATTERNS["simple"].finditer(text):
+    for match in _SIMPLE.finditer(text):
         start, end = match.span()
         if start > 0 and text[start - 1] != "\n" and text[start - 2 : start] not in _BEFORE_SIMPLE:
             continue
@@ -78,21 +101,19 @@ def _plain(text: str) -> str:
     if not text.isascii():
         text = text.translate(_SIGNS)
     if "\\" in text:
-        text = _PATTERNS["latex-fraction"].sub(lambda m: padded(f"(({m[1]})/({m[2]}))", m), text)
-        text = _PATTERNS["latex-sign"].sub(
-            lambda m: padded(_LATEX_SIGNS.get(m[0][1:], ""), m), text
-        )
-        text = _PATTERNS["latex-words"].sub(lambda m: padded(f" {m[1]}", m), text)
+        text = _LATEX_FRACTION.sub(lambda m: padded(f"(({m[1]})/({m[2]}))", m), text)
+        text = _LATEX_SIGN.sub(lambda m: padded(_LATEX_SIGNS.get(m[0][1:], ""), m), text)
+        text = _LATEX_WORDS.sub(lambda m: padded(f" {m[1]}", m), text)
     if "**" in text:
-        text = _PATTERNS["bold"].sub("  ", text)
-    text = _PATTERNS["letter-times"].sub("*", text)
-    return _PATTERNS["percent-of"].sub(" * ", text)
+        text = _BOLD.sub("  ", text)
+    text = _LETTER_TIMES.sub("*", text)
+    return _PERCENT_OF.sub(" * ", text)
 
 
 def _clauses(text: str, done: Set[int]) -> Iterator[tuple[int, int]]:
     """Spans of nothing but arithmetic around every relation whose place is not in `done`."""
     reached = 0
-    for relation in _PATTERNS["relation"].finditer(text):
+    for relation in _RELATION.finditer(text):
         at = relation.start()
         if at < reached or at in done:
             continue
@@ -102,12 +123,12 @@ def _clauses(text: str, done: Set[int]) -> Iterator[tuple[int, int]]:
         while end < len(text) and text[end] in _ARITHMETIC:
             end += 1
         reached = end
-        cuts = [start, *(m.end() for m in _PATTERNS["separator"].finditer(text, start, end)), end]
+        cuts = [start, *(m.end() for m in _SEPARATOR.finditer(text, start, end)), end]
         for first, last in pairwise(cuts):
-            found = _PATTERNS["relation"].search(text, first, last)
+            found = _RELATION.search(text, first, last)
             if found is None or found.start() in done:
                 continue
-            if _PATTERNS["operation"].search(text, first, last) is not None:
+            if _OPERATION.search(text, first, last) is not None:
                 yield first, last
 
 
@@ -118,9 +139,9 @@ def _chain(text: str, start: int, end: int) -> Iterator[WrittenStep]:
     if text[end - 1] in "-=" and text[end : end + 1] == ">":
         end -= 1
     if start == 0 or text[start - 1] == "\n":
-        mark = _PATTERNS["list-mark"].match(text, start, end)
+        mark = _LIST_MARK.match(text, start, end)
         start = start if mark is None else mark.end()
-    relations = list(_PATTERNS["equals"].finditer(text, start, end))
+    relations = list(_EQUALS.finditer(text, start, end))
     edges = [start, *(edge for r in relations for edge in r.span()), end]
     spans = [_stripped(text, a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     first, last = spans[-1]
@@ -203,7 +224,7 @@ def _begins(text: str, start: int, end: int) -> bool:
     if text[start:end][:1] in ("+", "-"):
         last = near.rstrip(" \t")[-1:]
         return last in ("", "\n", ",", ".", ";", ":", ">", "?", "!", "=", "{", '"', "(", "<")
-    return _PATTERNS["part-before"].search(near) is None
+    return _PART_BEFORE.search(near) is None
 
 
 def _ends(text: str, end: int) -> bool:
@@ -213,4 +234,4 @@ def _ends(text: str, end: int) -> bool:
         return False
     if after == ":" and text[end + 1 : end + 2].isdigit():
         return False
-    return _PATTERNS["part-after"].match(text, end) is None
+    return _PART_AFTER.match(text, end) is None
