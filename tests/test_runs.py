@@ -9,11 +9,12 @@ import pytest
 from aha.recipe import load_recipe
 from aha.runs import LATEST, RunDirectory, found_run, write_lines
 from aha.types import RunFailure, UserError
+from begun_run import begun_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "runs" / "one")
+    return begun_run(load_recipe("countdown-tiny"), tmp_path / "runs" / "one")
 
 
 def test_rewind_forgets_what_came_after(run: RunDirectory) -> None:
@@ -92,7 +93,7 @@ def test_latest_run_is_the_one_last_begun(tmp_path: Path, run: RunDirectory) -> 
 
 def test_an_existing_run_is_not_overwritten(run: RunDirectory) -> None:
     with pytest.raises(UserError, match="already holds a run"):
-        RunDirectory.create(load_recipe("countdown-tiny"), run.path)
+        begun_run(load_recipe("countdown-tiny"), run.path)
 
 
 def refused(path: Path, recorded: bool = False) -> None:
@@ -149,7 +150,7 @@ def test_a_begun_run_is_held(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
-        RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "file" / "run")
+        begun_run(load_recipe("countdown-tiny"), tmp_path / "file" / "run")
 
 
 def test_the_recipe_reads_back(run: RunDirectory) -> None:

@@ -238,7 +238,7 @@ def _sentence(error: ValidationError) -> str:
         paths = list(_key_paths(Recipe))
         section = tuple("0" if isinstance(part, int) else part for part in fault["loc"][:-1])
         siblings = [path[-1] for path in paths if path[:-1] == section]
-        # Of several keys of one name the one beside it, else the first that `--set` takes.
+        # If several keys have one name: the key beside it, else the first that `--set` takes.
         known = {path[-1]: ".".join(path) for path in reversed(paths) if "0" not in path}
         known |= {name: ".".join([*key.split(".")[:-1], name]) for name in siblings}
         near = did_you_mean(fault["loc"][-1], known, written=known)

@@ -53,12 +53,6 @@ class RunDirectory:
         self.report_file = path / "report.html"
 
     @classmethod
-    def create(cls, recipe: Recipe, output: Path | None) -> RunDirectory:
-        """A new run directory with its recipe and environment. Errors: as `begun`."""
-        with cls.begun(recipe, output) as run:
-            return run
-
-    @classmethod
     @contextmanager
     def begun(
         cls, recipe: Recipe, output: Path | None, facts: Mapping[str, Any] | None = None
@@ -334,6 +328,12 @@ def writable(path: Path, named: str = "--output") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{named}: {str(path)!r} cannot be written: {error}.") from None
+
+
+def require_empty(folder: Path) -> None:
+    """Errors: UserError for a path that is no folder, or a folder that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
 
 
 def _version(package: str) -> str | None:

@@ -11,11 +11,12 @@ from aha.recipe import load_recipe
 from aha.runs import RunDirectory
 from aha.types import UserError
 from aha.visible import visible
+from begun_run import begun_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    run = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "run")
+    run = begun_run(load_recipe("countdown-tiny"), tmp_path / "run")
     for step in (1, 10):
         rows = [
             ("Wait, no", 1.0, 0.7, 5),
@@ -68,7 +69,7 @@ def test_mistakes_are_named(run: RunDirectory, tmp_path: Path) -> None:
         browse(run, step=7)
     with pytest.raises(UserError, match=r"--grep is '\('"):
         browse(run, grep="(")
-    empty = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "empty")
+    empty = begun_run(load_recipe("countdown-tiny"), tmp_path / "empty")
     with pytest.raises(UserError, match="no samples"):
         browse(empty)
 

@@ -17,6 +17,7 @@ from aha.recipe import load_recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
 from aha.types import Completion, Group, Problem, Prompt, Score
+from begun_run import begun_run
 
 RIGHT = " 5 + 6 = 11 , yes . </think> <answer> 5 + 6 </answer>"
 WRONG = " 6 - 5 = 1 , not 11 . Wait, </think> <answer> 6 - 5 </answer>"
@@ -153,7 +154,7 @@ def test_the_meter_reads_energy_where_it_is_counted(tmp_path: Path) -> None:
 def written(tmp_path: Path, steps: int, **settings: Any) -> tuple[RunDirectory, list[str]]:
     """The samples of `steps` steps of two groups, the second without a right answer."""
     recipe = load_recipe("countdown-tiny")
-    run = RunDirectory.create(recipe, tmp_path / "run")
+    run = begun_run(recipe, tmp_path / "run")
     said: list[str] = []
     for first in (1, 2):
         # Two observers in turn: the second begins as one does after a resumption.

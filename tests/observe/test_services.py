@@ -18,6 +18,7 @@ from aha.recipe import Recipe, load_recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
 from aha.types import UserError
+from begun_run import begun_run
 
 RECORDS: list[dict[str, Any]] = [
     {"step": step, "reward": step / 4, "rewards/format/mean": 1.0, "kl": None, "sick_rows": []}
@@ -32,7 +33,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def run(recipe: Recipe, tmp_path: Path) -> RunDirectory:
-    return RunDirectory.create(recipe, tmp_path / "run")
+    return begun_run(recipe, tmp_path / "run")
 
 
 def log_records(data: bytes) -> Iterator[bytes]:

@@ -49,7 +49,7 @@ def test_a_number_is_there_when_it_was_given_or_reached_and_once() -> None:
 
 
 def used_and_notes(text: str) -> tuple[tuple[bool, ...] | None, list[str]]:
-    """What the last sum's try has used of 3 13 5, and the faults of all sums of the one line."""
+    """The numbers of 3 13 5 that the last sum's try has used, and the faults of all sums."""
     (line,) = marked_text(text).lines
     return line.used, [piece.note for piece in line.pieces if piece.note]
 

@@ -10,6 +10,7 @@ from made_run import TARGETS, MakeRun, aha, evaluated, metric, sampled, side, wr
 
 from aha.recipe import load_recipe
 from aha.runs import RunDirectory
+from begun_run import begun_run
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         evaluations: bool = True,
     ) -> RunDirectory:
         recipe = load_recipe("countdown-tiny", [f"train.seed={seed}", *overrides])
-        run = RunDirectory.create(recipe, tmp_path / name)
+        run = begun_run(recipe, tmp_path / name)
         lines = [json.dumps(metric(step, steps, seed, reasoning)) for step in range(1, steps + 1)]
         run.metrics_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         if evaluations:

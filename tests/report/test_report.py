@@ -16,6 +16,7 @@ from aha.report.curves import POINTS
 from aha.report.pages import build_report, render_report
 from aha.runs import RunDirectory
 from aha.types import UserError
+from begun_run import begun_run
 
 
 def sections(html: str) -> list[str]:
@@ -150,7 +151,7 @@ def test_a_run_of_two_thousand_steps_stays_small(make_run: MakeRun) -> None:
 
 
 def test_a_run_without_steps_is_one_sentence(tmp_path: Path) -> None:
-    empty = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "empty")
+    empty = begun_run(load_recipe("countdown-tiny"), tmp_path / "empty")
     with pytest.raises(UserError, match="no recorded step"):
         build_report(empty)
 

@@ -14,6 +14,7 @@ from aha.report.pages import EVERY_S
 from aha.report.watch import LiveReport, make_server, watch
 from aha.runs import RunDirectory
 from aha.types import UserError
+from begun_run import begun_run
 
 
 class Clock:
@@ -115,7 +116,7 @@ def test_nothing_new_is_not_built_again(run: RunDirectory) -> None:
 
 
 def test_before_the_first_step_there_is_a_note(tmp_path: Path) -> None:
-    empty = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "empty")
+    empty = begun_run(load_recipe("countdown-tiny"), tmp_path / "empty")
     page = LiveReport(empty).page()
     assert "no recorded step" in page
     assert "data-version" in page

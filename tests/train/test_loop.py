@@ -23,6 +23,7 @@ from aha.rollout.hf import Decoder
 from aha.runs import RunDirectory
 from aha.train.loop import score_groups
 from aha.train.start import resume_run, start_run
+from begun_run import begun_run
 from stopped_run import stopped_run
 
 RECORD_KEYS = {
@@ -227,7 +228,7 @@ def test_a_resumed_run_keeps_to_its_kernels(model_folder: str, tmp_path: Path) -
 @pytest.mark.usefixtures("without_report")
 def test_resume_without_a_checkpoint_starts_over(model_folder: str, tmp_path: Path) -> None:
     recipe = small("countdown-tiny", model_folder)
-    run = RunDirectory.create(recipe, tmp_path / "run")
+    run = begun_run(recipe, tmp_path / "run")
     run.append_metrics({"step": 1, "reward": 0.0})
     resumed = resume_run(run.path)
     assert [record["step"] for record in resumed.metrics()] == [1, 2]

@@ -13,6 +13,7 @@ from aha.recipe import load_recipe
 from aha.runs import RunDirectory
 from aha.trained import Subject
 from aha.trained.export import model_card
+from begun_run import begun_run
 
 
 def figures(accuracy: float, n: int = 500) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def figures(accuracy: float, n: int = 500) -> dict[str, Any]:
 @pytest.fixture
 def finished(tmp_path: Path) -> RunDirectory:
     """A run of four steps, evaluated before, after, and at step 2."""
-    run = RunDirectory.create(load_recipe("countdown-tiny", ["train.max_steps=4"]), tmp_path / "r")
+    run = begun_run(load_recipe("countdown-tiny", ["train.max_steps=4"]), tmp_path / "r")
     run.write_json("eval.json", {"before": figures(0.125), "after": figures(0.625)})
     on_the_way = {f"eval/{key}": value for key, value in figures(0.375, 60).items()}
     del on_the_way["eval/temperature"], on_the_way["eval/ci95"]

@@ -19,6 +19,7 @@ from aha.train.start import resume_run
 from aha.trained.export import export
 from aha.trained.held_out import run_eval
 from aha.types import UserError
+from begun_run import begun_run
 
 
 def test_a_run_is_evaluated_as_it_was_in_training(run: RunDirectory) -> None:
@@ -195,7 +196,7 @@ def test_vllm_wants_whole_weights(
 def test_mistakes_are_named(tmp_path: Path, run: RunDirectory) -> None:
     with pytest.raises(UserError, match="add --recipe"):
         run_eval(EvalRequest(str(tmp_path)))
-    empty = RunDirectory.create(load_recipe("countdown-tiny"), tmp_path / "empty")
+    empty = begun_run(load_recipe("countdown-tiny"), tmp_path / "empty")
     with pytest.raises(UserError, match="without a checkpoint"):
         run_eval(EvalRequest(str(empty.path)))
     (tmp_path / "file").write_text("")

@@ -15,6 +15,7 @@ from aha.runs import RunDirectory
 from aha.trl import choose
 from aha.trl.choose import describe, resume, start
 from aha.types import RunFailure, UserError
+from begun_run import begun_run
 
 Make = Callable[..., Recipe]
 
@@ -33,7 +34,7 @@ def test_each_engine_starts_and_resumes_its_own_run(small: Make, tmp_path: Path)
 
 @pytest.mark.parametrize(("began", "other"), [("native", "trl"), ("trl", "native")])
 def test_a_run_keeps_its_engine(began: str, other: str, small: Make, tmp_path: Path) -> None:
-    RunDirectory.create(small(began), tmp_path / "run")
+    begun_run(small(began), tmp_path / "run")
     with pytest.raises(UserError, match=f"is a run of engine '{began}'"):
         resume(tmp_path / "run", [f"engine={other}"], allow_change=True)
 

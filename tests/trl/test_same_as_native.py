@@ -25,7 +25,7 @@ from aha.trl.backend import start_run as start_on_trl
 NAME = "model.safetensors"
 Make = Callable[..., Recipe]
 
-# What a machine or a microbatch makes of a step, and what only one of the engines can say.
+# Figures that depend on the machine or on microbatches, and those of one engine only.
 OWN = {"logprob_gap", "tokens_per_microbatch"}
 CASES = {
     "plain": (),

@@ -20,8 +20,15 @@ MAX_DIGITS = 12
 MAX_EXPONENT = 20
 
 # One character for one character, so that positions stay those of the text.
-# Multiplication sign, dot operator, middle dot, division sign, division slash, minus, en dash.
-OPERATORS = dict(zip("\u00d7\u22c5\u00b7\u00f7\u2215\u2212\u2013", "***//--", strict=True))
+OPERATORS = {
+    "\u00d7": "*",  # multiplication sign
+    "\u22c5": "*",  # dot operator
+    "\u00b7": "*",  # middle dot
+    "\u00f7": "/",  # division sign
+    "\u2215": "/",  # division slash
+    "\u2212": "-",  # minus sign
+    "\u2013": "-",  # en dash
+}
 OPERATORS |= {chr(ord(plain) + 0xFEE0): plain for plain in "0123456789+-*/()="}  # full-width
 _UNICODE_OPERATORS = str.maketrans(OPERATORS)
 _LATEX_OPERATOR = re.compile(r"\\(times|cdot|div)")
@@ -143,11 +150,11 @@ def read_side(text: str) -> Side | None:
         return None
     try:
         tokens = _tokens(text, _PROSE_TOKEN)
-        signed = bool(tokens) and tokens[0].text in ("+", "-")
-        lead = tokens[signed].number if len(tokens) > signed else None
+        first = 1 if tokens and tokens[0].text in ("+", "-") else 0
+        lead = tokens[first].number if len(tokens) > first else None
         if lead is not None and tokens[0].text == "-":
             lead = Number(-lead.value, lead.decimals, lead.percent)
-        if lead is not None and len(tokens) == 1 + signed:
+        if lead is not None and len(tokens) == 1 + first:
             value, number = lead.value, lead
         else:
             value, number = _Parser(tokens, prose=True).value(), None
@@ -158,7 +165,7 @@ def read_side(text: str) -> Side | None:
         value,
         number,
         lead,
-        lead_end=0 if lead is None else tokens[signed].end,
+        lead_end=0 if lead is None else tokens[first].end,
         decimals=any(written.decimals > 2 * written.percent for written in numbers),
         percent=any(written.percent for written in numbers),
         adds=number is None and any(token.text in ("+", "-") for token in tokens[1:]),

@@ -24,7 +24,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from aha.recipe import Recipe
-from aha.runs import writable, write_lines
+from aha.runs import require_empty, writable, write_lines
 from aha.tasks import TASKS, check_completion, task_of
 from aha.types import Problem, Prompt, RunFailure, UserError
 from aha.visible import text_template
@@ -71,8 +71,7 @@ def write_task(
         "own_rules": TASKS[recipe.task.name].harness_metrics,
         "stop": repr(list(recipe.generation.stop)),
     }
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
+    require_empty(folder)
     with writable(folder, "the folder"):
         write_lines(folder / "problems.jsonl", rows)
         for template, file in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,6 @@ from aha.tasks import check_completion
 from aha.types import Group, UserError
 from aha.visible import text_template, visible
 
-_WORDS: Any = text_template("aha.observe", "samples.txt.j2").module
 Order = Literal["step", "advantage", "reward", "length"]
 
 
@@ -87,14 +87,19 @@ def sample_record(step: int, group: Group) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _words() -> Any:
+    return text_template("aha.observe", "samples.txt.j2").module
+
+
 def sample_text(record: Mapping[str, Any]) -> str:
     """One group of `sample_record` as text for people."""
-    return str(_WORDS.group(record))
+    return str(_words().group(record))
 
 
 def shown_text(shown: Mapping[str, Any]) -> str:
     """One completion of `browse` as text for people; nothing in it can steer the terminal."""
-    return visible(str(_WORDS.completion(shown)))
+    return visible(str(_words().completion(shown)))
 
 
 def browse(

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, dump_recipe
-from aha.runs import writable
+from aha.runs import require_empty, writable
 from aha.trained import Subject, figure_rows, find_subject, recipe_for
 from aha.types import UserError
 from aha.visible import did_you_mean, text_template
@@ -43,8 +43,7 @@ def export(
     if dtype is not None and dtype not in _DTYPES:
         near = did_you_mean(dtype, _DTYPES)
         raise UserError(f"--dtype is {dtype!r}; allowed are {', '.join(_DTYPES)}.{near}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{str(folder)!r} exists and holds something; choose another folder.")
+    require_empty(folder)
     if push is not None:
         from huggingface_hub import get_token
 
