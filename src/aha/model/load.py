@@ -21,6 +21,15 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from aha.model.gguf import (
+    INSTALL_SMOLLM2,
+    SMOLLM2,
+    SMOLLM2_HUB,
+    converted,
+    converted_smollm2,
+    kept_smollm2,
+    packaged_smollm2,
+)
 from aha.model.lora import add_adapters, base_name, is_adapter, load_adapters, with_adapter
 from aha.recipe import Recipe, require_trainable
 from aha.sections import ModelSection
@@ -30,12 +39,18 @@ from aha.visible import did_you_mean, first_line
 
 
 def find_model(name: str) -> str:
-    """The place of a model: the shipped one's folder, a folder, or a hub name that exists.
+    """The place of a model: a folder with it, or a hub name that exists.
 
-    Errors: UserError for any other; nothing is retried.
+    A GGUF file's folder is made at the first call. Errors: UserError for a name without a model;
+    nothing is retried.
     """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     if name == TINY_NAME:
         return str(weights_path())
+    if name == SMOLLM2:
+        return _find_smollm2()
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         if not (path / "config.json").is_file() and not is_adapter(path):
@@ -43,19 +58,57 @@ def find_model(name: str) -> str:
                 f"model.name: the folder {name!r} has no config.json, and no adapter_config.json."
             )
         return str(path)
+    if path.suffix.lower() == ".gguf":
+        return str(converted(path))
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
-            f"model.name: {name!r} does not exist; allowed are {TINY_NAME!r}, a folder with a "
-            "Hugging Face model, or a hub name such as Qwen/Qwen2.5-0.5B."
-            f"{did_you_mean(name, [TINY_NAME])}"
+            f"model.name: {name!r} does not exist; allowed are {TINY_NAME!r}, {SMOLLM2!r}, a "
+            "folder with a Hugging Face model, a .gguf file, or a hub name such as "
+            f"Qwen/Qwen2.5-0.5B.{did_you_mean(name, [TINY_NAME, SMOLLM2])}"
         )
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    try:
+        cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        raise UserError(f"model.name: {name!r} is not a valid hub name.") from None
+    if not cached:
+        _require_on_hub(name)
+    return name
+
+
+def _find_smollm2() -> str:
+    """The folder that was converted before, the hub's name, or the installed package's folder.
+
+    In this order, so that a run is resumed with the weights that it began from.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = kept_smollm2()
+    if kept is not None:
+        return str(kept)
+    if isinstance(try_to_load_from_cache(SMOLLM2_HUB, "model.safetensors"), str):
+        return SMOLLM2_HUB
+    try:
+        _require_on_hub(SMOLLM2_HUB)
+    except UserError as error:
+        file = packaged_smollm2()
+        if file is None:
+            raise Unreachable(
+                f"{error} The package that has {SMOLLM2!r} is not installed: {INSTALL_SMOLLM2}."
+            ) from None
+        return str(converted_smollm2(file))
+    return SMOLLM2_HUB
+
+
+def _require_on_hub(name: str) -> None:
+    """Ask the hub once; transformers alone would retry for minutes.
+
+    Errors: UserError if it does not have the model, Unreachable if it does not answer.
+    """
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        # One request at most; transformers alone would retry for minutes.
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            HfApi().model_info(name, timeout=10)
+        HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise UserError(f"model.name: {name!r} is not a valid hub name.") from None
     except RepositoryNotFoundError:
@@ -67,7 +120,6 @@ def find_model(name: str) -> str:
             f"model.name: {name!r} is no folder here, is not in the cache, and the hub could not "
             f"be reached ({type(error).__name__})."
         ) from None
-    return name
 
 
 def choose_device(section: ModelSection) -> torch.device:
