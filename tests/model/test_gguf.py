@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -13,6 +14,7 @@ import gguf
 import pytest
 import torch
 from huggingface_hub import constants
+from tokenizers import pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3ForCausalLM,
@@ -28,17 +30,22 @@ from transformers import (
 
 import aha.model.gguf as module
 from aha.cli.main import main
+from aha.evaluate import EvalRequest
 from aha.model.gguf import converted, converted_smollm2, packaged_smollm2
 from aha.model.load import find_model, load_model, load_tokenizer
+from aha.recipe import load_recipe
 from aha.sections import ModelSection
+from aha.train.start import resume_run, start_run
+from aha.trained.export import export
+from aha.trained.held_out import run_eval
 from aha.types import Unreachable, UserError
 
-ALPHABET = [*"!\"#$%&'()*+,-./:;<=>?@[]^_|~", *map(chr, range(48, 58)), *map(chr, range(97, 123))]
-TOKENS = ["<pad>", "<eos>", *ALPHABET, "Ġ", "Ċ", "ĊĊ", "ĠĠ"]
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+TOKENS = ["<pad>", "<eos>", *ALPHABET, "ĊĊ", "ĠĠ"]
 SIZES = {
     "vocab_size": len(TOKENS), "hidden_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8,
-    "max_position_embeddings": 128, "rope_theta": 5e4, "initializer_range": 0.3,
+    "max_position_embeddings": 512, "rope_theta": 5e4, "initializer_range": 0.3,
     "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
 }  # fmt: skip
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
@@ -253,7 +260,7 @@ def test_without_the_package_gguf_the_sentence_names_it(
 ) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", random_model("llama"), "llama")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package gguf: pip install gguf"):
+    with pytest.raises(UserError, match="needs the package gguf: pip install"):
         converted(file)
     assert kept(cache) == []
 
@@ -294,6 +301,36 @@ def test_a_damaged_package_is_one_sentence(tmp_path: Path, cache: Path) -> None:
         with pytest.raises(UserError, match=r"is missing or damaged.*install it again"):
             converted_smollm2(path)
     assert kept(cache) == []
+
+
+def test_a_run_of_smollm2_is_resumed_evaluated_and_exported(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, without_report: None
+) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", random_model("llama"), "llama", "smollm")
+    monkeypatch.setattr(module, "_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setattr("aha.model.load.packaged_smollm2", lambda: file)
+    # Adapters stand on the model's own weights, so these must be the same when it goes on.
+    changes = [
+        "model.name=smollm2-135m", "model.device=cpu", "lora={}", "train.max_steps=1",
+        "evaluation.n=4", "logging.report_to=[]", "grpo.prompts_per_step=2",
+        "generation.num_generations=2", "generation.max_completion_length=8",
+    ]  # fmt: skip
+    run = start_run(load_recipe("countdown-tiny", changes), tmp_path / "run")
+    (folder,) = (cache / name for name in kept(cache))
+    before = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(cache)
+    resume_run(run.path, ["train.max_steps=2"], allow_change=True)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert len(run.metrics()) == 2
+    request = EvalRequest(str(run.path), against="smollm2-135m", output=tmp_path / "texts")
+    found = run_eval(request)
+    assert found.outcome.evaluation.summary == run.evaluation()["after"]
+    assert found.against is not None
+    assert found.against.subject.name == "smollm2-135m"
+    export(str(run.path), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\n---\n" in card
+    assert "beginning from `HuggingFaceTB/SmolLM2-135M-Instruct`" in card
 
 
 @pytest.mark.slow

