@@ -41,7 +41,7 @@ test-versions: $(VENV)/.installed-dev
 
 # torch itself names the versions of CUDA's packages, so they are removed here.
 constraints: $(VENV)/.installed-dev
-	echo hatchling | $(BIN)/uv pip compile pyproject.toml - --extra dev --extra kernels --universal --upgrade \
+	echo hatchling | $(BIN)/uv pip compile pyproject.toml - --extra dev --extra kernels --extra gym --universal --upgrade \
 		--python-version 3.10 --no-annotate --custom-compile-command "make constraints" \
 		--quiet --output-file $(VENV)/constraints.txt
 	grep -Ev '^(nvidia|cuda|triton)' $(VENV)/constraints.txt > constraints.txt

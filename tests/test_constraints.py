@@ -55,6 +55,7 @@ def test_every_requirement_has_one_version_of_its_range(
         *PROJECT["build-system"]["requires"],
         *project["dependencies"],
         *project["optional-dependencies"]["dev"],
+        *project["optional-dependencies"]["gym"],
     ]
     for requirement in map(Requirement, asked):
         versions = pinned(requirement.name, machine)

@@ -71,6 +71,14 @@ class Recipe(Section):
                 f"task.name is {quoted(name)}; it should be one of {', '.join(map(repr, TASKS))}."
                 f"{did_you_mean(name, TASKS)}"
             )
+        owners = {key: owner for owner, task in TASKS.items() for key in task.own_keys}
+        for key, owner in owners.items():
+            value = getattr(self.task, key)
+            if key not in TASKS[name].own_keys and value != getattr(sections.TaskSection(), key):
+                raise ValueError(
+                    f"task.{key} is {quoted(value)}; it goes with task.name {owner!r}, and "
+                    f"task.name is {name!r}"
+                )
         if self.engine == "native" and self.trl is not None:
             raise ValueError("trl is set and engine is 'native'; set engine: trl, or trl: null")
         names = [reward.name for reward in self.rewards]

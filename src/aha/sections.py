@@ -73,6 +73,10 @@ class TaskSection(Section):
     )
     num_train: int | None = Field(None, ge=1, description="none: all, or 10,000 generated")
     data_seed: int = Field(0, description="seed of the generator; never moves test problems")
+    dataset: str | None = Field(None, description="reasoning-gym's set; other tasks refuse it")
+    config: dict[str, Any] = Field(
+        default_factory=dict, description="fields of that set's config; `aha tasks --gym`"
+    )
     sizes: tuple[int, ...] = Field((3, 4), min_length=1, description="how many numbers")
     number_min: int = Field(1, ge=0)
     number_max: int = Field(99, ge=1)

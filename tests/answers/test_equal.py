@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aha.answers import equal as math_equal
+from aha.answers import workers as workers_module
 from aha.answers.equal import MathVerifier, Pair, fast_outcome
 from aha.answers.numbers import parse_quantity
 from aha.rewards.call import TimeLimit, time_limit
@@ -131,7 +131,7 @@ def test_verdicts_after_an_interruption_belong_to_their_pairs(
         raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(math_equal, "wait", interrupted)
+        patch.setattr(workers_module, "wait", interrupted)
         with pytest.raises(stop):
             verifier.equal_many([Pair("x+1", "2+x"), Pair("y+1", "2+y")])
     assert verifier.equal_many([right, right]) == ["equal"] * 2

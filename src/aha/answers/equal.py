@@ -1,39 +1,27 @@
 """Compare two mathematical answers: fast paths for strings and numbers, then math-verify.
 
 A short text can make math-verify (which uses sympy) run for hours or use all memory. So it runs in
-worker processes that are killed at a time limit; workers that answer in time are used again.
-Nothing here uses signals, so any thread may call. A worker is this module run as a program, not a
-fork or a spawned copy: the caller may have threads, and a main script that cannot be imported.
+worker processes that are killed at a time limit (see `aha.answers.workers`).
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
-import json
-import logging
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import wait
 from typing import Any, Literal, NamedTuple
 
 from aha.answers.numbers import parse_quantity
-from aha.types import RunFailure
+from aha.answers.workers import Workers, serve
 
 # "no_gold": the gold answer cannot be parsed, so no answer can be equal to it.
 Outcome = Literal["equal", "different", "no_gold"]
 
 MAX_CHARACTERS = 2_000
 _CACHE_SIZE = 100_000
-_START_SECONDS = 120.0
-_MEMORY_BYTES = 4 * 2**30
 
 _THIN_SPACE = re.compile(r"\\[,;:!]|\{,\}")
 # Space between two digits counts: `7 2` is not 72.
@@ -74,12 +62,13 @@ class MathVerifier:
     """
 
     def __init__(self, workers: int | None = None, timeout: float = 2.0) -> None:
-        self._count = workers or max(1, min(4, os.cpu_count() or 1))
-        self._timeout = timeout
+        self._workers = Workers(("aha.answers.equal",), workers, timeout)
         self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
-        self._idle: list[_Worker] = []
         self._lock = threading.Lock()
-        self.killed: deque[Pair] = deque(maxlen=100)
+
+    @property
+    def killed(self) -> deque[Any]:
+        return self._workers.killed
 
     def equal(self, gold: str, answer: str) -> Outcome:
         """`equal_many` for one pair."""
@@ -97,10 +86,9 @@ class MathVerifier:
                     else:
                         self._cache[pair] = outcome
             if slow:
-                # An interrupt reaches the main thread only, so a comparison always comes to its
-                # end, and no process holds an answer that the next pair would be given.
-                with ThreadPoolExecutor(self._count) as threads:
-                    self._cache.update(zip(slow, threads.map(self._compare, slow), strict=True))
+                found = self._workers.ask_many([Pair(*map(as_latex, pair)) for pair in slow])
+                for pair, outcome in zip(slow, found, strict=True):
+                    self._cache[pair] = outcome or "different"
             outcomes = [self._cache[pair] for pair in pairs]
             while len(self._cache) > _CACHE_SIZE:
                 self._cache.popitem(last=False)
@@ -108,64 +96,7 @@ class MathVerifier:
 
     def close(self) -> None:
         """End the processes; the next comparison starts new ones."""
-        with self._lock:
-            while self._idle:
-                self._idle.pop().kill()
-
-    def _compare(self, pair: Pair) -> Outcome:
-        try:
-            worker = self._idle.pop()
-        except IndexError:
-            worker = _Worker()
-        try:
-            outcome = worker.compare(pair, self._timeout)
-        except BaseException:
-            worker.kill()
-            raise
-        if outcome is None:
-            worker.kill()
-            self.killed.append(pair)
-            return "different"
-        self._idle.append(worker)
-        return outcome
-
-
-class _Worker:
-    """A process that compares one pair at a time."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "aha.answers.equal"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-        # Importing sympy takes a second or two, which must not count for the first comparison.
-        if not self._line(_START_SECONDS):
-            self.kill()
-            raise RunFailure("math-verify's process did not start; is it installed?")
-
-    def compare(self, pair: Pair, timeout: float) -> Outcome | None:
-        """The outcome; None if it did not come in time or the process ran out of memory."""
-        request = json.dumps([as_latex(pair.gold), as_latex(pair.answer)])
-        self._requests.write(request.encode() + b"\n")
-        self._requests.flush()
-        line = self._line(timeout)
-        return json.loads(line) if line else None
-
-    def _line(self, timeout: float) -> bytes:
-        return self._answers.readline() if wait([self._answers.fileno()], timeout) else b""
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        # Closing flushes, which fails when the process is gone.
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.close()
-        self._answers.close()
+        self._workers.close()
 
 
 @functools.cache
@@ -258,20 +189,5 @@ def _math_verify(gold: str, answer: str) -> Outcome:
         return "different"
 
 
-def _work() -> None:
-    """The process: a first line when the imports are done, then a JSON line for each on stdin."""
-    if sys.platform == "linux":  # other systems do not bound the address space
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    logging.disable(logging.CRITICAL)
-    # Text that libraries print must not mix with the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    print(json.dumps(_math_verify("1", "1")), file=answers, flush=True)
-    for line in sys.stdin:
-        gold, answer = json.loads(line)
-        print(json.dumps(_math_verify(gold, answer)), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    _work()
+    serve(lambda pair: _math_verify(*pair), first=("1", "1"))

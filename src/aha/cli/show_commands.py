@@ -90,9 +90,17 @@ def recipes() -> None:
         typer.echo(f"{name:24} {load_recipe(name).description}")
 
 
-def tasks() -> None:
+def tasks(
+    gym: bool = Option(False, "--gym", help="List reasoning-gym's sets, an example of each."),
+) -> None:
     """List the tasks."""
     from aha.tasks import TASKS
+    from aha.tasks.reasoning_gym import describe_sets
+
+    if gym:
+        for paragraph in describe_sets():
+            typer.echo(paragraph)
+        return
 
     for name, spec in TASKS.items():
         typer.echo(f"{name:24} {spec.summary}")

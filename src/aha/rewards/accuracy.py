@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from aha.answers.tags import answer_block
 from aha.rewards.reward import Reward, Row
-from aha.tasks import check_completions
+from aha.tasks import TASKS, check_completions
 from aha.tasks.countdown import fault
+from aha.tasks.reasoning_gym import ReasoningGym, scores
 from aha.tasks.task import gold_answer
 
 
@@ -74,3 +75,19 @@ class EquationReward(Reward):
         if not is_expression:
             return 0.0
         return self.valid if wrong else self.correct
+
+
+class GymReward(Reward):
+    """The score of the answer by the verifier of its reasoning-gym set, 0 to 1; 0 without one.
+
+    Lenient reading. Many sets give a part of the score to an answer that is nearly right. Columns:
+    those of the task reasoning-gym. Source: reasoning-gym's score_answer.
+    """
+
+    name = "gym"
+    needs = ReasoningGym.columns
+
+    def score_batch(self, rows: Sequence[Row]) -> list[float | None]:
+        task = TASKS[ReasoningGym.name]
+        answers = [task.read_answer(row.text) for row in rows]
+        return list(scores(answers, [row.columns for row in rows]))

@@ -9,10 +9,11 @@ from aha.answers.tags import Text, with_opened_thoughts
 from aha.sections import TaskSection
 from aha.tasks.countdown import Countdown
 from aha.tasks.data import ProblemSet
+from aha.tasks.reasoning_gym import ReasoningGym
 from aha.tasks.task import Split, Task, Verdict
 from aha.tasks.text import BespokeStratos, Custom, Gsm8k, Math, NuminaMathTir
 
-_SHIPPED = (Countdown, Gsm8k, Math, NuminaMathTir, BespokeStratos, Custom)
+_SHIPPED = (Countdown, Gsm8k, Math, NuminaMathTir, BespokeStratos, ReasoningGym, Custom)
 TASKS: dict[str, Task] = {task.name: task() for task in _SHIPPED}
 
 

@@ -100,6 +100,8 @@ class Task(ABC):
     columns: ClassVar[tuple[str, ...]]
     hub: ClassVar[str | None] = None
     hub_test: ClassVar[str | None] = None
+    own_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the recipe's `task` section that are errors with every other task."""
     generates: ClassVar[bool] = False
     """True if `generate` makes problems, so that no data set is needed."""
     searches: ClassVar[bool] = False
