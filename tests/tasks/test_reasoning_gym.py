@@ -125,7 +125,7 @@ for word in sys.argv[1:]:
     made = reasoning_gym.create_dataset(name, seed=987654, size=300)
     texts = json.dumps([made[index]["question"] for index in range(int(count))])
     found[name] = hashlib.sha256(texts.encode()).hexdigest()
-print(json.dumps(found))
+print("\\n" + json.dumps(found))  # bf prints dots
 """
     names = [name for name in ALL if name != "composite"]
     words = [f"{name}:{3 if name in SLOW else 150}" for name in names]
@@ -159,6 +159,11 @@ def test_the_seed_moves_training_problems_only() -> None:
     assert keys("train", 0) != keys("train", 1)
     assert keys("test", 0) == keys("test", 1)
     assert not keys("train", 0) & keys("test", 0)
+
+
+def test_a_set_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    problems("bf", 3)
+    assert capfd.readouterr().out == ""
 
 
 def test_a_small_set_ends_and_has_no_problem_twice() -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 import atexit
 import base64
+import contextlib
 import dataclasses
 import functools
+import io
 import json
 import os
 import pickle
@@ -91,7 +93,7 @@ def dataset_of(name: str, config: str, seed: int, size: int = _BLOCK) -> Any:
 
     try:
         dataset = reasoning_gym.create_dataset(name, seed=seed, size=size, **settings)
-        dataset[0]
+        _made(dataset, 0)
     except Exception as error:  # sets check a config with assert, or not at all
         if not settings:
             raise
@@ -102,11 +104,17 @@ def dataset_of(name: str, config: str, seed: int, size: int = _BLOCK) -> Any:
     return dataset
 
 
+def _made(dataset: Any, index: int) -> dict[str, Any]:
+    """A problem of a set, as the set gives it, without what it prints (`bf` prints dots)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        entry: dict[str, Any] = dataset[index]
+    return entry
+
+
 # The completions of a group, and several rewards, ask for the same problem.
 @functools.lru_cache(maxsize=1_024)
 def _made_again(name: str, config: str, seed: int, index: int) -> dict[str, Any]:
-    entry: dict[str, Any] = dataset_of(name, config, seed)[index]
-    return entry
+    return _made(dataset_of(name, config, seed), index)
 
 
 def entry_of(columns: Columns) -> dict[str, Any]:
@@ -199,7 +207,7 @@ class ReasoningGym(Task):
             dataset = dataset_of(section.dataset, config, block_seed)
             for index in range(len(dataset)):
                 fruitless += 1
-                entry = dataset[index]
+                entry = _made(dataset, index)
                 key = text_key(entry["question"])
                 if key in seen or split_of(key) != split:
                     continue
@@ -242,7 +250,7 @@ def describe_sets() -> Iterator[str]:
         if name in reasons:
             yield f"{name}: refused, because {reasons[name]}"
             continue
-        entry = dataset_of(name, "{}", 0, 1)[0]
+        entry = _made(dataset_of(name, "{}", 0, 1), 0)
         question, answer = (
             text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]} ..."
             for text in (" ".join(visible(str(entry[k])).split()) for k in ("question", "answer"))
@@ -283,6 +291,6 @@ def _packed(entry: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     _verifier = verifier_of(*sys.argv[1:])
-    _entry = dataset_of(*sys.argv[1:], 0, 1)[0]
+    _entry = _made(dataset_of(*sys.argv[1:], 0, 1), 0)
     sys.addaudithook(_forbid)
     serve(_verifier, first=[_packed(_entry), str(_entry["answer"])])
