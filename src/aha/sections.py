@@ -56,9 +56,10 @@ class LoraSection(Section):
 class TaskSection(Section):
     """The problems: generated, or read from `source`.
 
-    The keys from `sizes` on bound the numbers of generated Countdown problems, inclusively.
-    `max_value` bounds every intermediate result, so that a model with one token per integer can
-    write each step.
+    The keys from `sizes` on bound generated problems, inclusively. Countdown takes all but
+    `steps`; word-problems takes `steps`, `number_min`, `number_max` and `max_value`. `max_value`
+    bounds every intermediate result, so that a model with one token per integer can write each
+    step.
     """
 
     name: str = "countdown"
@@ -83,6 +84,9 @@ class TaskSection(Section):
     target_min: int = Field(1, ge=0)
     target_max: int = Field(99, ge=0)
     max_value: int = Field(9_999, ge=1, description="bound of every intermediate result")
+    steps: tuple[Literal[1, 2, 3], ...] = Field(
+        (1, 2, 3), min_length=1, description="word-problems: how many operations, each as often"
+    )
 
     @model_validator(mode="after")
     def _check_ranges(self) -> TaskSection:
@@ -107,7 +111,9 @@ class ExampleSection(Section):
 class PromptSection(Section):
     """The layout of prompts."""
 
-    style: Literal["r1", "think-answer", "reasoning-answer", "plain", "compact"] = "r1"
+    style: Literal[
+        "r1", "think-answer", "reasoning-answer", "boxed", "hash", "plain", "compact"
+    ] = "r1"
     format: Literal["text", "chat"] = Field("text", description="plain text, or chat template")
     prefill: str = Field("<think>", description="the beginning that every completion is given")
     system: str | None = Field(None, description="instead of the style's own instruction")

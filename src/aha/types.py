@@ -58,13 +58,15 @@ class Prompt:
 
     An opening tag that the chat template wrote at the end is part of the prefill.
     `messages` are its chat turns, with the prefill as a last assistant turn; None for plain text.
-    Rewards get the messages if there are any, as in TRL.
+    Rewards get the messages if there are any, as in TRL. `layout` is the one that it asks for, of
+    `aha.answers.tags.LAYOUTS`; None for any.
     """
 
     text: str
     prefill: str
     token_ids: tuple[int, ...]
     messages: tuple[Mapping[str, str], ...] | None = None
+    layout: str | None = None
 
     @property
     def for_rewards(self) -> str | list[Mapping[str, str]]:

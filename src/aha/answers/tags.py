@@ -1,9 +1,9 @@
-"""The one grammar of tags and answers, for rewards, evaluation and analysis.
+"""The one grammar of layouts and answers, for rewards, evaluation and analysis.
 
-It has two readings, and every accuracy says which it used. Strict: the text is exactly one block of
-thoughts, then one answer block, and nothing else but white space. Lenient: the text of the last
-answer block, even when the layout around it is broken; without such a block the last
-`\\boxed{...}`, else the text after the last `####`.
+It has two readings, and every accuracy says which it used. Strict: the text is exactly in the
+layout that the prompt asks for (`LAYOUTS`). Lenient: the text of the last answer block, even when
+the layout around it is broken; without such a block the last `\\boxed{...}`, else the text after
+the last `####`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ Text = str | Sequence[Mapping[str, Any]]
 
 _TAG = re.compile(r"<(/?)(think|reasoning|answer)>", re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*([^\n<]*)")
+_HASH_AT_END = re.compile(r"####[ \t]*([-+\u2212]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)\s*\Z")
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
-# A layout is its four tags in order: thoughts, then the answer.
-LAYOUTS = {
+# The four tags of a layout in order: one block of thoughts, one answer, nothing else but space.
+TAGS = {
     thoughts: (f"<{thoughts}>", f"</{thoughts}>", "<answer>", "</answer>")
     for thoughts in ("think", "reasoning")
+}
+# Each layout in words.
+LAYOUTS = {
+    "think": "in <think> and <answer> tags",
+    "reasoning": "in <reasoning> and <answer> tags",
+    "boxed": "in one \\boxed{}",
+    "hash": "with one #### NUMBER, at the end",
 }
 _OPENED = re.compile(r"<(?:think|reasoning)>\s*\Z")
 
@@ -47,13 +55,22 @@ def with_opened_thoughts(prompt: Text, completion: Text) -> str:
 
 
 def strict_answer(text: str, layout: str | None = None) -> str | None:
-    """The answer of a text in exactly the named layout, or in any if None; else None.
+    """The answer of a text in exactly the named layout of `LAYOUTS`, or in any if None; else None.
 
-    `text` includes the opening tag; see `with_opened_thoughts`. Tags are lower case.
+    `text` includes the opening tag; see `with_opened_thoughts`. Tags are lower case. The box is
+    looked for after the thoughts, if there are any.
     """
+    if layout is None:
+        found = (strict_answer(text, name) for name in LAYOUTS)
+        return next((answer for answer in found if answer is not None), None)
+    if layout == "hash":
+        at_end = _HASH_AT_END.search(text) if text.count("####") == 1 else None
+        return at_end.group(1) if at_end else None
+    if layout == "boxed":
+        said = text.rpartition("</think>")[2]
+        return last_boxed(said) if len(_BOXED.findall(said)) == 1 else None
     tags = list(_TAG.finditer(text))
-    names = tuple(tag.group() for tag in tags)
-    if names not in ([LAYOUTS[layout]] if layout else LAYOUTS.values()):
+    if tuple(tag.group() for tag in tags) != TAGS[layout]:
         return None
     between = text[tags[1].end() : tags[2].start()]
     outside = text[: tags[0].start()] + between + text[tags[3].end() :]

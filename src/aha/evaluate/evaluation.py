@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from aha.answers.tags import LAYOUTS
 from aha.evaluate.passk import clustered_interval, maj_at_k, pass_at_k, powers_up_to
 from aha.reasoning.compare import rise
 from aha.reasoning.reflection import reflection_count
@@ -38,7 +39,7 @@ _EVALUATION_STEP = 0
 class Evaluation:
     """Figures of one evaluation and a record per completion, problem by problem.
 
-    `summary` is eval.json's entry: `accuracy` is strict (right, in exactly the asked layout),
+    `summary` is eval.json's entry: `accuracy` is strict (right, in exactly the asked `layout`),
     `accuracy_lenient` reads the last answer block; `reflection_rate` is reflection phrases
     per completion; lengths are tokens. With several completions a problem, accuracies are their
     mean and `pass@k`, `maj@k` stand beside them.
@@ -57,10 +58,12 @@ class Evaluation:
     def __str__(self) -> str:
         summary = self.summary
         low, high = summary["ci95"]
+        asked = summary["layout"]
         return (
-            f"accuracy {summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, strict, "
-            f"{summary['n']} held-out problems), length {summary['mean_length']:.0f} tokens, "
-            f"{summary['reflection_rate']:.2f} reflections a completion"
+            f"accuracy {summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}; strict: "
+            f"right{f', {LAYOUTS[asked]}' if asked else ''}; {summary['n']} held-out problems), "
+            f"lenient {summary['accuracy_lenient']:.1%}, length {summary['mean_length']:.0f} "
+            f"tokens, {summary['reflection_rate']:.2f} reflections a completion"
         )
 
 
@@ -146,6 +149,7 @@ def evaluate(
         [prompt.text for _, prompt, _, _ in rows],
         [completion.text for _, _, _, completion in rows],
         [problem.columns for problem, _, _, _ in rows],
+        prompts[0].layout,
     )
     records = tuple(
         {
@@ -164,7 +168,8 @@ def evaluate(
         }
         for (problem, prompt, index, completion), verdict in zip(rows, verdicts, strict=True)
     )
-    return Evaluation(_summary(records, settings, samples), records)
+    layout = {"layout": prompts[0].layout}
+    return Evaluation(layout | _summary(records, settings, samples), records)
 
 
 def by_problem(records: Sequence[Record]) -> list[list[Record]]:

@@ -50,6 +50,7 @@ def write_task(
             "prompt": spelled(prompt, tokenizer),
             "target": task_of(problem.columns).gold(problem.columns) or "",
             "columns": dict(problem.columns),
+            "layout": prompt.layout,
         }
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
@@ -118,7 +119,8 @@ def load(file: Path) -> Any:
 def score(document: Document, completion: str, stop: Sequence[str]) -> dict[str, float]:
     """aha's verdict on one completion, 0 or 1 each, by the names of `aha eval --json`."""
     columns = json.loads(document["columns"])
-    verdict = check_completion(document["prompt"], through_stop(completion, stop), columns)
+    text = through_stop(completion, stop)
+    verdict = check_completion(document["prompt"], text, columns, document["layout"])
     return {
         "accuracy": float(verdict.strict),
         "accuracy_lenient": float(verdict.lenient),

@@ -80,6 +80,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         [group.prompt.text for group, _ in rows],
         texts,
         [group.problem.columns for group, _ in rows],
+        groups[0].prompt.layout,
     )
     analyses = [
         analyse(text, group.problem.task, verdict.strict)

@@ -57,8 +57,9 @@ class SamplesObserver(Observer):
 
 def _solved(group: Group) -> bool:
     """True if a completion is right, whatever the rewards say."""
+    prompt, columns = group.prompt, group.problem.columns
     return any(
-        check_completion(group.prompt.text, completion.text, group.problem.columns).strict
+        check_completion(prompt.text, completion.text, columns, prompt.layout).strict
         for completion in group.completions
     )
 

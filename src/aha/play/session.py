@@ -287,8 +287,8 @@ def _row(partial: Partial, problem: Problem, prompt: Prompt) -> Row:
     """The row as it stands, with a verdict if it has ended."""
     if partial.finish_reason is None:
         return Row(problem, partial)
-    reply = prompt.reply(partial.text)
-    return Row(problem, partial, check_completion(prompt.for_rewards, reply, problem.columns))
+    asked, reply = prompt.for_rewards, prompt.reply(partial.text)
+    return Row(problem, partial, check_completion(asked, reply, problem.columns, prompt.layout))
 
 
 def _prompt_for(player: Player, problem: Problem, tokens: int) -> Prompt:

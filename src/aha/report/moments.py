@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from aha.reasoning.analysis import Analysis
 from aha.report.run_data import Record, RunData, Written, evaluated, known, pairs
 from aha.tasks import check_completions
+from aha.tasks.prompts import LAYOUT_OF
 from aha.visible import visible
 
 T = TypeVar("T")
@@ -71,17 +72,18 @@ def sampled(data: RunData) -> list[Written]:
     rows = [(record, one) for record in data.samples for one in record["completions"]]
     return [
         evaluated(record, f"training, step {record['step']:,}", data.rules)
-        for record in _judged(sorted(rows, key=order)[:SAMPLED])
+        for record in _judged(sorted(rows, key=order)[:SAMPLED], data)
         if record["correct"]
     ]
 
 
-def _judged(rows: Sequence[tuple[Record, Record]]) -> list[Record]:
+def _judged(rows: Sequence[tuple[Record, Record]], data: RunData) -> list[Record]:
     """Each (sample record, one of its completions) as a record of an evaluation."""
     verdicts = check_completions(
         [record["prompt"] for record, _ in rows],
         [one["text"] for _, one in rows],
         [record["columns"] for record, _ in rows],
+        LAYOUT_OF[data.recipe.prompt.style],
     )
     return [
         {**record, "completion": one["text"], "tokens": one["tokens"], "correct": verdict.strict}
@@ -134,7 +136,7 @@ def _through_training(data: RunData) -> Case | None:
         records[0]["prompt"],
         tuple(
             (f"Step {record['step']:,}", evaluated(record, "training", data.rules))
-            for record in _judged(rows)
+            for record in _judged(rows, data)
         ),
     )
 

@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from aha.answers.tags import LAYOUTS, answer_block, strict_answer, text_of
+from aha.answers.tags import TAGS, answer_block, strict_answer, text_of
 from aha.reasoning.reflection import count_phrases
 from aha.rewards.reward import Reward, Row
 
-_REASONING = LAYOUTS["reasoning"]
+_REASONING = TAGS["reasoning"]
 _CLOSING_ANSWER = "</answer>"
 _SOFT_MIDDLE = re.compile(r"</reasoning>\s*<answer>")
 _STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n?", re.DOTALL)
@@ -44,7 +44,20 @@ class FormatReward(Reward):
     def score(self, row: Row) -> float:
         if strict_answer(row.text, self.tags) is not None:
             return self.full
-        return self.partial if all(tag in row.text for tag in LAYOUTS[self.tags]) else 0.0
+        return self.partial if all(tag in row.text for tag in TAGS[self.tags]) else 0.0
+
+
+class HashFormatReward(Reward):
+    """`value` for exactly one `#### NUMBER`, with nothing after it but white space; else 0.
+
+    The layout of GSM8K's gold solutions (Cobbe et al. 2021, arXiv:2110.14168).
+    """
+
+    name = "hash_format"
+    value: float = 1.0
+
+    def score(self, row: Row) -> float:
+        return self.value if strict_answer(row.text, "hash") is not None else 0.0
 
 
 class XmlCountReward(Reward):

@@ -12,8 +12,11 @@ from aha.tasks.data import ProblemSet
 from aha.tasks.reasoning_gym import ReasoningGym
 from aha.tasks.task import Split, Task, Verdict
 from aha.tasks.text import BespokeStratos, Custom, Gsm8k, Math, NuminaMathTir
+from aha.tasks.word_problems import WordProblems
 
-_SHIPPED = (Countdown, Gsm8k, Math, NuminaMathTir, BespokeStratos, ReasoningGym, Custom)
+_SHIPPED = (
+    Countdown, WordProblems, Gsm8k, Math, NuminaMathTir, BespokeStratos, ReasoningGym, Custom,
+)  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task() for task in _SHIPPED}
 
 
@@ -31,23 +34,32 @@ def load_problems(section: TaskSection, split: Split, limit: int | None) -> Prob
 
 
 def check_completions(
-    prompts: Sequence[Text], completions: Sequence[Text], rows: Sequence[Mapping[str, Any]]
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    rows: Sequence[Mapping[str, Any]],
+    layout: str | None = None,
 ) -> list[Verdict]:
-    """The verdicts that accuracies and format rates are counted from; rows hold the columns."""
+    """The verdicts that accuracies and format rates are counted from; rows hold the columns.
+
+    `layout` is the one that the prompts ask for (`Prompt.layout`); None for any.
+    """
     texts = [with_opened_thoughts(p, c) for p, c in zip(prompts, completions, strict=True)]
     by_task: dict[str, list[int]] = {}
     for index, columns in enumerate(rows):
         by_task.setdefault(task_of(columns).name, []).append(index)
     verdicts: dict[int, Verdict] = {}
     for name, indices in by_task.items():
-        found = TASKS[name].check_many([rows[i] for i in indices], [texts[i] for i in indices])
+        of_task = [rows[i] for i in indices]
+        found = TASKS[name].check_many(of_task, [texts[i] for i in indices], layout)
         verdicts.update(zip(indices, found, strict=True))
     return [verdicts[index] for index in range(len(texts))]
 
 
-def check_completion(prompt: Text, completion: Text, columns: Mapping[str, Any]) -> Verdict:
+def check_completion(
+    prompt: Text, completion: Text, columns: Mapping[str, Any], layout: str | None = None
+) -> Verdict:
     """`check_completions` for one completion."""
-    return check_completions([prompt], [completion], [columns])[0]
+    return check_completions([prompt], [completion], [columns], layout)[0]
 
 
 __all__ = [

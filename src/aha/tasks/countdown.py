@@ -21,12 +21,10 @@ from typing import Any
 from aha.answers.expression import ExpressionError, bare_equation, parse_equation
 from aha.answers.tags import answer_block
 from aha.sections import TaskSection
-from aha.tasks.task import Columns, Split, Task, Vote, split_of
+from aha.tasks.task import Columns, Split, Task, Vote, distinct, split_of
 from aha.types import Problem, UserError
 from aha.visible import quoted
 
-# This many draws in a row without a new problem mean that the ranges hold no other.
-_MAX_FRUITLESS_DRAWS = 20_000
 _MOST_NUMBERS = 8  # as task.sizes
 _MOST_SEARCHED = 4  # 20 ms; with five numbers the search for a solution takes half a second
 
@@ -172,29 +170,25 @@ class Countdown(Task):
         return columns.get("target") is not None and columns.get("nums") is not None
 
     def generate(self, section: TaskSection, split: Split, seed: int) -> Iterator[Problem]:
-        """As `Task.generate`, all solvable. Errors: UserError if the ranges allow no problem."""
+        """As `Task.generate`, all solvable."""
         rng = random.Random(f"{self.name}:{split}:{seed}")
-        seen: set[str] = set()
-        fruitless = 0
-        while fruitless < _MAX_FRUITLESS_DRAWS:
-            fruitless += 1
+
+        def draw() -> Problem | None:
             size = rng.choice(section.sizes)
             nums = [rng.randint(section.number_min, section.number_max) for _ in range(size)]
             steps = random_steps(nums, section.max_value, rng)
             if not steps or not section.target_min <= steps[-1].value <= section.target_max:
-                continue
-            problem = make_problem(nums, steps[-1].value)
-            if problem.key in seen or split_of(problem.key) != split:
-                continue
-            fruitless = 0
-            seen.add(problem.key)
-            yield problem
-        if not seen:
-            raise UserError(
-                f"task: no solvable Countdown problem found with sizes {list(section.sizes)}, "
-                f"numbers {section.number_min} to {section.number_max} and targets "
-                f"{section.target_min} to {section.target_max}; widen the ranges."
-            )
+                return None
+            return make_problem(nums, steps[-1].value)
+
+        return distinct(draw, split)
+
+    def ranges(self, section: TaskSection) -> str:
+        return (
+            f"sizes {list(section.sizes)}, numbers {section.number_min} to {section.number_max}, "
+            f"targets {section.target_min} to {section.target_max}, results up to "
+            f"{section.max_value}"
+        )
 
     def question(self, columns: Columns) -> str:
         return (

@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 THINK = "<think>"
 
 INSTRUCTIONS: Mapping[str, str] = package_yaml("aha.tasks", "instructions.yaml")
+# The layout of `aha.answers.tags.LAYOUTS` that each style asks for; `plain` asks for none.
+LAYOUT_OF: Mapping[str, str | None] = {
+    "r1": "think",
+    "think-answer": "think",
+    "compact": "think",
+    "reasoning-answer": "reasoning",
+    "boxed": "boxed",
+    "hash": "hash",
+    "plain": None,
+}
 
 
 def ask(
@@ -60,7 +70,8 @@ def render(
         turns.append(f"User: {task.question(columns)}\nAssistant: {settings.prefill}")
         text = "\n".join(turns)
     token_ids = tokenizer.encode(text, add_special_tokens=True)
-    return Prompt(text, settings.prefill, tuple(token_ids))
+    layout = LAYOUT_OF[settings.style]
+    return Prompt(text, settings.prefill, tuple(token_ids), layout=layout)
 
 
 def _chat(
@@ -93,4 +104,5 @@ def _chat(
         messages.append({"role": "assistant", "content": opened + prefill})
     # The template has written the special tokens already.
     token_ids = tokenizer.encode(text + prefill, add_special_tokens=False)
-    return Prompt(text + prefill, opened + prefill, tuple(token_ids), tuple(messages))
+    layout = LAYOUT_OF[settings.style]
+    return Prompt(text + prefill, opened + prefill, tuple(token_ids), tuple(messages), layout)

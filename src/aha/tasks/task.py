@@ -30,6 +30,8 @@ TEST_FRACTION = 0.1
 # Held-out problems come from one stream for all recipes and seeds, so accuracies compare.
 _TEST_SEED = 0
 _GENERATED_TRAIN = 10_000
+# This many draws in a row without a new problem mean that the ranges hold no other.
+_MAX_FRUITLESS_DRAWS = 20_000
 # GSM8K marks each computation of a gold solution so.
 _COMPUTATION = "<<"
 
@@ -41,9 +43,23 @@ def split_of(key: str) -> Split:
     return "test" if share < TEST_FRACTION else "train"
 
 
+def distinct(draw: Callable[[], Problem | None], split: Split) -> Iterator[Problem]:
+    """The problems of one split that `draw` makes, each once, until no more are found."""
+    seen: set[str] = set()
+    fruitless = 0
+    while fruitless < _MAX_FRUITLESS_DRAWS:
+        fruitless += 1
+        problem = draw()
+        if problem is None or problem.key in seen or split_of(problem.key) != split:
+            continue
+        fruitless = 0
+        seen.add(problem.key)
+        yield problem
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """A checked completion: right in the exact layout (`strict`), or in any (`lenient`).
+    """A checked completion: right in exactly the asked layout (`strict`), or in any (`lenient`).
 
     Both are False if the row has no usable gold answer (`known` is False).
     """
@@ -128,6 +144,10 @@ class Task(ABC):
         """Distinct problems of one split as a function of the seed, until none are left."""
         raise NotImplementedError(f"task {self.name!r} generates no problems")
 
+    def ranges(self, section: TaskSection) -> str:
+        """The keys that bound `generate` with their values, for a message."""
+        raise NotImplementedError(f"task {self.name!r} generates no problems")
+
     def load(self, section: TaskSection, split: Split, limit: int | None) -> ProblemSet:
         """Up to `limit` distinct problems of one split. None: all, or 10,000 generated.
 
@@ -139,6 +159,11 @@ class Task(ABC):
             seed = section.data_seed if split == "train" else _TEST_SEED
             stream = self.generate(section, split, seed)
             problems = tuple(islice(stream, limit or _GENERATED_TRAIN))
+            if not problems:
+                raise UserError(
+                    f"task: no problem of {self.name!r} was found for the {split} split; widen the "
+                    f"ranges: {self.ranges(section)}."
+                )
             return ProblemSet(problems, rows=len(problems))
         source, test_source = section.source, section.test_source
         if source is None:
@@ -253,19 +278,21 @@ class Task(ABC):
         steps = str(columns.get("answer", "")).count(_COMPUTATION)
         return f"{steps:2d} steps" if steps else None
 
-    def check(self, columns: Columns, text: str) -> Verdict:
+    def check(self, columns: Columns, text: str, layout: str | None = None) -> Verdict:
         """The verdict on one completion; `text` has the opening tag that the prompt wrote."""
-        return self.check_many([columns], [text])[0]
+        return self.check_many([columns], [text], layout)[0]
 
-    def check_many(self, rows: Sequence[Columns], texts: Sequence[str]) -> list[Verdict]:
+    def check_many(
+        self, rows: Sequence[Columns], texts: Sequence[str], layout: str | None = None
+    ) -> list[Verdict]:
         """`check` for many completions; mathematics is compared in parallel processes."""
         answers = [self.read_answer(text) for text in texts]
         # In the exact layout both readings find the same answer, so one comparison serves both.
         correct = self.correct_many(answers, rows)
-        well_formed = [strict_answer(text) is not None for text in texts]
+        well_formed = [strict_answer(text, layout) is not None for text in texts]
         return [
-            Verdict(right is True and layout, right is True, layout, answer, right is not None)
-            for answer, right, layout in zip(answers, correct, well_formed, strict=True)
+            Verdict(right is True and asked, right is True, asked, answer, right is not None)
+            for answer, right, asked in zip(answers, correct, well_formed, strict=True)
         ]
 
     def typed(self, text: str) -> Problem:
