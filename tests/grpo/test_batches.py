@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from aha.grpo.batches import Row, micro_batches
+from aha.grpo.batches import PLACES, Row, micro_batches
 from aha.grpo.logprobs import LogprobModel
 from aha.model.llama import blocks_of
 
@@ -16,26 +16,35 @@ CPU = torch.device("cpu")
 LENGTHS = st.tuples(st.integers(1, 9), st.integers(1, 30))
 
 
-@given(st.lists(LENGTHS, min_size=1, max_size=20), st.integers(5, 120))
+@given(st.lists(LENGTHS, min_size=1, max_size=20), st.integers(5, 120), st.booleans())
 def test_every_row_is_in_one_batch_within_the_budget(
-    lengths: list[tuple[int, int]], budget: int
+    lengths: list[tuple[int, int]], budget: int, shared: bool
 ) -> None:
-    rows = [Row(i, (2,) * p, (3,) * c) for i, (p, c) in enumerate(lengths)]
-    batches = micro_batches(rows, budget, CPU)
+    # Rows whose prompts have one length have one prompt.
+    rows = [Row(i, (2,) * p, tuple(range(3, 3 + c))) for i, (p, c) in enumerate(lengths)]
+    batches = micro_batches(rows, budget, CPU, shared)
     assert sorted(i for b in batches for i in b.index_B.tolist()) == list(range(len(rows)))
     for batch in batches:
-        assert batch.ids_BS.numel() <= budget or len(batch.ids_BS) == 1
+        places, alone = batch.place_BS.numel(), len(batch.place_BS) == 1
+        if shared:
+            assert alone or (len(batch.ids_M) <= budget and places <= PLACES * budget)
+        else:
+            assert alone or places <= budget
         for place, index in enumerate(batch.index_B.tolist()):
-            prompt, completion = lengths[index]
-            assert batch.ids_BS[place].count_nonzero() == prompt + completion
+            prompt, completion = rows[index].prompt_ids, rows[index].completion_ids
+            read = [*prompt, *completion[:-1]]
+            at = batch.place_BS[place, : len(read)]
+            assert batch.ids_M[at].tolist() == read
+            assert batch.position_M[at].tolist() == list(range(len(read)))
             mine = batch.row_N == place
-            assert mine.sum() == completion
-            first = place * batch.ids_BS.shape[1] + prompt - 1
-            assert batch.predict_N[mine].tolist() == list(range(first, first + completion))
-        # Each target stands right after the place that predicts it.
-        assert torch.equal(batch.ids_BS.flatten()[batch.predict_N + 1], batch.targets_N)
-        # No column is padding for all rows.
-        assert batch.ids_BS[:, -1].any()
+            assert batch.targets_N[mine].tolist() == list(completion)
+            # Each target is predicted by the token that stands before it.
+            assert batch.predict_N[mine].tolist() == at[len(prompt) - 1 :].tolist()
+        prompts = {rows[index].prompt_ids for index in batch.index_B.tolist()}
+        own = sum(len(rows[index].completion_ids) - 1 for index in batch.index_B.tolist())
+        assert len(batch.ids_M) == sum(map(len, prompts)) + own
+        # A token is picked where it stands.
+        assert batch.place_BS.flatten()[batch.pick_M].tolist() == list(range(len(batch.ids_M)))
 
 
 @pytest.mark.parametrize("fused", [True, False])

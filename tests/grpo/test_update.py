@@ -206,7 +206,7 @@ class _Scarce:
 
     def hidden(self, batch: Any) -> torch.Tensor:
         hidden_NC = self._policy.hidden(batch)
-        if batch.ids_BS.numel() > self._tokens:
+        if len(batch.ids_M) > self._tokens:
             # Its backward pass fails, when the head's gradients are added already: what is left
             # of the pass must not count.
             hidden_NC.register_hook(self._fail)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# A microbatch's places, over its tokens: see `micro_batches`.
+PLACES = 3
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,37 +22,57 @@ class Row:
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.completion_ids)
+        """The tokens that the model reads: the last one predicts nothing."""
+        return len(self.prompt_ids) + len(self.completion_ids) - 1
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Right-padded rows, and their completion tokens as one flat list of N without padding.
+    """B rows whose M tokens exist once: rows with one prompt share its tokens.
 
-    ids_BS: prompt then completion, S the longest row. predict_N: where in the flattened (B * S)
-    a completion token is predicted, one place before it. targets_N: that token. row_N: its
-    row, 0 to B - 1. index_B: the rows' places in the update.
+    ids_M, position_M: each token, and its position in its rows. place_BS: which of the M tokens
+    stands at each place of the right-padded rows, S the longest; padding names token 0. pick_M:
+    for each token one place in the flattened (B * S). N counts completion tokens. predict_N: which
+    of the M tokens predicts it, the one before it. targets_N: that token. row_N: its row, 0 to
+    B - 1. index_B: the rows' places in the update.
     """
 
-    ids_BS: Tensor
+    ids_M: Tensor
+    position_M: Tensor
+    place_BS: Tensor
+    pick_M: Tensor
     predict_N: Tensor
     targets_N: Tensor
     row_N: Tensor
     index_B: Tensor
 
 
-def micro_batches(rows: Sequence[Row], token_budget: int, device: torch.device) -> list[MicroBatch]:
-    """All rows, longest first, in microbatches of at most `token_budget` padded tokens.
+def micro_batches(
+    rows: Sequence[Row], token_budget: int, device: torch.device, shared: bool = True
+) -> list[MicroBatch]:
+    """All rows in microbatches of at most `token_budget` tokens, the longest rows first.
 
-    A row longer than the budget gets a microbatch of its own.
+    With `shared`, a prompt counts once for all its rows in a microbatch, and there are at most
+    `PLACES` times as many places, padding included. Without it, places are what is counted. A row
+    longer than the budget gets a microbatch of its own.
     """
+    groups: dict[tuple[int, ...], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: -row.tokens):
+        groups.setdefault(row.prompt_ids, []).append(row)
     batches: list[MicroBatch] = []
     pending: list[Row] = []
-    for row in sorted(rows, key=lambda row: -row.tokens):
-        if pending and (len(pending) + 1) * pending[0].tokens > token_budget:
+    tokens = width = 0
+    for row in (row for group in groups.values() for row in group):
+        first = not pending or pending[-1].prompt_ids != row.prompt_ids
+        added = row.tokens if first else len(row.completion_ids) - 1
+        width = max(width, row.tokens)
+        places = (len(pending) + 1) * width
+        over = tokens + added > token_budget or places > PLACES * token_budget
+        if pending and (over if shared else places > token_budget):
             batches.append(_collate(pending, device))
-            pending = []
+            pending, tokens, width, added = [], 0, row.tokens, row.tokens
         pending.append(row)
+        tokens += added
     if pending:
         batches.append(_collate(pending, device))
     return batches
@@ -58,18 +81,26 @@ def micro_batches(rows: Sequence[Row], token_budget: int, device: torch.device) 
 def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     width = max(row.tokens for row in rows)
     # Padding stands on the right, where causal attention never looks from a real token.
-    ids_BS = torch.zeros(len(rows), width, dtype=torch.long)
-    predict, targets, row_of = [], [], []
+    place_BS = torch.zeros(len(rows), width, dtype=torch.long)
+    begins: dict[tuple[int, ...], int] = {}
+    ids, position, pick, predict, targets, row_of = ([] for _ in range(6))  # type: list[list[int]]
     for b, row in enumerate(rows):
-        ids_BS[b, : row.tokens] = torch.tensor(row.prompt_ids + row.completion_ids)
-        first = b * width + len(row.prompt_ids) - 1
-        predict.append(torch.arange(first, first + len(row.completion_ids)))
-        targets.append(torch.tensor(row.completion_ids))
-        row_of.append(torch.full((len(row.completion_ids),), b))
-    return MicroBatch(
-        ids_BS.to(device),
-        torch.cat(predict).to(device),
-        torch.cat(targets).to(device),
-        torch.cat(row_of).to(device),
-        torch.tensor([row.index for row in rows], device=device),
-    )
+        prompt, start = len(row.prompt_ids), b * width
+        if row.prompt_ids not in begins:
+            begins[row.prompt_ids] = len(ids)
+            ids += row.prompt_ids
+            position += range(prompt)
+            pick += range(start, start + prompt)
+        begin, own = begins[row.prompt_ids], len(ids)
+        ids += row.completion_ids[:-1]
+        position += range(prompt, row.tokens)
+        pick += range(start + prompt, start + row.tokens)
+        place_BS[b, :prompt] = torch.arange(begin, begin + prompt)
+        place_BS[b, prompt : row.tokens] = torch.arange(own, len(ids))
+        predict += [begin + prompt - 1, *range(own, len(ids))]
+        targets += row.completion_ids
+        row_of += [b] * len(row.completion_ids)
+    index = [row.index for row in rows]
+    flat = (torch.tensor(x, device=device) for x in (predict, targets, row_of, index))
+    ids_M, position_M, pick_M = (torch.tensor(x, device=device) for x in (ids, position, pick))
+    return MicroBatch(ids_M, position_M, place_BS.to(device), pick_M, *flat)

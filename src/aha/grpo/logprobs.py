@@ -56,6 +56,11 @@ class LogprobModel:
         self._autocast = autocast
 
     @property
+    def shares_prompts(self) -> bool:
+        """True if a prompt is computed once for all its completions in a microbatch."""
+        return self._blocks is not None
+
+    @property
     def tokens_at_once(self) -> int:
         """Tokens for one call of `head`, so that their logits take at most `logit_bytes`."""
         if self._blocks is None:
@@ -70,17 +75,17 @@ class LogprobModel:
         """
         blocks = self._blocks
         if blocks is None:
+            ids_BS = batch.ids_M[batch.place_BS]
             with casting(self.model.device, self._autocast):
-                logits_BSV = self.model(input_ids=batch.ids_BS, use_cache=False).logits
-            return logits_BSV.flatten(0, 1)[batch.predict_N]
-        rows, width = batch.ids_BS.shape
-        dtype = self._autocast or blocks.embedding.dtype
-        cos, sin = (angle.to(dtype).repeat(rows, 1, 1) for angle in blocks.angles(width))
+                logits_BSV = self.model(input_ids=ids_BS, use_cache=False).logits
+            return logits_BSV.flatten(0, 1)[batch.pick_M[batch.predict_N]]
+        dtype, width = self._autocast or blocks.embedding.dtype, batch.place_BS.shape[1]
+        cos, sin = (angle.to(dtype)[batch.position_M] for angle in blocks.angles(width))
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return causal_attention(query, key, value, rows)
+            return causal_attention(query, key, value, batch.place_BS, batch.pick_M)
 
-        embedded_MC: Tensor = _Embedding.apply(batch.ids_BS.flatten(), blocks.embedding)
+        embedded_MC: Tensor = _Embedding.apply(batch.ids_M, blocks.embedding)
         with casting(self.model.device, self._autocast):
             hidden_MC = blocks.run(embedded_MC, cos, sin, attend, self._recompute)
         return blocks.last_norm(hidden_MC[batch.predict_N])

@@ -18,7 +18,7 @@ from aha.types import Group, RunFailure
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """An update's parameters besides its batch; a microbatch holds padded tokens."""
+    """An update's parameters besides its batch."""
 
     loss: LossSettings
     temperature: float
@@ -232,7 +232,8 @@ def prepare(
         if not masked[index] and (reference is not None or advantage != 0.0)
     ]
     parts = []
-    for batch in micro_batches(rows, settings.tokens_per_microbatch, device):
+    budget, shared = settings.tokens_per_microbatch, policy.shares_prompts
+    for batch in micro_batches(rows, budget, device, shared):
         row_N = batch.index_B[batch.row_N]
         reference_N = None if reference is None else reference.logprobs(batch, settings.temperature)
         parts.append(Part(batch, advantages_B[row_N], weights_B[row_N], reference_N))

@@ -37,20 +37,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _rotated(x, cos, sin)
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
-    """Causal attention of `rows` equally long sequences, one after the other: (M, heads, D).
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor, pick_M: Tensor
+) -> Tensor:
+    """Causal attention of B sequences that may share tokens, for each token once: (M, heads, D).
 
     query (M, heads, D), key and value (M, KV heads, D); query heads share keys in groups.
+    place_BS: which token stands where. pick_M: one place of each token in the flattened (B * S);
+    before it stand the same tokens as before its other places.
     """
-    dense = all(x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in (query, key, value))
-    fits = query.shape[2] % calls.HEAD_MULTIPLE == 0 and len(query) <= rows * _LONGEST
-    if dense and fits and calls.usable(query, key, value):
-        return _CausalAttention.apply(query, key, value, rows)
-    query, key, value = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (query, key, value))
+    rows, width = place_BS.shape
+    fits = query.shape[2] % calls.HEAD_MULTIPLE == 0 and width <= _LONGEST
+    if fits and calls.usable(query, key, value):
+        return _CausalAttention.apply(query, key, value, place_BS, pick_M)
+    query, key, value = (
+        # As an embedding, whose gradient adds the places of a token fast.
+        functional.embedding(place_BS, x.flatten(1)).unflatten(2, x.shape[1:]).transpose(1, 2)
+        for x in (query, key, value)
+    )
     attended = functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, enable_gqa=True
     )
-    return attended.transpose(1, 2).flatten(0, 1)
+    return attended.transpose(1, 2).flatten(0, 1)[pick_M]
 
 
 def casting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -186,15 +194,29 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _CausalAttention(torch.autograd.Function):
+    """What is kept has M tokens; the padded rows exist for one layer at a time."""
+
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Tensor:
-        out, total = calls.causal(query, key, value, rows)
-        ctx.rows = rows
-        ctx.save_for_backward(query, key, value, out, total)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor, pick_M: Tensor
+    ) -> Tensor:
+        place = place_BS.flatten()
+        out, total = calls.causal(query[place], key[place], value[place], len(place_BS))
+        out, total = out[pick_M], total[pick_M]
+        ctx.save_for_backward(query, key, value, out, total, place_BS, pick_M)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, out, total = ctx.saved_tensors
-        grads = calls.causal_backward(grad.contiguous(), query, key, value, out, total, ctx.rows)
-        return *grads, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        *saved, place_BS, pick_M = ctx.saved_tensors
+        place = place_BS.flatten()
+        # A token's output is read at one place.
+        padded = grad.new_zeros(len(place), *grad.shape[1:])
+        padded[pick_M] = grad
+        query, *shared = calls.causal_backward(padded, *(x[place] for x in saved), len(place_BS))
+        key, value = (
+            torch.ops.aten.embedding_dense_backward(x.flatten(1), place, len(grad), -1, False)
+            for x in shared
+        )
+        heads = shared[0].shape[1:]
+        return query[pick_M], key.view(-1, *heads), value.view(-1, *heads), None, None
