@@ -80,7 +80,7 @@ def measure(
         torch.cuda.reset_peak_memory_stats()
     side.step(1)
     times = side.step(2)
-    flops = training_flops(side.model.config, PROMPTS * GENERATIONS, 12, limit)
+    flops = training_flops(side.model.config, PROMPTS, GENERATIONS, 12, limit)
     return {
         "decode_by_rows": decode,
         "step_s": times.step_s,

@@ -215,7 +215,7 @@ class TrainSection(Section):
     )
     gradient_checkpointing: bool = False
     tokens_per_microbatch: int | None = Field(
-        None, ge=1, description="padded tokens at a time; none: from the free memory"
+        None, ge=1, description="tokens at a time; none: from the free memory"
     )
 
 

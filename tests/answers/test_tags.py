@@ -64,6 +64,34 @@ def test_a_prompt_may_have_opened_the_think_block() -> None:
     assert strict_answer(with_opened_thoughts("Write <think> tags.", completion)) is None
 
 
+@pytest.mark.parametrize(
+    ("layout", "text", "answer"),
+    [
+        ("hash", "3 + 4 = 7\n#### 7\n", "7"),
+        ("hash", "#### -1,234.5", "-1,234.5"),
+        ("hash", "#### $7", "$7"),
+        ("hash", "#### 7 and more", None),
+        ("hash", "#### 7 #### 7", None),
+        ("hash", "#### seven", None),
+        ("hash", "####", None),
+        ("hash", "7", None),
+        ("hash", GOOD, None),
+        ("boxed", "so \\(\\boxed{\\frac{1}{2}}\\).", "\\frac{1}{2}"),
+        ("boxed", "<think>\\boxed{1}</think> \\boxed{2}", "2"),
+        ("boxed", "\\boxed{1} or \\boxed{2}", None),
+        ("boxed", "\\boxed{1", None),
+        ("boxed", "#### 1", None),
+        ("think", GOOD, "3"),
+        ("reasoning", GOOD, None),
+        ("reasoning", GOOD.replace("think", "reasoning"), "3"),
+        ("think", "#### 3", None),
+        (None, "#### 3", "3"),
+    ],
+)
+def test_a_recipe_asks_for_one_layout(layout: str | None, text: str, answer: str | None) -> None:
+    assert strict_answer(text, layout) == answer
+
+
 def test_chat_messages_are_read_by_their_last_content() -> None:
     assert text_of([{"role": "assistant", "content": "hello"}]) == "hello"
     assert text_of([{"role": "assistant", "content": None}]) == ""

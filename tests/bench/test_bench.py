@@ -43,7 +43,7 @@ def test_flops_are_those_that_pytorch_counts() -> None:
     width = 64
     causal = 6.0 * 2 * rows * 8**2 * width
     head = 6.0 * rows * prompt * width * 50
-    expected = training_flops(config, rows, prompt, completion) + causal + head
+    expected = training_flops(config, rows, 1, prompt, completion) + causal + head
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.15)
 
 

@@ -125,7 +125,8 @@ def test_micro_batches(small_shape: Shape) -> None:
     one = RunSizes(recipe("train.tokens_per_microbatch=800"), small_shape, CPU, PROMPT)
     assert (one.micro_rows, one.micro_batches) == (8, 1)
     many = RunSizes(recipe("train.tokens_per_microbatch=299"), small_shape, CPU, PROMPT)
-    assert (many.micro_rows, many.micro_batches) == (2, 4)
+    # Two prompts and five completions: 2 * 70 + 5 * 30 tokens.
+    assert (many.micro_rows, many.micro_tokens, many.micro_batches) == (5, 290, 2)
     # A row that is longer than the budget has a microbatch of its own.
     longer = RunSizes(recipe("train.tokens_per_microbatch=10"), small_shape, CPU, PROMPT)
     assert (longer.micro_rows, longer.micro_batches) == (1, 8)
@@ -136,8 +137,10 @@ def test_micro_batches(small_shape: Shape) -> None:
 def test_a_chunk_of_logits_by_hand() -> None:
     shape = public_shape("Qwen/Qwen2.5-0.5B")
     assert shape is not None
-    training = parts(shape, CPU, "training", "train.tokens_per_microbatch=4000")
-    # 8 x 30 tokens of 151,936 logits are more than 64 MiB; three such chunks exist at a time.
+    # Prompts enough that a microbatch keeps more than all gradients take.
+    changes = ("train.tokens_per_microbatch=4000", "grpo.prompts_per_step=8")
+    training = parts(shape, CPU, "training", *changes)
+    # 32 x 30 tokens of 151,936 logits are more than 64 MiB; three such chunks exist at a time.
     assert training["logits"] == 3 * logprobs.LOGIT_BYTES == 3 * 2**26
 
 

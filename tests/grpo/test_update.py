@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from aha.grpo.batches import Row, micro_batches
 from aha.grpo.logprobs import LogprobModel
 from aha.grpo.losses import LossSettings
 from aha.grpo.update import UpdateSettings, UpdateStats, update
@@ -58,6 +59,35 @@ def run(
 def difference(one: PreTrainedModel, two: PreTrainedModel) -> float:
     pairs = zip(one.parameters(), two.parameters(), strict=True)
     return max((a - b).abs().max().item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_sharing_prompts_does_not_change_loss_and_gradient(
+    fused: bool, random_model: Callable[..., PreTrainedModel]
+) -> None:
+    model = random_model()
+    policy = LogprobModel(model, blocks_of(model) if fused else None)
+    texts = [((5, 6, 7, 8), 6), ((5, 6, 7, 8), 3), ((9, 4), 5), ((5, 6, 7, 8), 1), ((9, 4), 2)]
+    rows = [Row(i, prompt, tuple(range(20 + i, 20 + i + n))) for i, (prompt, n) in enumerate(texts)]
+    together = micro_batches(rows, 1_000, torch.device("cpu"))
+    apart = [batch for row in rows for batch in micro_batches([row], 1_000, torch.device("cpu"))]
+    assert sum(len(batch.ids_M) for batch in together) < sum(len(b.ids_M) for b in apart)
+    found = []
+    for batches in (together, apart):
+        policy.clear_gradients()
+        total = 0.0
+        for batch in batches:
+            hidden_NC = policy.hidden(batch)
+            logprobs_N, _ = policy.head(hidden_NC, batch.targets_N, 0.7)
+            # Another weight for each row, so that no two rows' gradients can be exchanged.
+            loss = (logprobs_N * (1.0 + batch.index_B[batch.row_N])).sum()
+            loss.backward()
+            total += loss.item()
+        policy.gather_gradients()
+        found.append((total, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        assert (one - two).abs().max() <= 1e-5 * two.abs().max()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
@@ -176,7 +206,6 @@ def test_the_gradient_is_clipped_to_its_norm(
 def test_an_update_makes_good_completions_likelier(
     random_model: Callable[..., PreTrainedModel], groups: list[Group]
 ) -> None:
-    from aha.grpo.batches import Row, micro_batches
 
     rows = [
         Row(i, g.prompt.token_ids, c.token_ids)

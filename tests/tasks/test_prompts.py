@@ -10,7 +10,7 @@ from aha.rewards import load_reward
 from aha.sections import PromptSection
 from aha.tasks import TASKS, check_completion
 from aha.tasks.countdown import make_problem
-from aha.tasks.prompts import INSTRUCTIONS, ask, render
+from aha.tasks.prompts import INSTRUCTIONS, LAYOUT_OF, ask, render
 from aha.types import Prompt, UserError
 
 COLUMNS = {"target": 24, "nums": [3, 7, 12]}
@@ -157,3 +157,10 @@ def test_a_template_without_a_system_role_is_one_sentence(
 def test_the_recipe_asks(tokenizer: PreTrainedTokenizerFast) -> None:
     (made,) = ask([make_problem([3, 7, 12], 24)], load_recipe("countdown-tiny"), tokenizer)
     assert made.text == "Make 24 from 3 7 12 . <think>"
+
+
+def test_each_style_names_its_layout(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert set(LAYOUT_OF) == set(INSTRUCTIONS) | {"compact"}
+    section = PromptSection(style="hash", prefill="")
+    prompt = render({"problem": "1 + 1?"}, TASKS["custom"], section, tokenizer)
+    assert prompt.layout == "hash"

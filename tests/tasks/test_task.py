@@ -40,6 +40,13 @@ def test_completions_of_several_tasks_are_checked_in_one_call() -> None:
     ]  # fmt: skip
 
 
+def test_strict_is_the_layout_that_the_prompt_asks_for() -> None:
+    text, row = "3 + 4 = 7\n#### 7", {"problem": "?", "answer": "7"}
+    for layout, strict in (("hash", True), ("think", False), ("boxed", False), (None, True)):
+        (verdict,) = check_completions([""], [text], [row], layout)
+        assert (verdict.strict, verdict.lenient, verdict.well_formed) == (strict, True, strict)
+
+
 class Parity(Task):
     """A task as somebody may add it: one class, and one line in the registry."""
 

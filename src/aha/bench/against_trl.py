@@ -200,7 +200,7 @@ def large_shape(threads: int, limits: dict[str, Any]) -> dict[str, Any]:
     config = Qwen2Config(**SHAPES[_SHAPE])
     plain = measured["native_without_checkpointing"]
     # The share of the matrix peak when the update takes one second.
-    share = training_flops(config, 8, 12, _SHAPE_LIMIT) / 1e9 / limits["matmul_gflops"]
+    share = training_flops(config, 1, 8, 12, _SHAPE_LIMIT) / 1e9 / limits["matmul_gflops"]
     # Beside the decoding, before and after: a shared machine's bandwidth drifts.
     before = read_bandwidth()
     token_s = seconds_per_token(_SHAPE, 1, threads)
@@ -270,7 +270,7 @@ def _ceiling(model: str, steps: Sequence[StepTimes], trl_s: float) -> dict[str, 
     tokens = statistics.fmean(step.tokens for step in steps)
     length = tokens / 128
     forward = 2.0 * tokens * (block_weights(config) + config.hidden_size * config.vocab_size)
-    flops = forward + training_flops(config, 128, 12, int(length))
+    flops = forward + training_flops(config, 16, 8, 12, int(length))
     seconds = flops / matmul_peak()
     return {"arithmetic_s": seconds, "ratio": trl_s / seconds}
 

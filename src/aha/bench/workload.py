@@ -117,13 +117,16 @@ def fill_optimizer(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def training_flops(config: Any, rows: int, prompt: int, completion: int) -> float:
+def training_flops(
+    config: Any, prompts: int, generations: int, prompt: int, completion: int
+) -> float:
     """FLOPs of an update, forward and backward: 6 a weight and token, plus causal attention.
 
-    The head counts where completions are predicted; what is computed again (checkpointing) does
-    not count.
+    A prompt counts once for its generations, but in attention. The head counts where completions
+    are predicted; what is computed again (checkpointing) does not count.
     """
-    tokens = rows * (prompt + completion)
+    rows = prompts * generations
+    tokens = prompts * prompt + rows * completion
     head = config.hidden_size * config.vocab_size
     products = 6.0 * (tokens * block_weights(config) + rows * completion * head)
     width = config.num_attention_heads * _head_dim(config)

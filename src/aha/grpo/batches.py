@@ -83,7 +83,8 @@ def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     # Padding stands on the right, where causal attention never looks from a real token.
     place_BS = torch.zeros(len(rows), width, dtype=torch.long)
     begins: dict[tuple[int, ...], int] = {}
-    ids, position, pick, predict, targets, row_of = ([] for _ in range(6))  # type: list[list[int]]
+    ids, position, pick = list[int](), list[int](), list[int]()
+    predict, targets, row_of = list[int](), list[int](), list[int]()
     for b, row in enumerate(rows):
         prompt, start = len(row.prompt_ids), b * width
         if row.prompt_ids not in begins:

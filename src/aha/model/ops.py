@@ -46,8 +46,7 @@ def causal_attention(
     place_BS: which token stands where. pick_M: one place of each token in the flattened (B * S);
     before it stand the same tokens as before its other places.
     """
-    rows, width = place_BS.shape
-    fits = query.shape[2] % calls.HEAD_MULTIPLE == 0 and width <= _LONGEST
+    fits = query.shape[2] % calls.HEAD_MULTIPLE == 0 and place_BS.shape[1] <= _LONGEST
     if fits and calls.usable(query, key, value):
         return _CausalAttention.apply(query, key, value, place_BS, pick_M)
     query, key, value = (
@@ -213,10 +212,14 @@ class _CausalAttention(torch.autograd.Function):
         # A token's output is read at one place.
         padded = grad.new_zeros(len(place), *grad.shape[1:])
         padded[pick_M] = grad
-        query, *shared = calls.causal_backward(padded, *(x[place] for x in saved), len(place_BS))
-        key, value = (
-            torch.ops.aten.embedding_dense_backward(x.flatten(1), place, len(grad), -1, False)
+        query, key, value, out, total = (x[place] for x in saved)
+        grad_query, *shared = calls.causal_backward(
+            padded, query, key, value, out, total, len(place_BS)
+        )
+        grad_key, grad_value = (
+            torch.ops.aten.embedding_dense_backward(
+                x.flatten(1), place, len(grad), -1, False
+            ).view_as(saved[1])
             for x in shared
         )
-        heads = shared[0].shape[1:]
-        return query[pick_M], key.view(-1, *heads), value.view(-1, *heads), None, None
+        return grad_query[pick_M], grad_key, grad_value, None, None

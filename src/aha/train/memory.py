@@ -32,6 +32,7 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from aha.grpo import logprobs
+from aha.grpo.batches import PLACES
 from aha.model.free_memory import HEAP_STEP_BYTES, LARGE_TENSOR_BYTES, free_memory
 from aha.model.kernels import calls
 from aha.model.kernels.decode import Widths
@@ -121,8 +122,9 @@ class RunSizes:
 
     `item`, `product_item`, `rollout_item`: bytes of a weight, of a large product's values, and of
     a weight in rollouts. `rows`: completions in the cache at a time, of `groups` prompts.
-    `budget`: tokens of a microbatch; `micro_rows` of `longest` tokens fill it, and the update
-    takes `micro_batches` of them. `weights` and `trained` are bytes, adapters included.
+    `budget`: tokens of a microbatch. `micro_rows` of `longest` tokens fill it; they read
+    `micro_tokens`, prompts once where they are shared. The update takes `micro_batches` of them.
+    `weights` and `trained` are bytes, adapters included.
     """
 
     def __init__(
@@ -167,25 +169,35 @@ class RunSizes:
             product_item=self.product_item,
             adapter_casts=self.adapted and self.item < _ADAPTER_ITEM,
         )
+        w = shape.widths
+        narrow = w.head_dim % calls.HEAD_MULTIPLE != 0
+        self.kernels = self.on_cpu and place.kernels and self.item == 4 and not narrow
         # The trainer asks with the products in the type of the weights.
-        per_token = kept_per_token(shape.widths, replace(self.how, product_item=self.item))
+        per_token = kept_per_token(w, replace(self.how, product_item=self.item))
         free = place.limit - place.before - self.weights - self.reference
         self.budget = recipe.train.tokens_per_microbatch or token_budget(
-            shape.widths, per_token, free, self.trained, place.device
+            w, per_token, free, self.trained, place.device
         )
-        self.micro_rows = min(prompts * repeats, max(1, self.budget // self.longest))
+        self.micro_rows, self.micro_tokens = self._fullest(prompts * repeats, repeats)
         self.micro_batches = -(-prompts * repeats // self.micro_rows)
         # Keys and values of one position of one completion.
-        w = shape.widths
         self.cached_position = 2 * w.layers * w.kv_heads * w.head_dim * self.rollout_item
-        # On a CPU: rollouts run in C.
-        self.in_c = (
-            self.on_cpu
-            and place.kernels
-            and counts.fused
-            and self.item == 4
-            and w.head_dim % calls.HEAD_MULTIPLE == 0
-        )
+        # On a CPU: rollouts run in C, and attention in training.
+        self.in_c = self.kernels and counts.fused
+
+    def _fullest(self, most: int, repeats: int) -> tuple[int, int]:
+        """The most rows that `micro_batches` puts together, and the tokens that they read."""
+        fullest = 1, self.longest
+        for rows in range(2, most + 1):
+            places = rows * self.longest
+            tokens, allowed = places, self.budget
+            if self.how.fused:
+                tokens = -(-rows // repeats) * self.prompt + rows * (self.longest - self.prompt)
+                allowed = PLACES * self.budget
+            if tokens > self.budget or places > allowed:
+                break
+            fullest = rows, tokens
+        return fullest
 
     def stacks(self, adapters: bool = True) -> list[list[Linear]]:
         """Layers that the fused blocks stack: plain ones, on which no adapter stands."""
@@ -283,10 +295,18 @@ def _training(run: RunSizes) -> Mapping[str, int]:
     The first microbatch's gradients come as its activations go; the next one finds them there.
     """
     w, counts, item, how = run.shape.widths, run.shape.counts, run.item, run.how
-    tokens = run.micro_rows * run.longest
+    tokens, places = run.micro_tokens, run.micro_rows * run.longest
     kept = tokens * (kept_per_token(w, how) - logits_per_token(w, how))
     # Gradients of a block's values: of the stream twice, of gate and up.
     moving = tokens * 2 * (w.hidden * item + w.inner * run.product_item)
+    if how.fused:
+        # Queries, keys and values of the padded rows: of one layer with compiled kernels, with
+        # the result and all gradients; else of all that keep their values.
+        one = places * (w.heads + w.kv_heads) * w.head_dim * run.product_item
+        if run.kernels:
+            moving = max(moving, 4 * one)
+        else:
+            kept += 2 * one * (1 if how.recompute else w.layers)
 
     # Without fused blocks all logits exist at once; their share of a token counts the copies.
     chunk = all_logits = tokens * logits_per_token(w, how)
