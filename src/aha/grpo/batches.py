@@ -78,6 +78,21 @@ def micro_batches(
     return batches
 
 
+def fullest(
+    prompts: int, generations: int, prompt: int, completion: int, token_budget: int, shared: bool
+) -> tuple[int, int]:
+    """The most rows that `micro_batches` puts together, and their tokens, if all are as long."""
+    row = prompt + completion
+    found = 1, row
+    for rows in range(2, prompts * generations + 1):
+        places = rows * row
+        tokens = -(-rows // generations) * prompt + rows * completion if shared else places
+        if tokens > token_budget or places > PLACES * token_budget:
+            break
+        found = rows, tokens
+    return found
+
+
 def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     width = max(row.tokens for row in rows)
     # Padding stands on the right, where causal attention never looks from a real token.

@@ -193,7 +193,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _CausalAttention(torch.autograd.Function):
-    """What is kept has M tokens; the padded rows exist for one layer at a time."""
+    """Only the M tokens are kept; the padded rows exist for one layer at a time."""
 
     @staticmethod
     def forward(

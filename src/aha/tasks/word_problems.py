@@ -47,6 +47,7 @@ class WordProblems(Task):
     summary = "stories that ask for a number, in 1 to 3 steps; generated"
     columns = ("problem", "answer", "solution", "steps", "form")
     generates = True
+    own_keys = ("steps",)
     rules = "gsm8k"
     example = "Omar has 3 pens and buys 4 more. How many pens does he have? #### 7"
 

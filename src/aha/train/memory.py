@@ -32,7 +32,7 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from aha.grpo import logprobs
-from aha.grpo.batches import PLACES
+from aha.grpo.batches import fullest
 from aha.model.free_memory import HEAP_STEP_BYTES, LARGE_TENSOR_BYTES, free_memory
 from aha.model.kernels import calls
 from aha.model.kernels.decode import Widths
@@ -178,26 +178,14 @@ class RunSizes:
         self.budget = recipe.train.tokens_per_microbatch or token_budget(
             w, per_token, free, self.trained, place.device
         )
-        self.micro_rows, self.micro_tokens = self._fullest(prompts * repeats, repeats)
+        self.micro_rows, self.micro_tokens = fullest(
+            prompts, repeats, self.prompt, self.completion, self.budget, counts.fused
+        )
         self.micro_batches = -(-prompts * repeats // self.micro_rows)
         # Keys and values of one position of one completion.
         self.cached_position = 2 * w.layers * w.kv_heads * w.head_dim * self.rollout_item
         # On a CPU: rollouts run in C, and attention in training.
         self.in_c = self.kernels and counts.fused
-
-    def _fullest(self, most: int, repeats: int) -> tuple[int, int]:
-        """The most rows that `micro_batches` puts together, and the tokens that they read."""
-        fullest = 1, self.longest
-        for rows in range(2, most + 1):
-            places = rows * self.longest
-            tokens, allowed = places, self.budget
-            if self.how.fused:
-                tokens = -(-rows // repeats) * self.prompt + rows * (self.longest - self.prompt)
-                allowed = PLACES * self.budget
-            if tokens > self.budget or places > allowed:
-                break
-            fullest = rows, tokens
-        return fullest
 
     def stacks(self, adapters: bool = True) -> list[list[Linear]]:
         """Layers that the fused blocks stack: plain ones, on which no adapter stands."""

@@ -264,19 +264,27 @@ def test_without_a_compiler_the_reason_is_said(
 def test_causal_attention_and_its_gradients(
     heads: int, kv_heads: int, width: int, tokens: int
 ) -> None:
-    rows = 3
-    whole = randn(rows * tokens, heads + 2 * kv_heads, width).requires_grad_()
+    rows, shared = 3, tokens // 2
+    own = tokens - shared
+    # The rows begin with the same tokens, which exist once; one row is padded with token 0.
+    begin = torch.arange(shared).repeat(rows, 1)
+    place_BS = torch.cat((begin, shared + torch.arange(rows * own).view(rows, own)), dim=1)
+    place_BS = torch.cat((place_BS, torch.zeros(rows, 1, dtype=torch.long)), dim=1)
+    flat = place_BS.flatten().tolist()
+    count = shared + rows * own
+    pick_M = torch.tensor([flat.index(token) for token in range(count)])
+    whole = randn(count, heads + 2 * kv_heads, width).requires_grad_()
     twin = whole.detach().clone().requires_grad_()
-    grad = randn(rows * tokens, heads, width, seed=1)
-    ours = ops.causal_attention(*whole.split((heads, kv_heads, kv_heads), dim=1), rows)
+    grad = randn(count, heads, width, seed=1)
+    ours = ops.causal_attention(*whole.split((heads, kv_heads, kv_heads), dim=1), place_BS, pick_M)
     query, key, value = (
-        x.unflatten(0, (rows, -1)).transpose(1, 2)
-        for x in twin.split((heads, kv_heads, kv_heads), dim=1)
+        x[place_BS].transpose(1, 2) for x in twin.split((heads, kv_heads, kv_heads), dim=1)
     )
     expected = functional.scaled_dot_product_attention(
         query, key, value, is_causal=True, enable_gqa=True
     )
+    expected = expected.transpose(1, 2).flatten(0, 1)[pick_M]
     ours.backward(grad)
-    expected.transpose(1, 2).flatten(0, 1).backward(grad)
-    torch.testing.assert_close(ours, expected.transpose(1, 2).flatten(0, 1), rtol=1e-4, atol=1e-5)
+    expected.backward(grad)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole.grad, twin.grad, rtol=1e-4, atol=2e-5)
