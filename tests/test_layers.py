@@ -24,6 +24,7 @@ LEVELS = {
     "rewards": 2,
     "reasoning": 2,
     "runs": 2,
+    "expected": 2,
     "options": 2,
     "model": 3,
     "tiny": 3,
@@ -43,7 +44,7 @@ LEVELS = {
 }
 WITHOUT_TORCH = (
     "types", "visible", "sections", "recipe", "answers", "tasks", "rewards", "reasoning", "runs",
-    "report",
+    "expected", "report",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "tokenizers", "datasets"}
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -201,6 +203,21 @@ def changes(before: Recipe, after: Recipe) -> list[RecipeChange]:
         for key in keys
         if one.get(key) != two.get(key)
     ]
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """A short hash of the settings that decide the curves of training.
+
+    Left out are the seed, the evaluation, names, and the keys that change no result. A key at its
+    default is left out too, so that a new key leaves old fingerprints as they are.
+    """
+    settings = _flat(recipe.model_dump(mode="json", exclude_defaults=True))
+    for key in list(settings):
+        if RecipeChange(key, None, None).free or key.startswith(
+            ("name", "train.seed", "evaluation.")
+        ):
+            del settings[key]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from aha.expected import Expected
 from aha.observe.console import ConsoleObserver, sparkline
 from aha.observe.record import Meter, group_metrics
 from aha.observe.reporter import TensorBoardObserver
@@ -97,6 +98,22 @@ def test_the_console_prints_a_block_per_logging_step_outside_a_terminal() -> Non
         "  machine  CPU 150 %  RAM 0.50 GiB (machine 12 %)  peak 0.75 GiB",
     ]
     assert lines[-1] == "[red]not markup[/red]"
+
+
+def test_the_console_compares_with_earlier_runs(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    expected = Expected("here", 3, 2, {"accuracy": {2: (0.6, 0.7), 3: (0.4, 0.6)}}, {})
+    # A resumed run: its first step was recorded before.
+    past = [{"step": 1, "accuracy": 0.5}]
+    settings, groups = LoggingSection(), [group(RIGHT, WRONG)]
+    observer = ConsoleObserver(Console(file=stream, width=40), 3, 1, settings, expected, past)
+    for step in (2, 3):
+        observer.on_step(full_record(step, groups), groups)
+    lines = [line.strip() for line in stream.getvalue().splitlines() if "earlier" in line]
+    assert lines == [
+        "earlier  accuracy is 50.0%, below the 60.0% to 70.0% seen before (3 runs of this recipe)",
+        "earlier  accuracy is within what was seen before (3 runs of this recipe)",
+    ]
 
 
 def test_the_console_is_live_in_a_terminal() -> None:

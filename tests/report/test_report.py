@@ -53,6 +53,32 @@ def test_what_never_changes_is_named_instead_of_drawn(run: RunDirectory) -> None
     assert "<figcaption>KL to the start" not in html
 
 
+def test_a_run_is_compared_with_earlier_ones_of_its_recipe(make_run: MakeRun) -> None:
+    html = render_report(make_run())
+    # The made run rises to a reward of 1 within 40 steps.
+    assert re.search(
+        "<p>At step 40 reward is [0-9.]+, above the [0-9.]+ to [0-9.]+ seen before", html
+    )
+    assert html.count(">seen before, ") == 3  # in the legends of reward, accuracy and length
+    assert re.search('aria-label="Accuracy of rollouts[^"]* seen before, [^"]* at step 150', html)
+
+
+def test_a_run_with_other_settings_is_not_compared(make_run: MakeRun) -> None:
+    html = render_report(make_run(overrides=("train.max_steps=40",)))
+    assert "seen before" not in html
+
+
+def test_a_published_figure_is_a_star(tmp_path: Path) -> None:
+    run = begun_run(load_recipe("gsm8k-xml-0.5b"), tmp_path / "run")
+    for step in (1, 2):
+        run.append_metrics({"step": step, "rewards/correctness/mean": step / 10})
+    html = render_report(run)
+    assert "Star: a published figure" in html
+    assert "<p>At step" not in html
+    assert ">published<" in html
+    assert re.search('aria-label="[^"]* published: 0.801 at step 1868."', html)
+
+
 def test_a_run_is_reproduced_by_its_recipe(run: RunDirectory) -> None:
     html = render_report(run)
     assert "<pre>aha train recipe.yaml</pre>" in html

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from textwrap import indent
 from typing import Any
@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from aha.expected import Expected
 from aha.observe import Observer
 from aha.sections import LoggingSection
 from aha.types import Group as Completions
@@ -34,10 +35,19 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 class ConsoleObserver(Observer):
-    """Shows a step's policy terms, rewards, answers, lengths, behaviours, speed and load."""
+    """Shows a step's policy terms, rewards, answers, lengths, behaviours, speed and load.
+
+    With `expected`, also how the run compares with earlier ones; `past`: its records so far.
+    """
 
     def __init__(
-        self, console: Console, max_steps: int, done: int, settings: LoggingSection
+        self,
+        console: Console,
+        max_steps: int,
+        done: int,
+        settings: LoggingSection,
+        expected: Expected | None = None,
+        past: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._console = console
         self._max_steps = max_steps
@@ -48,12 +58,15 @@ class ConsoleObserver(Observer):
         self._past: dict[str, deque[float]] = {
             key: deque(maxlen=_CURVE_WIDTH) for _, key in _CURVES
         }
+        self._expected = expected
+        self._recent = deque(past, maxlen=expected.window if expected else 0)
         live = settings.console == "live" or (settings.console == "auto" and console.is_terminal)
         self._live = Live(console=console, auto_refresh=False) if live else None
 
     def on_step(self, record: dict[str, Any], groups: Sequence[Completions]) -> None:
         for key, values in self._past.items():
             values.append(record[key])
+        self._recent.append(record)
         step = record["step"]
         per_step_s = (time.monotonic() - self._started) / max(1, step - self._first)
         left = timedelta(seconds=round(per_step_s * (self._max_steps - step)))
@@ -63,7 +76,12 @@ class ConsoleObserver(Observer):
             f"learning rate {record['learning_rate']:.2e}  left {left}"
         )
         names = [key.split("/")[1] for key in record if re.fullmatch("rewards/.*/mean", key)]
-        text = self._template.render(r=record, rewards=names, width=max(map(len, names), default=0))
+        text = self._template.render(
+            r=record,
+            rewards=names,
+            width=max(map(len, names), default=0),
+            compared=self._expected.compare(list(self._recent)) if self._expected else "",
+        )
         if self._live is not None:
             self._live.start()
             self._live.update(self._view(heading, text, step), refresh=True)

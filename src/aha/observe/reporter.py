@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from aha.expected import expected_of
 from aha.observe import Observer
 from aha.observe.alerts import Watch
 from aha.observe.console import ConsoleObserver
@@ -108,7 +109,10 @@ def observers_of(
     recipe: Recipe, run: RunDirectory, console: Console, done: int
 ) -> Sequence[Observer]:
     """The console, the samples, and the services of logging.report_to; `done` steps are over."""
-    shown = ConsoleObserver(console, recipe.train.max_steps, done, recipe.logging)
+    expected = expected_of([*(earlier for _, earlier in run.earlier_recipes()), recipe])
+    shown = ConsoleObserver(
+        console, recipe.train.max_steps, done, recipe.logging, expected, run.metrics()
+    )
     observers: list[Observer] = [shown, SamplesObserver(run, recipe.logging, shown.note)]
     if "tensorboard" in recipe.logging.report_to:
         observers.append(TensorBoardObserver(run.events, done))

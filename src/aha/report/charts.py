@@ -69,13 +69,21 @@ class Series:
 class Chart:
     """Curves over the steps; with `categories`, sets of horizontal bars side by side.
 
-    `form` is the form of its values (`run_data.write`).
+    `form` is the form of its values (`run_data.write`). `behind` the curves are grey bands and
+    points, drawn from the range or else from the values of a series.
     """
 
     title: str
     form: str
     series: tuple[Series, ...]
     categories: Sequence[str] = ()
+    behind: tuple[Series, ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """The entries of the legend; none for a curve that stands alone."""
+        shown = [series.label for series in (*self.behind, *self.series)]
+        return shown if len(shown) > 1 else []
 
 
 def _style(ink: str, grid: str, paper: str) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def _style(ink: str, grid: str, paper: str) -> dict[str, Any]:
 
 
 def _draw(chart: Chart, axes: Axes) -> None:
-    """The chart on axes; under it a legend when there are several series."""
+    """The chart on axes; under it a legend when there is more than a curve."""
     value_axis: Axis
     if chart.categories:
         _draw_bars(chart, axes)
@@ -96,13 +104,30 @@ def _draw(chart: Chart, axes: Axes) -> None:
     value_axis.grid(True)
     if chart.form == "percent":
         value_axis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
-    if len(chart.series) > 1:
+    if chart.labels:
         handles, labels = axes.get_legend_handles_labels()
         axes.figure.legend(handles, labels, loc="outside lower left", ncols=_columns(chart))
 
 
 def _draw_curves(chart: Chart, axes: Axes) -> None:
     several = len(chart.series) > 1
+    grey = {"color": matplotlib.rcParams["text.color"], "linewidth": 0}
+    for series in chart.behind:
+        label = _plain(series.label)
+        if series.low is not None and series.high is not None:
+            axes.fill_between(
+                series.steps, series.low, series.high, alpha=0.13, label=label, **grey
+            )
+        else:
+            axes.plot(
+                series.steps,
+                series.values,
+                alpha=0.6,
+                marker="*",
+                markersize=9,
+                label=label,
+                **grey,
+            )
     for index, series in enumerate(chart.series):
         colour = _SERIES[index % len(_SERIES)]
         if series.raw is not None and not several:
@@ -171,15 +196,14 @@ def _plain(label: str) -> str:
 
 def _columns(chart: Chart) -> int:
     """Columns of the legend."""
-    return 2 if max(len(series.label) for series in chart.series) <= 20 else 1
+    return 2 if max(map(len, chart.labels)) <= 20 else 1
 
 
 def chart_height(chart: Chart) -> float:
     """The inches that the chart needs: its curves or bars, its axis and its legend."""
-    count = len(chart.series)
-    legend = 0.22 * -(-count // _columns(chart)) if count > 1 else 0.0
+    legend = 0.22 * -(-len(chart.labels) // _columns(chart)) if chart.labels else 0.0
     if chart.categories:
-        return 0.5 + 0.23 * len(chart.categories) * count + legend
+        return 0.5 + 0.23 * len(chart.categories) * len(chart.series) + legend
     return 2.55 + legend
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from aha.expected import window_of
 from aha.reasoning.compare import Estimate, share
 from aha.recipe import RecipeChange, changes
 from aha.report.before_after import Side, rises, shares_chart, words_chart
 from aha.report.charts import Chart, charts_png
-from aha.report.curves import BEHAVIOUR_KEYS, bin_size, panels, window_of
+from aha.report.curves import BEHAVIOUR_KEYS, bin_size, panels
 from aha.report.pages import render
 from aha.report.run_data import Metrics, RunData, load
 from aha.runs import RunDirectory

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from statistics import fmean
 
+from aha.expected import Expected, window_of
 from aha.reasoning.behaviours import BEHAVIOURS
 from aha.report.before_after import LABELS
 from aha.report.charts import Chart, Series
@@ -36,12 +37,14 @@ def shown_metrics(records: Sequence[Metrics]) -> Iterator[tuple[str, str, str, s
 
 
 def panels(
-    runs: Sequence[tuple[str, Sequence[Metrics]]], only: Collection[str] = ()
+    runs: Sequence[tuple[str, Sequence[Metrics]]],
+    only: Collection[str] = (),
+    expected: Expected | None = None,
 ) -> list[tuple[str, list[Chart]]]:
     """(heading, panels) of one run or several: for each label its runs, more than one being seeds.
 
     A metric has a panel if some run recorded it and its curve is not constant; `only`: keys to
-    keep, all others are left out.
+    keep, all others are left out. What is `expected` is drawn behind the curves.
     """
     records = [metrics for _, group in runs for metrics in group]
     headings: dict[str, list[Chart]] = {}
@@ -50,7 +53,8 @@ def panels(
             continue
         series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
         if any(len(set(s.values)) > 1 for s in series):
-            headings.setdefault(heading, []).append(Chart(title, form, series))
+            behind = _behind(expected, key) if expected else ()
+            headings.setdefault(heading, []).append(Chart(title, form, series, behind=behind))
     return list(headings.items())
 
 
@@ -96,14 +100,24 @@ def series_of(label: str, group: Sequence[Metrics], key: str) -> Series | None:
     return Series(label, strong, _binned(fmean, steps), low, high, raw)
 
 
+def _behind(expected: Expected, key: str) -> tuple[Series, ...]:
+    """The band of earlier runs and the published figures of a metric, as far as there are any."""
+    found = []
+    if key in expected.bands:
+        lows, highs = zip(*expected.bands[key].values(), strict=True)
+        count = f"{expected.runs} {'run' if expected.runs == 1 else 'runs'}"
+        low, high = _binned(min, lows), _binned(max, highs)
+        steps = _binned(fmean, expected.bands[key])
+        found.append(Series(f"seen before, {count}", (), steps, low, high))
+    if key in expected.points:
+        points = expected.points[key]
+        found.append(Series("published", list(points.values()), list(points)))
+    return tuple(found)
+
+
 def smooth(numbers: Sequence[float], window: int) -> list[float]:
     """Mean over the last `window` values; fewer at the beginning."""
     return [fmean(numbers[max(0, index - window + 1) : index + 1]) for index in range(len(numbers))]
-
-
-def window_of(count: int) -> int:
-    """The window of the running mean: a twentieth of the records."""
-    return max(1, count // 20)
 
 
 def _binned(reduce: Callable[[Sequence[float]], float], numbers: Iterable[float]) -> list[float]:

@@ -21,12 +21,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from aha.expected import expected_of, window_of
 from aha.reasoning.behaviours import BEHAVIOURS
 from aha.reasoning.compare import Estimate
 from aha.recipe import Recipe, RecipeChange, changes, dump_recipe
 from aha.report.before_after import LABELS, behaviours, shares_chart, summary, tiles, words_chart
 from aha.report.charts import chart_svg
-from aha.report.curves import bin_size, constant, panels, phase_table, window_of
+from aha.report.curves import bin_size, constant, panels, phase_table
 from aha.report.moments import LEAST, SAMPLED, SHOWN, case_study, marked, moments, preview
 from aha.report.run_data import RunData, between, duration, load, write
 from aha.runs import RunDirectory
@@ -51,6 +52,7 @@ def render_report(run: RunDirectory, version: str = "") -> str:
     shown, qualified = moments(data)
     sides = [("before", data.before), ("after", data.after)]
     phases, phase_rows = phase_table(data.metrics)
+    expected = expected_of([*(recipe for _, recipe in data.earlier_recipes), data.recipe])
     template_values = {
         "data": data,
         "sentences": summary(data),
@@ -59,7 +61,9 @@ def render_report(run: RunDirectory, version: str = "") -> str:
         "window": window_of(len(data.metrics)),
         "bin": bin_size(len(data.metrics)),
         "constant": constant(data.metrics),
-        "headings": panels([(data.name, [data.metrics])]),
+        "expected": expected,
+        "compared": expected.compare(data.metrics) if expected else "",
+        "headings": panels([(data.name, [data.metrics])], expected=expected),
         "phases": phases,
         "phase_rows": phase_rows,
         "behaviours": table,
