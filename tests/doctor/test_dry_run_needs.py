@@ -40,7 +40,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [n for n in shipped_recipes() if n != "countdown-tiny"])
+FROM_THE_HUB = [n for n in shipped_recipes() if "/" in load_recipe(n).model.name]
+
+
+@pytest.mark.parametrize("name", FROM_THE_HUB)
 def test_without_a_network_it_says_what_it_can(name: str, no_network: None) -> None:
     recipe = load_recipe(name, ["model.device=cpu"])
     text = describe(recipe)

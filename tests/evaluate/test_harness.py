@@ -179,7 +179,8 @@ def test_every_kind_of_answer_has_our_verdict_there(
     assert len(samples) == len(problems) > 2 * kinds
     prompts = [sample["arguments"][0][0] for sample in samples]
     assert all(prompt.endswith("Assistant: <think>") for prompt in prompts)
-    verdicts = check_completions(prompts, texts, [problem.columns for problem in problems])
+    rows = [problem.columns for problem in problems]
+    verdicts = check_completions(prompts, texts, rows, "think")
     for sample, verdict in zip(samples, verdicts, strict=True):
         assert tuple(sample[name] for name in VERDICTS) == as_figures(verdict)
     # Right, right in another writing, wrong, and twice right in a broken layout.
@@ -248,6 +249,7 @@ def test_where_the_rules_differ(
     from aha.evaluate.lm_harness import score_gsm8k
 
     columns = {"problem": "?", "answer": "72", "solution": "<<6*12=72>>72\n#### 72"}
-    document = {"prompt": "Assistant: <think>", "columns": json.dumps(columns)}
+    prompt = {"prompt": "Assistant: <think>", "layout": "think"}
+    document = {**prompt, "columns": json.dumps(columns)}
     assert tuple(score(document, text, ())[name] for name in VERDICTS) == ours
     assert tuple(score_gsm8k(document, text, ())[name] for name in RULES) == theirs

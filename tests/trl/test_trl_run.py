@@ -327,7 +327,9 @@ def test_every_recipe_trains_a_step_on_real_rows(
     )
     byte_tokenizer.save_pretrained(folder)
     task = load_recipe(name).task.name
-    source = Path(__file__).parents[1] / "data" / f"{ROWS[task]}.jsonl"
+    data = Path(__file__).parents[1] / "data"
+    # A task without rows generates its problems.
+    source = data / f"{ROWS[task]}.jsonl" if task in ROWS else "null"
     recipe = load_recipe(
         name,
         [
