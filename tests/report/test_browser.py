@@ -30,7 +30,12 @@ def page(browser: Any, make_run: MakeRun) -> Any:
 
 def open_page(browser: Any, path: Path, width: int = 1280) -> Any:
     set_width(browser, width)
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.get(path.as_uri())
+    # Under load `get` has returned while a line of a megabyte was still being read.
+    complete = "return document.readyState === 'complete'"
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(complete))
     return browser
 
 
