@@ -72,6 +72,9 @@ class TaskSection(Section):
     columns: dict[str, str] = Field(
         default_factory=dict, description="our column: the set's column"
     )
+    problems: tuple[str, ...] = Field(
+        (), description="these instead, as `aha play --problem` takes them, trained and tested on"
+    )
     num_train: int | None = Field(None, ge=1, description="none: all, or 10,000 generated")
     data_seed: int = Field(0, description="seed of the generator; never moves test problems")
     dataset: str | None = Field(None, description="reasoning-gym's set; other tasks refuse it")
@@ -88,8 +91,15 @@ class TaskSection(Section):
         (1, 2, 3), min_length=1, description="word-problems: how many operations, each as often"
     )
 
+    @property
+    def tested(self) -> str:
+        """The kind of problems that evaluations ask, in a word."""
+        return "training" if self.problems else "held-out"
+
     @model_validator(mode="after")
     def _check_ranges(self) -> TaskSection:
+        if self.problems and (self.source or self.test_source):
+            raise ValueError("problems are given, so source and test_source must be none")
         if any(size < 2 or size > 8 for size in self.sizes):
             raise ValueError(f"sizes is {list(self.sizes)}; each must be 2 to 8")
         for low, high in (("number_min", "number_max"), ("target_min", "target_max")):
@@ -223,6 +233,10 @@ class EvaluationSection(Section):
     """Held-out accuracy before, after and, where asked, during training."""
 
     n: int = Field(500, ge=0, description="0: no evaluation")
+    samples: int = Field(1, ge=1, description="completions a problem; several: pass@k, maj@k")
+    at_least: float | None = Field(
+        None, ge=0, le=1, description="accuracy after training below which the run fails"
+    )
     every: int = Field(0, ge=0, description="also after every so many steps; 0: never")
     temperature: float = Field(1.0, ge=0, description="0: greedy")
 

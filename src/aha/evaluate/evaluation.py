@@ -24,7 +24,7 @@ from aha.rollout.base import Engine, SamplingSettings, rollout_seed
 from aha.runs import RunDirectory
 from aha.tasks import check_completions, task_of
 from aha.tasks.prompts import ask
-from aha.types import Problem, Prompt
+from aha.types import Problem, Prompt, RunFailure
 
 Record = dict[str, Any]
 _SCALARS = (
@@ -61,7 +61,7 @@ class Evaluation:
         asked = summary["layout"]
         return (
             f"accuracy {summary['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}; strict: "
-            f"right{f', {LAYOUTS[asked]}' if asked else ''}; {summary['n']} held-out problems), "
+            f"right{f', {LAYOUTS[asked]}' if asked else ''}; {summary['n']} problems), "
             f"lenient {summary['accuracy_lenient']:.1%}, length {summary['mean_length']:.0f} "
             f"tokens, {summary['reflection_rate']:.2f} reflections a completion"
         )
@@ -89,7 +89,16 @@ class RunEvaluator:
         def keep(evaluation: Evaluation) -> None:
             self.run.write_lines(f"eval-{when}.jsonl", evaluation.records)
             self.run.write_json("eval.json", {**self.run.evaluation(), when: evaluation.summary})
-            self.note(f"{when} training: {evaluation}")
+            asked, least = self.recipe.task.tested, self.recipe.evaluation.at_least
+            self.note(f"{when} training, on {asked} problems: {evaluation}")
+            accuracy = evaluation.summary["accuracy"]
+            if when == "after" and least is not None:
+                if accuracy < least:
+                    raise RunFailure(
+                        f"the accuracy on {asked} problems is {accuracy:.1%} after training; "
+                        f"evaluation.at_least is {least:.1%}."
+                    )
+                self.note(f"passed: evaluation.at_least is {least:.1%}")
 
         if self.recipe.evaluation.n:
             self.measure(keep, when == "before")
@@ -104,7 +113,8 @@ class RunEvaluator:
 
         def keep(evaluation: Evaluation) -> None:
             self.run.write_lines(f"evals/step-{step:06d}.jsonl", evaluation.records)
-            self.note(f"after step {step}: {evaluation}")
+            asked = self.recipe.task.tested
+            self.note(f"after step {step}, on {asked} problems: {evaluation}")
             figures.update(evaluation.scalars())
             figures["time/eval_s"] = time.perf_counter() - started
 

@@ -92,6 +92,7 @@ def summary(data: RunData) -> list[str]:
         before=before,
         after=after,
         rises=rises(data.before, data.after),
+        tested=data.recipe.task.tested,
     )
     return text.splitlines()
 

@@ -40,7 +40,8 @@ def train(
     recipe = state.recipe
 
     def measure(keep: Callable[[Evaluation], None], untrained: bool) -> None:
-        keep(evaluate_held_out(recipe, state.engine, state.tokenizer, state.held_out))
+        samples = recipe.evaluation.samples
+        keep(evaluate_held_out(recipe, state.engine, state.tokenizer, state.held_out, samples))
 
     evaluator = RunEvaluator(recipe, run, reporter.note, measure)
     saver = Saver(run, recipe.train, state.model, state.tokenizer, state.optimizer)

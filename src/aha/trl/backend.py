@@ -284,7 +284,8 @@ def _measure(
         with own_forward(model):
             plain = folded(model)
             engine = build_engine(recipe, plain, data.tokenizer, blocks_of(plain))
-            keep(evaluate_held_out(recipe, engine, data.tokenizer, data.held_out))
+            samples = recipe.evaluation.samples
+            keep(evaluate_held_out(recipe, engine, data.tokenizer, data.held_out, samples))
 
     if trainer.is_sharded and not untrained:
         ranks.together(lambda: trainer.save_model(str(folder)))
