@@ -177,3 +177,14 @@ def test_a_near_key_of_a_file_is_suggested(tmp_path: Path) -> None:
 def test_a_near_recipe_is_suggested() -> None:
     with pytest.raises(UserError, match=r"Did you mean 'gsm8k-r1-1\.5b'\?$"):
         load_recipe("gsm8k-r1-1.5")
+
+
+def test_another_task_leaves_out_the_keys_of_the_recipes_own(tmp_path: Path) -> None:
+    path = tmp_path / "easy.yaml"
+    path.write_text(dump_recipe(load_recipe("word-problems-smollm2", ["task.steps=[1]"])))
+    assert load_recipe(str(path)).task.steps == (1,)
+    assert load_recipe(str(path), ["task.name=word-problems"]).task.steps == (1,)
+    other = load_recipe(str(path), ["task.source=a.jsonl", "task.name=custom"])
+    assert (other.task.name, other.task.steps) == ("custom", (1, 2, 3))
+    with pytest.raises(UserError, match=r"task\.steps is \(1,\); it goes with"):
+        load_recipe(str(path), ["task.steps=[1]", "task.name=custom"])

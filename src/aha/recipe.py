@@ -102,6 +102,7 @@ def shipped_recipes() -> dict[str, str]:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe by name or a YAML file by path, with `a.b=value` overrides.
 
+    With another `task.name`, the keys that only the recipe's own task has are left out.
     Errors: UserError naming the key, the value and what is allowed.
     """
     shipped = shipped_recipes()
@@ -134,6 +135,13 @@ def _parsed(text: str, overrides: tuple[str, ...], source: str) -> Recipe:
         raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{source}: a recipe is a mapping of sections, not {data!r}.")
+    named = [value.strip() for key, _, value in (each.partition("=") for each in overrides)
+             if key.strip() == "task.name"]  # fmt: skip
+    task = data.get("task")
+    if isinstance(task, dict) and named and named[-1] != (own := str(task.get("name"))):
+        # The recipe's keys that only its own task has. Other tasks would refuse them.
+        for key in TASKS[own].own_keys if own in TASKS else ():
+            task.pop(key, None)
     for override in overrides:
         _override(data, override)
     return parse_recipe(data, source)
