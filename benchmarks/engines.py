@@ -1,8 +1,9 @@
-"""Compare how the two engines learn the default recipe, over several seeds.
+"""Compare how the two engines learn a recipe, and how fast, over several seeds.
 
 `python benchmarks/engines.py` trains the runs that are missing under --output. It prints, as
 Markdown, each run's accuracy before and after, the curves, and the difference of the engines. Both
-train on the same problems in the same order, but sample different completions.
+train on the same problems in the same order, but sample different completions. For speed alone:
+`python benchmarks/engines.py --recipe NAME --steps 3 --set evaluation.n=0`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from aha.reasoning.compare import rise
 from aha.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -32,14 +33,16 @@ def train(recipe: Recipe, folder: Path) -> RunDirectory:
 
 def row(run: RunDirectory) -> str:
     recipe, evaluation = run.recipe(), run.evaluation()
-    before, after = evaluation["before"], evaluation["after"]
-    low, high = (f"{bound:.1%}" for bound in after["ci95"])
     minutes = sum(record["time/step_s"] for record in run.metrics()) / 60
-    return (
-        f"| {recipe.engine} | {recipe.train.seed} | {before['accuracy']:.1%} "
-        f"| {after['accuracy']:.1%} ({low} to {high}) | {after['mean_length']:.0f} "
-        f"| {after['reflection_rate']:.2f} | {minutes:.1f} |"
-    )
+    figures = "| | | | "
+    if evaluation:
+        before, after = evaluation["before"], evaluation["after"]
+        low, high = (f"{bound:.1%}" for bound in after["ci95"])
+        figures = (
+            f"| {before['accuracy']:.1%} | {after['accuracy']:.1%} ({low} to {high}) "
+            f"| {after['mean_length']:.0f} | {after['reflection_rate']:.2f}"
+        )
+    return f"| {recipe.engine} | {recipe.train.seed} {figures} | {minutes:.1f} |"
 
 
 def curve(runs: list[RunDirectory], key: str) -> list[float]:
@@ -53,6 +56,16 @@ def curve(runs: list[RunDirectory], key: str) -> list[float]:
         for low, high in pairwise(bounds)
         if high > low
     ]
+
+
+def speed(native: RunDirectory, trl: RunDirectory) -> str:
+    """TRL's seconds over native's, step by step. The first step, which warms up, does not count."""
+    pairs = list(zip(native.metrics(), trl.metrics(), strict=True))[1:]
+    ratios = sorted(theirs["time/step_s"] / ours["time/step_s"] for ours, theirs in pairs)
+    return (
+        f"native's step is {median(ratios):.1f} times as fast as TRL's "
+        f"({ratios[0]:.1f} to {ratios[-1]:.1f}; {len(ratios)} steps)"
+    )
 
 
 def difference(runs: dict[str, list[RunDirectory]]) -> str:
@@ -70,6 +83,7 @@ def difference(runs: dict[str, list[RunDirectory]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--output", type=Path, default=Path("runs/engines"))
@@ -80,8 +94,8 @@ def main() -> None:
         for engine in ENGINES:
             changes = [f"engine={engine}", f"train.seed={seed}"]
             changes.append(f"train.max_steps={arguments.steps}")
-            recipe = load_recipe(DEFAULT_RECIPE, [*changes, *arguments.overrides])
-            runs[engine].append(train(recipe, arguments.output / f"{engine}-{seed}"))
+            recipe = load_recipe(arguments.recipe, [*changes, *arguments.overrides])
+            runs[engine].append(train(recipe, arguments.output / recipe.name / f"{engine}-{seed}"))
     print("| engine | seed | solved before | solved after | tokens | reflections | minutes |")
     print("|---|---|---|---|---|---|---|")
     for found in zip(*runs.values(), strict=True):
@@ -93,7 +107,9 @@ def main() -> None:
         for engine, found in runs.items():
             values = " | ".join(f"{value:.3g}" for value in curve(found, key))
             print(f"| {key} | {engine} | {values} |")
-    if len(arguments.seeds) > 1:
+    for native, trl in zip(*runs.values(), strict=True):
+        print(f"\nseed {native.recipe().train.seed}: {speed(native, trl)}")
+    if len(arguments.seeds) > 1 and runs["native"][0].evaluation():
         print(f"\n{difference(runs)}")
 
 

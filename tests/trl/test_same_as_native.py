@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from aha.recipe import Recipe
+from aha.model.gguf import kept_smollm2, packaged_smollm2
+from aha.recipe import Recipe, load_recipe, with_overrides
 from aha.runs import RunDirectory
 from aha.tiny import weights_path
 from aha.train.start import start_run
@@ -69,8 +70,6 @@ def test_the_same_completions_make_the_same_run(
     without_report: None,
     tmp_path: Path,
 ) -> None:
-    # Not the untrained model, which writes padding now and then: transformers does not train the
-    # embedding of a model's padding token, and the native engine does.
     more = ("model.name=aha-tiny", "optimizer.learning_rate=1e-3", "optimizer.warmup_ratio=0.3",
             "generation.max_completion_length=40", "optimizer.adam_beta1=0.8",
             # Large, for Adam would make steps of full size of gradients that are rounding only.
@@ -105,6 +104,51 @@ def test_the_same_completions_make_the_same_run(
         assert (got[name] - expected[name]).norm() < 1e-3 * moved, name
     assert trl.evaluation().keys() == native.evaluation().keys() == {"before", "after"}
     assert trl.evaluation()["before"] == native.evaluation()["before"]
+
+
+@pytest.mark.parametrize("model", ["random", pytest.param("smollm2-135m", marks=pytest.mark.slow)])
+def test_a_language_models_recipe_has_the_same_loss_and_gradients(
+    model: str,
+    small: Make,
+    native_sampling: None,
+    without_report: None,
+    random_model: Callable[..., Any],
+    byte_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    """Word problems in a chat template, two updates of Adam; 2e-4 of a figure or of a movement."""
+    if model == "random":
+        folder = tmp_path / "random"
+        random_model(vocab_size=len(byte_tokenizer), max_position_embeddings=1024).save_pretrained(
+            folder
+        )
+        byte_tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+        byte_tokenizer.save_pretrained(folder)
+        model = str(folder)
+    elif kept_smollm2() is None and packaged_smollm2() is None:
+        pytest.skip("the package with SmolLM2 is not installed (make smollm2)")
+    varies = tmp_path / "varies.py"
+    varies.write_text(
+        "def vowels(completions, **_):\n"
+        "    return [len(set(turn[0]['content'])) / 10 for turn in completions]\n"
+    )
+    changes = [
+        f"model.name={model}", "train.max_steps=2", "train.save_steps=1", "evaluation.n=0",
+        "grpo.prompts_per_step=2", "generation.num_generations=4", "logging.report_to=[]",
+        "generation.max_completion_length=24", "optimizer.adam_epsilon=1e-3",
+        f"rewards=[{{name: accuracy}}, {{name: hash_format}}, {{name: '{varies}:vowels'}}]",
+    ]  # fmt: skip
+    recipe = load_recipe("word-problems-smollm2", changes)
+    native = start_run(recipe, tmp_path / "native")
+    trl = start_on_trl(with_overrides(recipe, ["engine=trl"]), tmp_path / "trl")
+    first = native.checkpoints / "step-000001" / NAME
+    for ours, theirs in zip(native.metrics(), trl.metrics(), strict=True):
+        assert ours["trained_rows"] > 0
+        for key in ("loss", "grad_norm", "entropy", "reward"):
+            assert theirs[key] == pytest.approx(ours[key], rel=2e-4, abs=2e-6), key
+    expected, got = load_file(first), load_file(trl.checkpoints / "step-000001" / NAME)
+    for name in expected:
+        assert (got[name] - expected[name]).abs().max() <= 2e-4 * expected[name].abs().max(), name
 
 
 def test_both_engines_open_the_thoughts_once(

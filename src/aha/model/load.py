@@ -276,6 +276,8 @@ def load_model(
     if adapter is not None:
         model = with_adapter(model, adapter)
     switch_off_dropout(model)
+    # transformers does not train the embedding of this token. Many chat models end a turn with it.
+    model.get_input_embeddings().padding_idx = None
     # In eval mode bitsandbytes computes otherwise, and on a CPU without a gradient; nothing else
     # here depends on the mode, and the sampler must draw from what the trainer scores.
     return model.train() if options else model.to(device)
