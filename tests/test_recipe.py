@@ -188,3 +188,9 @@ def test_another_task_leaves_out_the_keys_of_the_recipes_own(tmp_path: Path) -> 
     assert (other.task.name, other.task.steps) == ("custom", (1, 2, 3))
     with pytest.raises(UserError, match=r"task\.steps is \(1,\); it goes with"):
         load_recipe(str(path), ["task.steps=[1]", "task.name=custom"])
+
+
+@pytest.mark.parametrize("style", ["boxed", "hash"])
+def test_countdown_refuses_a_layout_that_it_cannot_read(style: str) -> None:
+    with pytest.raises(UserError, match=f"prompt.style is '{style}'; task 'countdown' reads"):
+        load_recipe("mini-r1-1.5b", [f"prompt.style={style}"])

@@ -81,6 +81,11 @@ class Recipe(Section):
                     f"task.{key} is {quoted(value)}; it goes with task.name {owner!r}, and "
                     f"task.name is {name!r}"
                 )
+        if TASKS[name].needs_tags and (style := self.prompt.style) in ("boxed", "hash"):
+            raise ValueError(
+                f"prompt.style is {style!r}; task {name!r} reads answers in tags only, so it must "
+                "be another"
+            )
         if self.engine == "native" and self.trl is not None:
             raise ValueError("trl is set and engine is 'native'; set engine: trl, or trl: null")
         names = [reward.name for reward in self.rewards]

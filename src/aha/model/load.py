@@ -105,12 +105,10 @@ def _require_on_hub(name: str) -> None:
     Errors: UserError if it does not have the model, Unreachable if it does not answer.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         HfApi().model_info(name, timeout=10)
-    except HFValidationError:
-        raise UserError(f"model.name: {name!r} is not a valid hub name.") from None
     except RepositoryNotFoundError:
         raise UserError(
             f"model.name: {name!r} is neither a folder here nor a model on the hub."

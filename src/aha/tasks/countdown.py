@@ -144,6 +144,7 @@ class Countdown(Task):
     columns = ("target", "nums")
     generates = True
     searches = True
+    needs_tags = True
     example = "15 from 3 13 5"
     rules = "countdown"
 

@@ -25,15 +25,14 @@ from typing import Any
 from aha.answers.workers import Workers, serve
 from aha.sections import TaskSection
 from aha.tasks.data import ProblemSet
-from aha.tasks.task import Columns, Split, Task, bare, split_of, text_key
+from aha.tasks.task import Columns, Split, Task, bare, distinct, text_key
 from aha.types import Problem, UserError
 from aha.visible import did_you_mean, first_line, package_yaml, quoted, visible
 
 _COLUMNS = ("problem", "answer", "dataset", "config", "seed", "index")
 # Problems of one seed. Some sets make all their problems before the first one.
 _BLOCK = 2_000
-# This many draws in a row without a new problem mean that the set holds no other.
-_MAX_FRUITLESS_DRAWS = 2_000
+_PATIENCE = 2_000  # draws without a new problem: some sets take half a second for one
 _EXAMPLE = 100  # characters of a problem in the list of sets
 _FORBIDDEN = (
     "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.kill", "os.remove",
@@ -200,27 +199,27 @@ class ReasoningGym(Task):
         except TypeError as error:
             raise UserError(f"task.config is {quoted(section.config)}: {error}.") from None
         rng = random.Random(f"{self.name}:{split}:{seed}")
-        seen: set[str] = set()
-        fruitless = 0
-        while fruitless < _MAX_FRUITLESS_DRAWS:
-            block_seed = rng.randrange(2**32)
-            dataset = dataset_of(section.dataset, config, block_seed)
-            for index in range(len(dataset)):
-                fruitless += 1
-                entry = _made(dataset, index)
-                key = text_key(entry["question"])
-                if key in seen or split_of(key) != split:
-                    continue
-                fruitless = 0
-                seen.add(key)
-                place = (section.dataset, config, block_seed, index)
-                values = (entry["question"], str(entry["answer"]), *place)
-                yield Problem(self.name, key, dict(zip(_COLUMNS, values, strict=True)))
-        if not seen:
+
+        def made() -> Iterator[Problem]:
+            while True:
+                block_seed = rng.randrange(2**32)
+                dataset = dataset_of(section.dataset, config, block_seed)
+                for index in range(len(dataset)):
+                    entry = _made(dataset, index)
+                    place = (section.dataset, config, block_seed, index)
+                    values = (entry["question"], str(entry["answer"]), *place)
+                    row = dict(zip(_COLUMNS, values, strict=True))
+                    yield Problem(self.name, text_key(entry["question"]), row)
+
+        found = distinct(made().__next__, split, _PATIENCE)
+        first = next(found, None)
+        if first is None:
             raise UserError(
                 f"task.dataset is {section.dataset!r}, which has too few problems with task.config "
                 f"{config}: none is in the {split} split."
             )
+        yield first
+        yield from found
 
     def correct_many(
         self, answers: Sequence[str | None], rows: Sequence[Columns]

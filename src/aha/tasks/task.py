@@ -30,8 +30,6 @@ TEST_FRACTION = 0.1
 # Held-out problems come from one stream for all recipes and seeds, so accuracies compare.
 _TEST_SEED = 0
 _GENERATED_TRAIN = 10_000
-# This many draws in a row without a new problem mean that the ranges hold no other.
-_MAX_FRUITLESS_DRAWS = 20_000
 # GSM8K marks each computation of a gold solution so.
 _COMPUTATION = "<<"
 
@@ -43,11 +41,16 @@ def split_of(key: str) -> Split:
     return "test" if share < TEST_FRACTION else "train"
 
 
-def distinct(draw: Callable[[], Problem | None], split: Split) -> Iterator[Problem]:
-    """The problems of one split that `draw` makes, each once, until no more are found."""
+def distinct(
+    draw: Callable[[], Problem | None], split: Split, patience: int = 20_000
+) -> Iterator[Problem]:
+    """The problems of one split that `draw` makes, each once.
+
+    It ends after `patience` draws in a row without a new one.
+    """
     seen: set[str] = set()
     fruitless = 0
-    while fruitless < _MAX_FRUITLESS_DRAWS:
+    while fruitless < patience:
         fruitless += 1
         problem = draw()
         if problem is None or problem.key in seen or split_of(problem.key) != split:
@@ -124,6 +127,8 @@ class Task(ABC):
     """True if people solve it by trying combinations: to turn back is to give up a try."""
     example: ClassVar[str] = "a question, and #### ANSWER if you know it"
     """A problem as a person may type it, for a hint."""
+    needs_tags: ClassVar[bool] = False
+    """True if only answers in tags are read, so that no `prompt.style` may ask for others."""
     rules: ClassVar[str] = "text"
     """The rules of `aha.reasoning` for this task's texts, beside those for all."""
     harness_metrics: ClassVar[tuple[str, ...]] = ()
