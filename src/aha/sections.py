@@ -76,6 +76,9 @@ class TaskSection(Section):
         (), description="these instead, as `aha play --problem` takes them, trained and tested on"
     )
     num_train: int | None = Field(None, ge=1, description="none: all, or 10,000 generated")
+    easy_steps: int = Field(
+        0, ge=0, description="first steps, which draw only the easiest problems (by difficulty)"
+    )
     data_seed: int = Field(0, description="seed of the generator; never moves test problems")
     dataset: str | None = Field(None, description="reasoning-gym's set; other tasks refuse it")
     config: dict[str, Any] = Field(

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 import aha.train.checkpoint as checkpoint
+from aha.recipe import load_recipe
 from aha.rollout.base import rollout_seed
 from aha.sections import OptimizerSection
+from aha.tasks import load_problems
 from aha.train.schedule import ProblemStream, learning_rate_at
 from aha.types import Problem
 
@@ -48,6 +50,21 @@ def test_a_step_does_not_depend_on_the_steps_before_it() -> None:
     for step in range(1, 8):
         steps = walked.at(step)
     assert ProblemStream(problems, per_step=4, seed=3).at(7) == steps
+
+
+def test_the_first_steps_may_draw_the_easiest_problems_only() -> None:
+    section = load_recipe("word-problems-smollm2").task
+    problems = load_problems(section, "train", 60).problems
+    stream = ProblemStream(problems, per_step=4, seed=0, rounds=2, easy_steps=2)
+    easy = [p for step in (1, 2) for round_ in (0, 1) for p in stream.at(step, round_)]
+    assert {problem.columns["steps"] for problem in easy} == {1}
+    later = [p for step in (3, 4, 5) for round_ in (0, 1) for p in stream.at(step, round_)]
+    assert {problem.columns["steps"] for problem in later} == {1, 2, 3}
+    epoch = [p for step in range(1, 8) for round_ in (0, 1) for p in stream.at(step, round_)]
+    assert len({problem.key for problem in epoch}) == 56  # none twice in an epoch
+    unknown = [Problem("custom", str(n), {"problem": str(n)}) for n in range(60)]
+    plain = ProblemStream(unknown, per_step=4, seed=0)
+    assert ProblemStream(unknown, per_step=4, seed=0, easy_steps=9).at(3) == plain.at(3)
 
 
 def test_no_two_steps_share_a_random_stream() -> None:

@@ -7,19 +7,29 @@ import random
 from collections.abc import Sequence
 
 from aha.sections import OptimizerSection
+from aha.tasks import TASKS
 from aha.types import Problem
 
 
 class ProblemStream:
-    """Training problems in a new order every epoch; a step may draw `rounds` times."""
+    """Training problems in a new order every epoch; a step may draw `rounds` times.
+
+    The first `easy_steps` steps draw only the easiest problems, as far as there are any.
+    """
 
     def __init__(
-        self, problems: Sequence[Problem], per_step: int, seed: int, rounds: int = 1
+        self,
+        problems: Sequence[Problem],
+        per_step: int,
+        seed: int,
+        rounds: int = 1,
+        easy_steps: int = 0,
     ) -> None:
         self._problems = problems
         self._per_step = per_step
         self._seed = seed
         self._rounds = rounds
+        self._first = easy_steps * rounds * per_step
         self._order: tuple[int, list[int]] = (-1, [])
 
     def at(self, step: int, round_: int = 0) -> list[Problem]:
@@ -36,6 +46,11 @@ class ProblemStream:
         if self._order[0] != epoch:
             order = list(range(len(self._problems)))
             random.Random(f"{self._seed}:{epoch}").shuffle(order)
+            if epoch == 0 and self._first:
+                kinds = [TASKS[p.task].difficulty(p.columns) or "" for p in self._problems]
+                least = min(kinds)
+                easy = [index for index in order if kinds[index] == least][: self._first]
+                order = list(dict.fromkeys([*easy, *order]))
             self._order = (epoch, order)
         return self._problems[self._order[1][place]]
 

@@ -86,7 +86,9 @@ def load_training_data(
     tokenizer: Any = load_tokenizer(recipe.model, str(resume_from) if resume_from else None)
     grpo = recipe.grpo
     rounds = grpo.max_sampling_rounds if grpo.dynamic_sampling else 1
-    stream = ProblemStream(found.problems, grpo.prompts_per_step, recipe.train.seed, rounds)
+    stream = ProblemStream(
+        found.problems, grpo.prompts_per_step, recipe.train.seed, rounds, recipe.task.easy_steps
+    )
     asked = [found.problems[0], *stream.at(1), *held_out]
     if every_prompt:
         steps = range(1, recipe.train.max_steps + 1)

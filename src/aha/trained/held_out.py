@@ -18,7 +18,7 @@ from aha.model.lora import is_adapter
 from aha.recipe import Recipe, load_recipe
 from aha.rollout.vllm import VllmEngine
 from aha.runs import writable, write_lines
-from aha.tasks import load_problems
+from aha.tasks import TASKS, load_problems
 from aha.tasks.data import overlap
 from aha.trained import (
     Subject,
@@ -171,7 +171,13 @@ def _notes(subject: Subject, problems: Sequence[Problem], request: EvalRequest) 
     elif trained_by is not None:
         try:
             task = load_recipe(str(trained_by)).task
-            shared = overlap(problems, load_problems(task, "train", task.num_train).problems)
+            known = load_problems(task, "train", task.num_train).problems
+            if task.source is None and TASKS[task.name].generates:
+                # Made from one set of templates, so they share words; the key is the content.
+                keys = {problem.key for problem in known}
+                shared = [problem.key for problem in problems if problem.key in keys]
+            else:
+                shared = overlap(problems, known)
         except UserError as error:
             # The training problems may be on another machine; the figures are valid without them.
             notes.append(f"note: overlap with what it was trained on is not known: {error}")
