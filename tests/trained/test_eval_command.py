@@ -15,9 +15,11 @@ from aha.evaluate import EvalRequest
 from aha.recipe import dump_recipe, load_recipe
 from aha.runs import RunDirectory, write_lines
 from aha.tasks import load_problems
+from aha.tasks.data import overlap
 from aha.train.start import resume_run
+from aha.trained import Subject
 from aha.trained.export import export
-from aha.trained.held_out import run_eval
+from aha.trained.held_out import _notes, run_eval
 from aha.types import UserError
 from begun_run import begun_run
 
@@ -123,6 +125,22 @@ def test_a_set_of_one_s_own_is_looked_for_in_the_training_problems(
     (note,) = found.notes
     assert note.startswith("note: 2 of 3 problems overlap with the training problems of ")
     assert trained[0].key in note
+
+
+def test_problems_of_one_generator_overlap_by_content_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They share whole sentences, which other sets may not."""
+    recipe, file = load_recipe("word-problems-smollm2"), tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    monkeypatch.setattr("aha.trained.held_out.own_recipe", lambda subject: file)
+    fresh = load_problems(recipe.task, "test", 50).problems
+    request, subject = EvalRequest("unused"), Subject("unused", "unused", None)
+    assert overlap(fresh, load_problems(recipe.task, "train", None).problems)
+    assert _notes(subject, fresh, request) == ()
+    trained = load_problems(recipe.task, "train", 2).problems
+    (note,) = _notes(subject, (*trained, *fresh), request)
+    assert note.startswith("note: 2 of 52 problems overlap with the training problems of ")
 
 
 def test_an_exported_folder_knows_its_training_problems(run: RunDirectory, tmp_path: Path) -> None:

@@ -172,8 +172,9 @@ def _notes(subject: Subject, problems: Sequence[Problem], request: EvalRequest) 
         try:
             task = load_recipe(str(trained_by)).task
             known = load_problems(task, "train", task.num_train).problems
-            if task.source is None and TASKS[task.name].generates:
-                # Made from one set of templates, so they share words; the key is the content.
+            generated = task.source is None and TASKS[task.name].generates
+            if generated and all(problem.task == task.name for problem in problems):
+                # Made by one program, so they share words; the key is the content.
                 keys = {problem.key for problem in known}
                 shared = [problem.key for problem in problems if problem.key in keys]
             else:
