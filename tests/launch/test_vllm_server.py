@@ -123,7 +123,7 @@ def test_the_server_samples_in_the_type_that_is_trained(changes: list[str], dtyp
 
 def test_trl_takes_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its options are read by TRL's own parser."""
-    pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
+    pytest.importorskip("trl.trainer", reason="trl is not installed; it needs Python 3.11")
     from trl.scripts.vllm_serve import ScriptArguments
 
     from trl import TrlParser

@@ -120,7 +120,7 @@ def test_a_run_that_is_too_long_leaves_nothing_behind(gpt2: str, tmp_path: Path)
 
 
 def test_trl_refuses_it_too(gpt2: str, tmp_path: Path) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("trl.trainer")
     from aha.trl.backend import start_run as start_on_trl
 
     with pytest.raises(UserError, match="max_completion_length is 240"):

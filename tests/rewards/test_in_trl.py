@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
+pytest.importorskip("trl.trainer", reason="trl is not installed; it needs Python 3.11")
 
 from aha.rewards import load_reward
 from trl import GRPOConfig, GRPOTrainer

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-pytest.importorskip("trl", reason="trl is not installed; it needs Python 3.11")
+pytest.importorskip("trl.trainer", reason="trl is not installed; it needs Python 3.11")
 
 from aha.grpo.advantages import group_advantages
 from aha.grpo.logprobs import LogprobModel

@@ -198,7 +198,7 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_vllm_is_not_here(small: Make, tmp_path: Path) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("trl.trainer")
     from importlib.util import find_spec
 
     if find_spec("vllm") is not None:

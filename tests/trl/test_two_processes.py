@@ -20,7 +20,7 @@ from aha.tiny import weights_path
 from aha.train.start import start_run
 from ports import free_port
 
-pytest.importorskip("trl")
+pytest.importorskip("trl.trainer")
 pytestmark = pytest.mark.slow
 
 DRIVER = Path(__file__).parent / "native_turn.py"
