@@ -47,7 +47,8 @@ class ProblemStream:
             order = list(range(len(self._problems)))
             random.Random(f"{self._seed}:{epoch}").shuffle(order)
             if epoch == 0 and self._first:
-                kinds = [TASKS[p.task].difficulty(p.columns) or "" for p in self._problems]
+                # "~" sorts last: a problem of unknown difficulty is not among the easiest.
+                kinds = [TASKS[p.task].difficulty(p.columns) or "~" for p in self._problems]
                 least = min(kinds)
                 easy = [index for index in order if kinds[index] == least][: self._first]
                 order = list(dict.fromkeys([*easy, *order]))
