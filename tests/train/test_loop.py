@@ -92,6 +92,8 @@ def on_a_tiny_model(name: str, folder: str) -> Recipe:
         [
             f"model.name={folder}",
             f"task.source={source}",
+            "task.problems=[]",
+            "evaluation.at_least=null",
             "train.max_steps=2",
             "grpo.prompts_per_step=2",
             "generation.num_generations=4",

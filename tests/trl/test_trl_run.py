@@ -335,7 +335,8 @@ def test_every_recipe_trains_a_step_on_real_rows(
         [
             "engine=trl", f"model.name={folder}", f"task.source={source}", "train.max_steps=1",
             "grpo.prompts_per_step=2", "generation.num_generations=4", "evaluation.n=2",
-            "generation.max_completion_length=12", "logging.report_to=[]",
+            "generation.max_completion_length=12", "logging.report_to=[]", "task.problems=[]",
+            "evaluation.at_least=null",
         ],
     )  # fmt: skip
     run = start_run(recipe, tmp_path / "run")

@@ -184,16 +184,22 @@ def _numbered(rows: Iterable[Any], source: str) -> Iterator[tuple[str, Any]]:
         yield f"{source}, row {number}", row
 
 
-def overlap(problems: Sequence[Problem], others: Iterable[Problem]) -> list[str]:
+def overlap(
+    problems: Sequence[Problem], others: Sequence[Problem], generated: bool = False
+) -> list[str]:
     """The keys of `problems` that share NGRAM words in a row with one of `others`.
 
     A shorter text is compared as a whole, and a problem without a text (Countdown) by its key.
+    `generated` says that the task of `others` makes its problems. Those of one such task are also
+    compared by key, because they share sentences.
     """
-    known: set[object] = set()
-    for other in others:
-        known.add(other.key)
-        known |= _grams(other)
-    return [p.key for p in problems if p.key in known or not known.isdisjoint(_grams(p))]
+    by_key = generated and len({problem.task for problem in (*problems, *others)}) == 1
+    known: set[object] = {other.key for other in others}
+    if not by_key:
+        known.update(*map(_grams, others))
+    return [
+        p.key for p in problems if p.key in known or not (by_key or known.isdisjoint(_grams(p)))
+    ]
 
 
 def _grams(problem: Problem) -> set[object]:
@@ -213,7 +219,7 @@ def prepare(
     """
     train = task.load(section, "train", section.num_train)
     test = task.load(section, "test", None)
-    overlaps = {"the test split": overlap(train.problems, test.problems)}
+    overlaps = {"the test split": overlap(train.problems, test.problems, task.generates)}
     left_out: set[str] = set()
     for source in decontaminate:
         unmapped = section.model_copy(update={"columns": {}})

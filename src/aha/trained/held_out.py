@@ -172,13 +172,7 @@ def _notes(subject: Subject, problems: Sequence[Problem], request: EvalRequest) 
         try:
             task = load_recipe(str(trained_by)).task
             known = load_problems(task, "train", task.num_train).problems
-            generated = task.source is None and TASKS[task.name].generates
-            if generated and all(problem.task == task.name for problem in problems):
-                # Made by one program, so they share words; the key is the content.
-                keys = {problem.key for problem in known}
-                shared = [problem.key for problem in problems if problem.key in keys]
-            else:
-                shared = overlap(problems, known)
+            shared = overlap(problems, known, TASKS[task.name].generates)
         except UserError as error:
             # The training problems may be on another machine; the figures are valid without them.
             notes.append(f"note: overlap with what it was trained on is not known: {error}")
