@@ -70,6 +70,13 @@ def test_a_mistake_is_one_sentence(override: str, words: list[str]) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("text", ["End with #### and 7", "#### 7", "  a #b "])
+def test_set_reads_a_hash_as_text_and_not_as_a_comment(text: str) -> None:
+    assert load_recipe(DEFAULT_RECIPE, [f"prompt.system={text}"]).prompt.system == text.strip()
+    with pytest.raises(UserError, match=r"'5 #6'"):
+        load_recipe(DEFAULT_RECIPE, ["train.max_steps=5 #6"])
+
+
 @pytest.mark.parametrize(
     "content",
     ["- 1\n", "a: [\n", "", "\tx: 1\n", "a: 2020-13-45\n", f"a: {'[' * 3000}{']' * 3000}"],

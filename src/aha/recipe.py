@@ -155,7 +155,9 @@ def _parsed(text: str, overrides: tuple[str, ...], source: str) -> Recipe:
 def yaml_value(text: str, where: str) -> Any:
     """The value of an option written in YAML. Errors: UserError naming `where` and the text."""
     try:
-        return yaml.safe_load(text)
+        read = list(yaml.scan(text))[-2].end_mark.index  # the last token is the stream's end
+        # An option has no comments: YAML drops "#" and what follows, but the user meant it.
+        return text.strip() if text[read:].strip() else yaml.safe_load(text)
     except _YAML_FAULTS:
         raise UserError(f"{where}: {text!r} is not a YAML value.") from None
 
