@@ -52,6 +52,10 @@ def label(option: Option) -> str:
         kind = "LoRA on nf4"
     elif "lora" in keys:
         kind = "LoRA"
+    elif "optimizer.state" in keys:
+        kind = "all weights, " + (
+            "8-bit state" if "8bit" in str(option.settings) else "state on the CPU"
+        )
     smaller = "*" if _SMALLER & keys else ""
     tight = ", tight" if option.fit == "tight" else ""
     return f"{kind}{smaller}, {option.peak / 2**30:.1f}{tight}"

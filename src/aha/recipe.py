@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -176,12 +177,19 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def require_trainable(recipe: Recipe) -> None:
-    """Errors: UserError for quantised weights without adapters, which only evaluation can use."""
+    """Errors: UserError for quantised weights without adapters, which only evaluation can use, and
+    for an optimizer whose package is missing.
+    """
     kind = recipe.model.quantization
     if kind != "none" and recipe.lora is None:
         raise UserError(
             f"model.quantization is {kind!r}; quantised weights are not trained, so it needs "
             "adapters: --set lora={} (or --lora)."
+        )
+    if recipe.optimizer.state == "8bit" and find_spec("bitsandbytes") is None:
+        raise UserError(
+            "optimizer.state is '8bit', which needs bitsandbytes: "
+            "pip install 'aha-zero[quantized]'."
         )
 
 

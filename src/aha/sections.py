@@ -208,6 +208,11 @@ class OptimizerSection(Section):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    state: Literal["device", "cpu", "8bit"] = Field(
+        "device",
+        description="AdamW's moments; cpu: in the CPU's memory, updated there; 8bit: a quarter of "
+        "the size, by bitsandbytes",
+    )
 
 
 class TrainSection(Section):

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from aha.bench import against_trl
-from aha.bench.native_side import Ratio, rollout_speeds
+from aha.bench.native_side import NativeSide, Ratio, rollout_speeds
 from aha.bench.worker import in_turn
 from aha.bench.workload import (
     SHAPES,
@@ -76,6 +76,13 @@ def test_workers_take_turns_and_report() -> None:
     assert [t.tokens for t in steps[0]] == [t.tokens for t in steps[1]]
 
 
+def test_prompts_of_a_shape_are_as_long_as_asked_and_differ() -> None:
+    side = NativeSide(Spec("native", "aha-tiny", 4, 2, 3, threads=1, prompt=40))
+    asked = [prompt.token_ids for prompt in side.prompts]
+    assert {len(ids) for ids in asked} == {40}
+    assert len(set(asked)) == 4
+
+
 def test_a_worker_that_dies_says_why() -> None:
     spec = Spec("native", "no/such/model", prompts=1, generations=2, limit=4, threads=1)
     with pytest.raises(RunFailure, match="no/such/model"):
@@ -118,12 +125,21 @@ def test_the_command_writes_the_promised_keys(
     )
     monkeypatch.setattr(against_trl, "small_model", lambda *_: small)
     monkeypatch.setattr(against_trl, "large_shape", lambda *_: {"memory_ratio": 0.5})
+    words = {
+        "shared_prompt_ratio": {**ratio, "median": 1.9},
+        "train_share_of_peak": 0.7,
+        "rollout_share_of_peak": 0.6,
+    }
+    monkeypatch.setattr(against_trl, "word_problems", lambda *_: words)
     path = tmp_path / "bench.json"
     main(["bench", "--json", str(path), "--after", "aha-tiny"])
     written = json.loads(path.read_text())
     assert written["step_ratio_before_rl"] == written["step_ratio_after_rl"] == 5.0
     assert written["rollout_ratio"] == 4.5
     assert written["memory_ratio"] == 0.5
+    assert written["shared_prompt_ratio"] == 1.9
+    assert written["train_share_of_peak_135m"] == 0.7
+    assert written["rollout_share_of_peak_135m"] == 0.6
 
 
 def test_a_missing_folder_is_said_before_anything_runs(

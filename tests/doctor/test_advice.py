@@ -40,7 +40,7 @@ def test_the_table_has_each_setting_by_itself() -> None:
     assert found[0] == ""
     assert [text.partition("=")[0] for text in found[1:]] == [
         "train.tokens_per_microbatch", "train.gradient_checkpointing", "generation.max_rows",
-        "model.dtype", "lora", "lora",
+        "optimizer.state", "model.dtype", "lora", "lora",
     ]  # fmt: skip
     assert found[-1] == "lora={} optimizer.learning_rate=3e-05 model.quantization=nf4"
     # Checkpointing that is on already is no option.
@@ -65,8 +65,8 @@ def test_settings_with_room_come_before_tight_ones() -> None:
     assert keys(smaller) == pieces
     assert smaller.fit == "tight"
     assert advice.recommended is not None
-    # The recipe's 3e-6 is a rate for all weights; adapters want ten times as much.
-    assert advice.recommended.settings == ("lora={}", "optimizer.learning_rate=3e-05")
+    # On a GPU the CPU's memory can take the optimizer's state, and the results stay.
+    assert advice.recommended.settings == ("optimizer.state=cpu",)
 
 
 @pytest.mark.parametrize(("room", "fit"), [(1.2, "yes"), (1.05, "tight"), (0.99, "no")])
@@ -82,6 +82,8 @@ def test_then_adapters_then_a_quantised_base() -> None:
     assert adapters is not None
     assert keys(adapters) >= {"lora"}
     assert "model.quantization" not in keys(adapters)
+    # The recipe's 3e-6 is a rate for all weights; adapters want ten times as much.
+    assert "optimizer.learning_rate=3e-05" in adapters.settings
     quantised = advise(subject(4)).recommended
     assert quantised is not None
     assert "model.quantization=nf4" in quantised.settings

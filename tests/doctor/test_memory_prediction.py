@@ -114,6 +114,9 @@ def test_the_command_predicts_what_it_measures(
         slow("deep", "lora={}"),
         slow("deep", "train.tokens_per_microbatch=80", "grpo.beta=0.05"),
         slow("wide"),
+        slow("wide", "optimizer.state=8bit"),
+        slow("large-vocabulary", "optimizer.state=8bit"),
+        slow("deep", "optimizer.state=8bit"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "whole",
 )

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from aha.grpo.batches import PLACES, Row, micro_batches
 from aha.grpo.logprobs import LogprobModel
 from aha.model.llama import blocks_of
+from aha.model.ops import shared_beginnings
 
 CPU = torch.device("cpu")
 LENGTHS = st.tuples(st.integers(1, 9), st.integers(1, 30))
@@ -40,9 +41,12 @@ def test_every_row_is_in_one_batch_within_the_budget(
             assert batch.targets_N[mine].tolist() == list(completion)
             # Each target is predicted by the token that stands before it.
             assert batch.predict_N[mine].tolist() == at[len(prompt) - 1 :].tolist()
-        prompts = {rows[index].prompt_ids for index in batch.index_B.tolist()}
-        own = sum(len(rows[index].completion_ids) - 1 for index in batch.index_B.tolist())
-        assert len(batch.ids_M) == sum(map(len, prompts)) + own
+        # Each beginning of a row exists once.
+        read = [
+            (*rows[index].prompt_ids, *rows[index].completion_ids[:-1])
+            for index in batch.index_B.tolist()
+        ]
+        assert len(batch.ids_M) == len({ids[: n + 1] for ids in read for n in range(len(ids))})
         # A token is picked where it stands.
         assert batch.place_BS.flatten()[batch.pick_M].tolist() == list(range(len(batch.ids_M)))
 
@@ -87,3 +91,15 @@ def alone(model: PreTrainedModel, row: Row, temperature: float) -> torch.Tensor:
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, len(row.prompt_ids) - 1 : -1]
     return torch.log_softmax(logits / temperature, dim=-1)
+
+
+def test_beginnings_are_shared_with_the_row_before() -> None:
+    rows = [(5, 6, 7), (5, 6, 8, 9), (5,), (4, 6)]
+    ids, position, place, pick = shared_beginnings(rows)
+    assert ids.tolist() == [5, 6, 7, 8, 9, 4, 6]
+    assert position.tolist() == [0, 1, 2, 2, 3, 0, 1]
+    assert place.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [0, 0, 0, 0], [5, 6, 0, 0]]
+    assert place.flatten()[pick].tolist() == list(range(7))
+    *_, left, pick = shared_beginnings(rows, left=True)
+    assert left.tolist() == [[0, 0, 1, 2], [0, 1, 3, 4], [0, 0, 0, 0], [0, 0, 5, 6]]
+    assert left.flatten()[pick].tolist() == list(range(7))

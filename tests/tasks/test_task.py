@@ -110,5 +110,7 @@ def test_difficulty_in_the_words_of_the_task() -> None:
     assert difficulty_of({"problem": "x", "level": "Level 4"}) == "Level 4"
     assert difficulty_of({"problem": "x", "level": 4}) == "level 4"
     gold = "He has <<2+2=4>>4 and <<4*2=8>>8.\n#### 8"
-    assert difficulty_of({"question": "x", "answer": gold}) == " 2 steps"
-    assert difficulty_of({"question": "x", "answer": "8"}) is None
+    for answer, expected in ((gold, " 2 steps"), ("8", None)):
+        problem = TASKS["gsm8k"].problem({"question": "x", "answer": answer}, "a row")
+        assert problem is not None
+        assert difficulty_of(problem.columns) == expected

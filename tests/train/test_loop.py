@@ -183,16 +183,16 @@ def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("without_report")
-@pytest.mark.parametrize("beta", [0.0, 0.05])
+@pytest.mark.parametrize("change", ["grpo.beta=0.0", "grpo.beta=0.05", "optimizer.state=8bit"])
 def test_an_interrupted_run_resumes_as_if_never_stopped(
-    beta: float, model_folder: str, tmp_path: Path
+    change: str, model_folder: str, tmp_path: Path
 ) -> None:
     recipe = small(
         "countdown-tiny",
         model_folder,
         "train.max_steps=5",
         "train.save_steps=2",
-        f"grpo.beta={beta}",
+        change,
     )
     whole = start_run(recipe, tmp_path / "whole")
 

@@ -21,9 +21,17 @@ def test_the_budget_follows_the_free_memory_between_its_bounds(
     per_token = bytes_per_token(model, fused=True, recompute=False)
     trained = sum(p.numel() * 4 for p in model.parameters())
     room = int(3 * trained + 2 * per_token * 1000)
-    assert tokens_that_fit(model, True, False, room) == pytest.approx(1000, abs=1)
-    assert tokens_that_fit(model, True, False, 0) == 256
-    assert tokens_that_fit(model, True, False, 10**12) == 2048
+    assert tokens_that_fit(model, True, False, "device", room) == pytest.approx(1000, abs=1)
+    assert tokens_that_fit(model, True, False, "device", 0) == 256
+    assert tokens_that_fit(model, True, False, "device", 10**12) == 2048
+
+
+def test_a_smaller_state_leaves_more_room(random_model: Callable[..., PreTrainedModel]) -> None:
+    model = random_model()
+    room = 8 * sum(p.numel() * 4 for p in model.parameters())
+    assert tokens_that_fit(model, True, False, "8bit", room) > tokens_that_fit(
+        model, True, False, "device", room
+    )
 
 
 def test_what_a_token_keeps(random_model: Callable[..., PreTrainedModel]) -> None:

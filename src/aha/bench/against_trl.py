@@ -36,6 +36,8 @@ _RUNS = Path("runs")
 _SHAPE = "qwen2.5-0.5b"
 _SHAPE_LIMIT = 512
 _LENGTH_SHAPE = "qwen2.5-0.5b-4-layers"
+# A step of the recipe word-problems-smollm2, and the rows of its decoding.
+_WORDS_SHAPE, _WORDS_STEP, _WORDS_ROWS = "smollm2-135m", (10, 8, 75, 25), 32
 # Products as training has them (tokens x inputs x outputs), and a square one.
 _PRODUCTS = ((2048, 2048, 2048), (2048, 896, 4864), (2048, 4864, 896), (1024, 4096, 4096))
 _LARGE_PRODUCT = (8192, 8192, 8192)  # what it takes to keep a GPU busy
@@ -70,6 +72,8 @@ def bench(json_path: Path | None, after: str | None, runs: int, full: bool) -> N
         result[when] = small_model(model, threads, runs)
     print("shape of Qwen2.5-0.5B, 8 x 512 tokens:")
     result["large"] = large_shape(threads, machine)
+    print("shape of SmolLM2-135M, 10 x 8 completions of 25 tokens after prompts of 75:")
+    result["word_problems"] = words = word_problems(threads, runs)
     if full:
         print("costs:")
         result["costs"] = costs(threads)
@@ -79,6 +83,9 @@ def bench(json_path: Path | None, after: str | None, runs: int, full: bool) -> N
         "step_ratio_after_rl": trained_result["step_ratio"]["median"],
         "rollout_ratio": min(x["rollout_ratio"]["median"] for x in (before, trained_result)),
         "memory_ratio": result["large"]["memory_ratio"],
+        "shared_prompt_ratio": words["shared_prompt_ratio"]["median"],
+        "train_share_of_peak_135m": words["train_share_of_peak"],
+        "rollout_share_of_peak_135m": words["rollout_share_of_peak"],
         **result,
     }
     if json_path is not None:
@@ -222,6 +229,37 @@ def large_shape(threads: int, limits: dict[str, Any]) -> dict[str, Any]:
         f"decode at {result['decode_share_of_bandwidth']:.0%} of the bandwidth"
     )
     return result
+
+
+def word_problems(threads: int, runs: int) -> dict[str, Any]:
+    """A step of 10 prompts x 8 completions, beside one with a prompt for every completion.
+
+    The shares are of the fastest matrix product, and in decoding of the slower of that and the
+    memory, each measured beside it.
+    """
+    prompts, generations, prompt, limit = _WORDS_STEP
+    together = Spec("native", _WORDS_SHAPE, prompts, generations, limit, threads, prompt=prompt)
+    apart = replace(together, prompts=prompts * generations, generations=1)
+    shared, alone = in_turn([together, apart], runs)
+    ratio = Ratio.of([step.step_s for step in alone], [step.step_s for step in shared])
+    config, peak = Qwen2Config(**SHAPES[_WORDS_SHAPE]), matmul_peak()
+    flops = training_flops(config, prompts, generations, prompt, limit)
+    train_share = flops / statistics.median(step.train_s for step in shared) / peak
+    token_s = seconds_per_token(_WORDS_SHAPE, _WORDS_ROWS, threads)
+    peak, weights = matmul_peak(), decode_bytes(config, 0)
+    # A weight has 4 bytes and is read once for all rows, and multiplied and added once a row.
+    least_s = max(weights / read_bandwidth(), 2 * weights / 4 * _WORDS_ROWS / peak)
+    print(
+        f"  step: {ratio} times as fast as with a prompt for each completion; training at "
+        f"{train_share:.0%} of the matrix peak, decoding {_WORDS_ROWS} rows at "
+        f"{least_s / token_s:.0%} of its limit"
+    )
+    return {
+        "shared_prompt_ratio": asdict(ratio),
+        "train_share_of_peak": train_share,
+        "rollout_share_of_peak": least_s / token_s,
+        "sides": {"shared": _summary(shared), "apart": _summary(alone)},
+    }
 
 
 def costs(threads: int) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from aha.rollout.engine import NativeEngine
 from aha.tasks.prompts import ask
 from aha.train.loop import score_groups, with_advantages
 from aha.train.memory import tokens_that_fit
-from aha.train.state import build_optimizer, sampling_settings, update_settings
+from aha.train.optimizer import build_optimizer
+from aha.train.state import sampling_settings, update_settings
 from aha.types import Group
 
 
@@ -38,14 +39,21 @@ class NativeSide:
         self.blocks = blocks_of(self.model)
         self.engine = NativeEngine(self.model, self.tokenizer, self.blocks, dtype=autocast)
         self._policy = LogprobModel(self.model, self.blocks, spec.checkpointing, autocast)
-        self._optimizer = build_optimizer(self.model, self._recipe)
+        self._optimizer = build_optimizer(self.model, self._recipe.optimizer)
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
         fill_optimizer(self._optimizer)
         self._rewards = rewards_of(self._recipe)
         self._problems = spec.problems()
         self.prompts = ask(self._problems, self._recipe, self.tokenizer)
-        self._budget = tokens_that_fit(self.model, self.blocks is not None, spec.checkpointing)
+        if spec.prompt is not None:
+            self.prompts = tuple(
+                replace(each, token_ids=(each.token_ids * spec.prompt)[: spec.prompt])
+                for each in self.prompts
+            )
+        self._budget = tokens_that_fit(
+            self.model, self.blocks is not None, spec.checkpointing, self._recipe.optimizer.state
+        )
 
     @property
     def settings(self) -> SamplingSettings:

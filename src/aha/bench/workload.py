@@ -36,7 +36,8 @@ class Spec:
 
     `model` is a name or folder as in a recipe, on Countdown problems with the default recipe's
     rewards; or the name of a shape, with random weights, every completion exactly `limit` tokens
-    long and rewards that only alternate. `checkpointing` is gradient checkpointing.
+    long and rewards that only alternate. `checkpointing` is gradient checkpointing. `prompt` is
+    the length that a shape's prompts are repeated to, in tokens.
     """
 
     side: Side
@@ -46,6 +47,7 @@ class Spec:
     limit: int
     threads: int
     checkpointing: bool = False
+    prompt: int | None = None
 
     @property
     def is_shape(self) -> bool:

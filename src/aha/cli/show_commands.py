@@ -156,8 +156,19 @@ def doctor(
     memory: float | None = Option(
         None, metavar="GIB", help="Predict for a machine with this much memory.", min=0.1, max=10**6
     ),
-    device: Literal["cpu", "cuda"] | None = Option(
-        None, help="The device of --memory; default the recipe's or this machine's."
+    device: str | None = Option(
+        None,
+        metavar="DEVICE",
+        help="cpu, cuda or a card, such as l4, 4090, a100-80 or h100: the device of --memory, "
+        "which a card has. Default the recipe's or this machine's.",
+    ),
+    estimate: bool = Option(
+        False, "--estimate", help="Also estimate seconds, hours and cost on --device CARD."
+    ),
+    gpus: int = Option(1, help="Cards of --estimate.", min=1),
+    price: float | None = Option(None, help="Of one card for an hour.", min=0),
+    length: float | None = Option(
+        None, metavar="TOKENS", help="Mean completion of --estimate; default half the limit.", min=1
     ),
     config: Path | None = Option(
         None, metavar="FILE", help="The model's config.json, if the hub cannot be reached."
@@ -179,6 +190,10 @@ def doctor(
         set_ or (),
         memory_gib=memory,
         device=device,
+        timed=estimate,
+        gpus=gpus,
+        price=price,
+        length=length,
         config=config,
         offline=offline,
         measured=measure,

@@ -1,7 +1,8 @@
 """The findings on a recipe, and the settings with which it would fit into memory.
 
 Settings that change no result come first (smaller microbatches, checkpointing, fewer rows at a
-time), then adapters, then adapters on a quantised base. All weights in bfloat16 are shown, but
+time), then another place or size of the optimizer's state, then adapters, then adapters on a
+quantised base. All weights in bfloat16 are shown, but
 never recommended: most updates are rounded away.
 """
 
@@ -18,7 +19,7 @@ from aha.doctor.preview import Subject, model_is_here
 from aha.doctor.software import Find, Hub
 from aha.model.gguf import INSTALL_SMOLLM2, SMOLLM2, SMOLLM2_HUB, packaged_smollm2
 from aha.recipe import Recipe, with_overrides
-from aha.train.memory import Prediction, predict
+from aha.train.memory import Prediction, RunSizes, predict
 
 Settings = tuple[str, ...]  # as `--set` takes them
 # Predictions were up to a tenth too low (docs/doctor.md).
@@ -74,15 +75,19 @@ def advise(subject: Subject) -> Advice:
     adapters = () if recipe.lora else _with_adapters(recipe)
     nf4 = (*adapters, "model.quantization=nf4") if recipe.model.quantization == "none" else ()
     dtype = () if recipe.model.dtype == "bfloat16" else ("model.dtype=bfloat16",)
+    # On a GPU the CPU's memory takes the state and the results stay; a CPU can only round it.
+    state: Settings = ("optimizer.state=" + ("8bit" if subject.place.device == "cpu" else "cpu"),)
+    if recipe.lora or recipe.optimizer.state != "device":
+        state = ()
     alone = (
-        _halved(subject, (), _TOKENS), _checkpointing(recipe), _halved(subject, (), _ROWS), dtype,
-        adapters, nf4,
+        _halved(subject, (), _TOKENS), _checkpointing(recipe), _halved(subject, (), _ROWS), state,
+        dtype, adapters, nf4,
     )  # fmt: skip
     as_it_is = option(subject, ())
     shown = [as_it_is, *(option(subject, settings) for settings in alone if settings)]
     if as_it_is.fits:
         return Advice(tuple(shown), as_it_is, None)
-    bases: list[Settings] = [(), *filter(None, (adapters, nf4))]
+    bases: list[Settings] = [(), *filter(None, (state, adapters, nf4))]
     ladder = [
         option(subject, (*base, *savings))
         for base in bases
@@ -181,6 +186,14 @@ def settings_findings(subject: Subject, find: Find) -> list[Finding]:
     elif kind != "none" and find("bitsandbytes") is None:
         advice = "pip install 'aha-zero[quantized]'."
         stop("quantization", f"{kind} without bitsandbytes", advice)
+    if recipe.optimizer.state == "8bit" and find("bitsandbytes") is None:
+        advice = "pip install 'aha-zero[quantized]'."
+        stop("optimizer.state", "8bit without bitsandbytes", advice)
+    if recipe.optimizer.state == "cpu" and subject.place.device == "cuda":
+        sizes = RunSizes(recipe, subject.shape, subject.place, subject.prompts.tokens)
+        # Weights, moments and the gradient on its way.
+        found = f"{_gib(sizes.saved + sizes.trained_item * counts.largest)} of the CPU's memory"
+        findings.append(note("optimizer.state", found, "It is not in the prediction."))
     if lora is not None and lora.target_modules != "all-linear":
         allowed = {layer.name for layer in counts.linears}
         unknown = [name for name in lora.target_modules if name not in allowed]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aha.doctor import estimate as estimates
 from aha.doctor import hardware, software
 from aha.doctor.advice import (
     Advice,
@@ -20,6 +21,7 @@ from aha.doctor.advice import (
     prediction,
     settings_findings,
 )
+from aha.doctor.estimate import CARDS, Estimate, card_of, estimate
 from aha.doctor.hardware import Finding
 from aha.doctor.preview import Subject, place_of, prompts_of, shape_of
 from aha.doctor.trial import Measured, measure
@@ -32,13 +34,17 @@ from aha.visible import text_template, visible
 
 @dataclass(frozen=True)
 class RecipeReport:
-    """The part of the report on a recipe; `command` trains it with the settings asked about."""
+    """The part of the report on a recipe; `command` trains it with the settings asked about.
+
+    `estimate` if a card's time was asked for.
+    """
 
     subject: Subject
     findings: tuple[Finding, ...]
     prediction: Prediction
     advice: Advice
     measured: Measured | None
+    estimate: Estimate | None
     command: str
 
 
@@ -69,7 +75,7 @@ class Report:
             millions=lambda count: f"{count / 1e6:,.2f}",
             shell=shlex.quote,
         )
-        text = template.render(report=self, parts=PARTS)
+        text = template.render(report=self, parts=PARTS, assumed=estimates)
         return visible(text.strip("\n"))
 
     def as_json(self) -> str:
@@ -100,6 +106,9 @@ class Report:
             }
             if about.measured is not None:
                 value["recipe"]["measured"] = asdict(about.measured)
+            if about.estimate is not None:
+                step = {"step_s": about.estimate.step_s}
+                value["recipe"]["estimate"] = asdict(about.estimate) | step
         return json.dumps(value, indent=2, ensure_ascii=False)
 
 
@@ -108,17 +117,31 @@ def diagnose(
     overrides: Sequence[str] = (),
     *,
     memory_gib: float | None = None,
-    device: Device | None = None,
+    device: str | None = None,
+    timed: bool = False,
+    gpus: int = 1,
+    price: float | None = None,
+    length: float | None = None,
     config: Path | None = None,
     offline: bool = False,
     measured: bool = False,
 ) -> Report:
     """The findings on this machine, and the memory of a recipe if one is named.
 
-    With `memory_gib` or `device` the question is about another machine: this one is left out.
-    `config`: a config.json of the recipe's model. `measured`: also take two real steps.
+    With `memory_gib` or `device` (cpu, cuda, or a card of `CARDS`) the question is about another
+    machine: this one is left out. `config`: a config.json of the recipe's model. `measured`: also
+    take two real steps. `timed`: also estimate time and cost on `gpus` of the card, each at `price`
+    an hour, for completions of `length` tokens on average.
     Errors: UserError for a wrong question; RunFailure when a trial fails.
     """
+    if device not in (None, "cpu", "cuda"):
+        card = card_of(str(device))
+        memory_gib = card.gib if memory_gib is None else memory_gib
+    if timed and device not in CARDS:
+        raise UserError(f"--estimate needs --device with a card: {', '.join(CARDS)}.")
+    if not timed and (gpus != 1 or price is not None or length is not None):
+        raise UserError("--gpus, --price and --length go with --estimate.")
+    kind: Device | None = "cuda" if device in CARDS else device  # type: ignore[assignment]
     elsewhere = memory_gib is not None or device is not None
     if recipe is None and (overrides or elsewhere or config or measured):
         raise UserError(
@@ -144,12 +167,12 @@ def diagnose(
                 raise
             shape = shape_of(loaded.model, config, online=True)
         limit = None if memory_gib is None else int(memory_gib * 2**30)
-        place = place_of(machine, loaded, device, limit)
+        place = place_of(machine, loaded, kind, limit)
         subject = Subject(loaded, shape, place, prompts_of(loaded))
         advice = advise(subject)
         found = [memory_finding(subject, advice), *settings_findings(subject, software.installed)]
         if not elsewhere:
-            saved = 3 * RunSizes(loaded, shape, place, subject.prompts.tokens).trained
+            saved = RunSizes(loaded, shape, place, subject.prompts.tokens).saved
             checkpoints = checkpoints_finding(subject, saved, machine.disks)
             found = [model_finding(subject, hub), *found, checkpoints]
         about = RecipeReport(
@@ -158,6 +181,11 @@ def diagnose(
             prediction=prediction(subject, ()),
             advice=advice,
             measured=measure(subject) if measured else None,
+            estimate=estimate(
+                loaded, shape, str(device), subject.prompts.tokens, gpus, length, price
+            )
+            if timed
+            else None,
             command=shlex.join(
                 ["aha", "train", recipe, *(word for x in overrides for word in ("--set", x))]
             ),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aha.model.ops import shared_beginnings
+
 # A microbatch's places, over its tokens: see `micro_batches`.
 PLACES = 3
 
@@ -28,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B rows whose M tokens exist once: rows with one prompt share its tokens.
+    """B rows whose M tokens exist once: rows share the tokens with which they begin alike.
 
     ids_M, position_M: each token, and its position in its rows. place_BS: which of the M tokens
     stands at each place of the right-padded rows, S the longest; padding names token 0. pick_M:
@@ -52,9 +54,9 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """All rows in microbatches of at most `token_budget` tokens, the longest rows first.
 
-    With `shared`, a prompt counts once for all its rows in a microbatch, and there are at most
-    `PLACES` times as many places, padding included. Without it, places are what is counted. A row
-    longer than the budget gets a microbatch of its own.
+    With `shared`, a prompt counts once for all its rows in a microbatch (more may be shared), and
+    there are at most `PLACES` times as many places, padding included. Without it, places are what
+    is counted. A row longer than the budget gets a microbatch of its own.
     """
     groups: dict[tuple[int, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: -row.tokens):
@@ -94,29 +96,24 @@ def fullest(
 
 
 def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
-    width = max(row.tokens for row in rows)
-    # Padding stands on the right, where causal attention never looks from a real token.
-    place_BS = torch.zeros(len(rows), width, dtype=torch.long)
-    begins: dict[tuple[int, ...], int] = {}
-    ids, position, pick = list[int](), list[int](), list[int]()
-    predict, targets, row_of = list[int](), list[int](), list[int]()
-    for b, row in enumerate(rows):
-        prompt, start = len(row.prompt_ids), b * width
-        if row.prompt_ids not in begins:
-            begins[row.prompt_ids] = len(ids)
-            ids += row.prompt_ids
-            position += range(prompt)
-            pick += range(start, start + prompt)
-        begin, own = begins[row.prompt_ids], len(ids)
-        ids += row.completion_ids[:-1]
-        position += range(prompt, row.tokens)
-        pick += range(start + prompt, start + row.tokens)
-        place_BS[b, :prompt] = torch.arange(begin, begin + prompt)
-        place_BS[b, prompt : row.tokens] = torch.arange(own, len(ids))
-        predict += [begin + prompt - 1, *range(own, len(ids))]
-        targets += row.completion_ids
-        row_of += [b] * len(row.completion_ids)
-    index = [row.index for row in rows]
-    flat = (torch.tensor(x, device=device) for x in (predict, targets, row_of, index))
-    ids_M, position_M, pick_M = (torch.tensor(x, device=device) for x in (ids, position, pick))
-    return MicroBatch(ids_M, position_M, place_BS.to(device), pick_M, *flat)
+    # In sorted order all common beginnings are shared. Padding stands on the right, where causal
+    # attention never looks from a real token.
+    rows = sorted(rows, key=lambda row: (row.prompt_ids, row.completion_ids))
+    read = [(*row.prompt_ids, *row.completion_ids[:-1]) for row in rows]
+    ids_M, position_M, place_BS, pick_M = shared_beginnings(read)
+    predict = [
+        place_BS[b, len(row.prompt_ids) - 1 : len(row.prompt_ids) - 1 + len(row.completion_ids)]
+        for b, row in enumerate(rows)
+    ]
+    targets = [token for row in rows for token in row.completion_ids]
+    row_of = [b for b, row in enumerate(rows) for _ in row.completion_ids]
+    return MicroBatch(
+        ids_M=ids_M.to(device),
+        position_M=position_M.to(device),
+        place_BS=place_BS.to(device),
+        pick_M=pick_M.to(device),
+        predict_N=torch.cat(predict).to(device),
+        targets_N=torch.tensor(targets, device=device),
+        row_N=torch.tensor(row_of, device=device),
+        index_B=torch.tensor([row.index for row in rows], device=device),
+    )

@@ -7,7 +7,7 @@ CPU it takes one (`aha.model.kernels`). Large products and attention are PyTorch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -35,6 +35,31 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return _Rotate.apply(x, cos, sin)
     return _rotated(x, cos, sin)
+
+
+def shared_beginnings(
+    rows: Sequence[Sequence[int]], left: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Token ids, positions, `place_BS` and `pick_M` of rows whose common beginnings exist once.
+
+    A row shares what it has in common with the row before it; so in sorted order every beginning
+    exists once. Rows are padded on the right, or on the left; padding names token 0. The two last
+    are as in `causal_attention`.
+    """
+    width = max(map(len, rows))
+    place_BS = torch.zeros(len(rows), width, dtype=torch.long)
+    ids, position, pick, at = list[int](), list[int](), list[int](), list[int]()
+    before: Sequence[int] = ()
+    for b, row in enumerate(rows):
+        pairs = enumerate(zip(row, before, strict=False))
+        same = next((i for i, (x, y) in pairs if x != y), min(len(row), len(before)))
+        first, before = (width - len(row) if left else 0), row
+        at = [*at[:same], *range(len(ids), len(ids) + len(row) - same)]
+        place_BS[b, first : first + len(row)] = torch.tensor(at)
+        ids += row[same:]
+        position += range(same, len(row))
+        pick += range(b * width + first + same, b * width + first + len(row))
+    return torch.tensor(ids), torch.tensor(position), place_BS, torch.tensor(pick)
 
 
 def causal_attention(

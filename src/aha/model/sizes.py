@@ -40,9 +40,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Counts:
-    """A model's parameters, tied ones once; `linears` without the head; `fused` blocks run it."""
+    """A model's parameters, tied ones once; `linears` without the head; `fused` blocks run it.
+
+    `largest`: values of the largest parameter.
+    """
 
     parameters: int
+    largest: int
     linears: tuple[Linear, ...]
     fused: bool
 
@@ -73,8 +77,10 @@ def counts_of(config: Any, trust_remote_code: bool = False) -> Counts:
         for path, x in model.named_modules()
         if isinstance(x, nn.Linear) and x is not head
     )
+    sizes = [parameter.numel() for parameter in model.parameters()]
     return Counts(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(sizes),
+        largest=max(sizes),
         linears=tuple(Linear(n, count, i, o, b) for (n, i, o, b), count in layers.items()),
         fused=supports(model),
     )

@@ -19,7 +19,8 @@ from aha.model.kernels import calls
 from aha.model.kernels.decode import DecodedModel, Drawn
 from aha.model.kernels.library import kernels
 from aha.model.llama import LlamaBlocks
-from aha.rollout.base import Decoder, padded_left
+from aha.model.ops import shared_beginnings
+from aha.rollout.base import Decoder
 from aha.rollout.cuda import BlocksDecoder
 
 _BURST_TOKENS = 16  # tokens that a small model's rows write before ended ones are dropped
@@ -145,10 +146,13 @@ class CPUDecoder(Decoder):
         self._tables_RN, self._length_R = self._tables_RN[rows_K], self._length_R[rows_K]
 
     def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
-        """Run the prompts and append their rows; the last hidden states (P, C)."""
+        """Run the prompts and append their rows; the last hidden states (P, C).
+
+        What two prompts one after the other begin with, such as instructions, is computed once.
+        """
         blocks, lengths = self._blocks, [len(prompt) for prompt in prompts]
-        ids_PT = padded_left(prompts)
-        width = ids_PT.shape[1]
+        ids_M, position_M, place_PT, pick_M = shared_beginnings(prompts, left=True)
+        width = place_PT.shape[1]
         padding_P = width - torch.tensor(lengths)
         first, tables_PN = len(self._owned), self._new_rows(lengths, repeats)
         mask_P1TT = None
@@ -161,9 +165,8 @@ class CPUDecoder(Decoder):
             mask_P1TT = ((causal_TT & real_PT[:, None]) | itself_TT)[:, None]
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            query, key, value = (x.unflatten(0, (-1, width)) for x in (query, key, value))
-            dense = (key.contiguous(), value.contiguous())
-            calls.store_prompt(*dense, tables_PN, padding_P, layer)
+            query, key, value = (x[place_PT] for x in (query, key, value))
+            calls.store_prompt(key, value, tables_PN, padding_P, layer)
             attended = functional.scaled_dot_product_attention(
                 query.transpose(1, 2),
                 key.transpose(1, 2),
@@ -172,17 +175,16 @@ class CPUDecoder(Decoder):
                 is_causal=mask_P1TT is None,
                 enable_gqa=True,
             )
-            return attended.transpose(1, 2).flatten(0, 1)
+            return attended.transpose(1, 2).flatten(0, 1)[pick_M]
 
-        position_N = (torch.arange(width) - padding_P[:, None]).clamp(min=0).flatten()
-        hidden_NC = functional.embedding(ids_PT.flatten(), blocks.embedding)
-        hidden_NC = blocks.run(hidden_NC, self._cos[position_N], self._sin[position_N], attend)
+        hidden_MC = functional.embedding(ids_M, blocks.embedding)
+        hidden_MC = blocks.run(hidden_MC, self._cos[position_M], self._sin[position_M], attend)
         # A prompt's last, partly filled block is copied from its first row to the others.
         for row, length in zip(range(first, len(self._owned), repeats), lengths, strict=True):
             if length % calls.BLOCK:
                 for other in range(row + 1, row + repeats):
                     self._pool.copy(self._owned[row][-1], self._owned[other][-1])
-        return hidden_NC.unflatten(0, (-1, width))[:, -1]
+        return hidden_MC[place_PT[:, -1]]
 
     def _new_rows(self, lengths: Sequence[int], repeats: int) -> Tensor:
         """Append `repeats` rows for each prompt. They share its full blocks, but not the last."""

@@ -284,7 +284,7 @@ class Task(ABC):
         if level is not None:
             text = str(level)
             return text if text.lower().startswith("level") else f"level {text}"
-        steps = str(columns.get("answer", "")).count(_COMPUTATION)
+        steps = str(columns.get("solution", "")).count(_COMPUTATION)
         return f"{steps:2d} steps" if steps else None
 
     def check(self, columns: Columns, text: str, layout: str | None = None) -> Verdict:

@@ -111,7 +111,10 @@ class Saver:
         shutil.rmtree(staged, ignore_errors=True)
         tensors = list(weights.values())
         for moments in state["optimizer"]["state"].values():
-            tensors += [value for value in moments.values() if isinstance(value, Tensor)]
+            for value in moments.values():
+                # In 8 bits the tensors are one level deeper.
+                inner = value.values() if isinstance(value, dict) else [value]
+                tensors += [each for each in inner if isinstance(each, Tensor)]
         require_space(folder, sum(x.numel() * x.element_size() for x in tensors))
         with writing(staged, folder, step):
             # Only the configuration of the model is read, because training may be going on.

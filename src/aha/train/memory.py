@@ -10,7 +10,7 @@ from the second step on, when Adam's moments exist.
 | before | Python, PyTorch and the other libraries; on a GPU its context, an assumption |
 | weights | of the policy with its adapters; a quantised layer with its scales |
 | gradients | of what is trained, in its type |
-| optimizer | Adam's two moments of what is trained |
+| optimizer | Adam's two moments of what is trained, as `optimizer.state` says |
 | reference | a frozen copy for the KL term; adapters need none |
 | copies | weights that exist twice for a while: in another type, folded together, being saved |
 | KV cache | keys and values of the completions that are written at a time |
@@ -19,7 +19,7 @@ from the second step on, when Adam's moments exist.
 | fragments | on a CPU, the heap's unused part: one margin, see `_FRAGMENTS` |
 
 Left out: what PyTorch's allocator does not fill on a GPU, the host's memory for a run there, and
-what a reward or a data set of the user's own takes.
+what a user's own reward or data set takes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from aha.model.sizes import (
 )
 from aha.recipe import Recipe
 from aha.rollout import cpu, cuda
-from aha.sections import GenerationSection
+from aha.train.optimizer import moments_bytes
 
 Device = Literal["cpu", "cuda"]
 PARTS = (
@@ -74,12 +74,12 @@ _SEARCHED_WHOLE = 128 * 128
 _FRAGMENTS = 0.06
 
 
-def token_budget(widths: Widths, per_token: float, free: float, trained: int, device: str) -> int:
+def token_budget(widths: Widths, per_token: float, free: float, grown: int, device: str) -> int:
     """Tokens of a microbatch: half of what is `free` once gradients and moments exist.
 
-    `free` and `trained` (the weights with a gradient) are in bytes.
+    `free` and `grown` (gradients and moments) are in bytes.
     """
-    room = max(0.0, _SHARE * (free - 3 * trained))
+    room = max(0.0, _SHARE * (free - grown))
     most = _MOST_TOKENS[device]
     if device == "cpu":
         # Products are at full speed with a thousand tokens; more of a wide model only take memory.
@@ -88,18 +88,19 @@ def token_budget(widths: Widths, per_token: float, free: float, trained: int, de
 
 
 def tokens_that_fit(
-    model: PreTrainedModel, fused: bool, recompute: bool, free_bytes: int | None = None
+    model: PreTrainedModel, fused: bool, recompute: bool, state: str, free: int | None = None
 ) -> int:
     """`token_budget` of a loaded model, by default for the memory that is free on its device.
 
     `fused`: the fused blocks run the model; without them all logits of a microbatch exist at
-    once.
+    once. `state`: `optimizer.state`.
     """
-    free = free_memory(model.device) if free_bytes is None else free_bytes
+    free = free_memory(model.device) if free is None else free
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     widths, item = Widths.of(model.config), next(model.parameters()).element_size()
     per_token = kept_per_token(widths, Pass(fused, recompute, item, item))
-    return token_budget(widths, per_token, free, trained, model.device.type)
+    grown = trained + moments_bytes(trained, item, state, model.device.type)
+    return token_budget(widths, per_token, free, grown, model.device.type)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class RunSizes:
     a weight in rollouts. `rows`: completions in the cache at a time, of `groups` prompts.
     `budget`: tokens of a microbatch. `micro_rows` of `longest` tokens fill it; they read
     `micro_tokens`, prompts once where they are shared. The update takes `micro_batches` of them.
-    `weights` and `trained` are bytes, adapters included.
+    `weights` and `trained` (with adapters), `moments` and a checkpoint's `saved` are bytes.
     """
 
     def __init__(
@@ -153,6 +154,10 @@ class RunSizes:
         base = weights_bytes(counts, self.item, model.quantization)
         self.weights = base + adapters
         self.trained = adapters if self.adapted else counts.parameters * self.item
+        self.trained_item = _ADAPTER_ITEM if self.adapted else self.item
+        adam = (self.trained, self.trained_item, recipe.optimizer.state)
+        self.moments = moments_bytes(*adam, place.device)
+        self.saved = self.trained + moments_bytes(*adam, "cpu")
         self.reference = base if recipe.grpo.beta and not self.adapted else 0
 
         self.prompt = prompt_tokens
@@ -176,7 +181,7 @@ class RunSizes:
         per_token = kept_per_token(w, replace(self.how, product_item=self.item))
         free = place.limit - place.before - self.weights - self.reference
         self.budget = recipe.train.tokens_per_microbatch or token_budget(
-            w, per_token, free, self.trained, place.device
+            w, per_token, free, self.trained + self.moments, place.device
         )
         self.micro_rows, self.micro_tokens = fullest(
             prompts, repeats, self.prompt, self.completion, self.budget, counts.fused
@@ -251,21 +256,24 @@ def predict(
     if run.on_cpu and saved not in (None, item):
         loading = shape.counts.parameters * saved
     # The copy that a checkpoint is written from while training goes on.
-    being_saved = 3 * run.trained if run.on_cpu and recipe.train.save_in_background else 0
+    being_saved = run.saved if run.on_cpu and recipe.train.save_in_background else 0
     held = Counter(before=place.before, weights=run.weights, reference=run.reference)
-    trained = held + Counter(optimizer=2 * run.trained, copies=mapped + being_saved)
+    trained = held + Counter(optimizer=run.moments, copies=mapped + being_saved)
+    # On a CPU bitsandbytes updates a parameter with five float32 tensors of its size.
+    packed = run.on_cpu and not run.adapted and recipe.optimizer.state == "8bit"
+    unpacked = 5 * 4 * shape.counts.largest if packed else 0
     phases = {
         "loading": held + Counter(copies=loading),
         "rollout": trained + Counter(_rollout(run)),
         "training": trained + Counter(_training(run)),
-        "optimizer step": trained + Counter(gradients=run.trained),
+        "optimizer step": trained + Counter(gradients=run.trained, copies=unpacked),
         "checkpoint": trained.copy(),
     }
     if run.on_cpu:
         for name in list(phases)[1:]:
             tensors = sum(phases[name].values()) - place.before
             phases[name]["fragments"] = HEAP_STEP_BYTES + int(_FRAGMENTS * tensors)
-    trainable = run.trained // (_ADAPTER_ITEM if run.adapted else item)
+    trainable = run.trained // run.trained_item
     return Prediction(
         parameters=shape.counts.parameters + (trainable if run.adapted else 0),
         trained=trainable,
@@ -372,8 +380,11 @@ def _rollout(run: RunSizes) -> Mapping[str, int]:
             capacity = -(-(run.longest + cuda.STRIDE) // cuda.POSITIONS) * cuda.POSITIONS
         cache = run.rows * capacity * run.cached_position
 
-    # A token's logits of every row, as often as `sampler.sample` holds them.
-    logits = 4 * run.rows * w.vocabulary * _sampled_copies(run.recipe.generation, w.vocabulary)
+    # A token's logits of every row, as often as `sampler.sample` holds them: as they are, as
+    # log-probabilities and probabilities; for top_p sorted, with 64-bit places and running sums.
+    drawn, plain = run.recipe.generation, 5 if w.vocabulary <= _SEARCHED_WHOLE else 4
+    times = 10 if drawn.top_p < 1 else 6 if drawn.top_k or drawn.min_p else plain
+    logits = 4 * run.rows * w.vocabulary * times
     if not run.on_cpu and counts.fused:
         # Each graph keeps its own: one for every further 256 positions.
         graphs = -(-run.completion // cuda.POSITIONS) + 1
@@ -387,12 +398,3 @@ def _rollout(run: RunSizes) -> Mapping[str, int]:
     attention = 2 * w.hidden + 3 * (w.heads + w.kv_heads) * w.head_dim
     activations = tokens * max(attention, 2 * w.hidden + 3 * w.inner) * item
     return {"copies": copies, "KV cache": cache, "logits": logits, "activations": activations}
-
-
-def _sampled_copies(generation: GenerationSection, vocabulary: int) -> int:
-    """Logits, log-probabilities, probabilities, and the tensors that drawing makes of them."""
-    if generation.top_p < 1:
-        return 10  # sorted with 64-bit places, running sums, and back
-    if generation.top_k or generation.min_p:
-        return 6
-    return 5 if vocabulary <= _SEARCHED_WHOLE else 4

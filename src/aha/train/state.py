@@ -34,6 +34,7 @@ from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import restore
 from aha.train.memory import tokens_that_fit
+from aha.train.optimizer import build_optimizer
 from aha.train.schedule import ProblemStream
 from aha.types import Problem
 
@@ -141,9 +142,9 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
         reference = LogprobModel(start, blocks_of(start), autocast=autocast)
     elif grpo.beta != 0.0:
         reference = WithoutAdapters(policy)
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build_optimizer(model, recipe.optimizer)
     fits = recipe.train.tokens_per_microbatch or tokens_that_fit(
-        model, blocks is not None, checkpointing
+        model, blocks is not None, checkpointing, recipe.optimizer.state
     )
     decoding = engine.decoding
     if decoding is not None and decoding.path == "off":
@@ -182,19 +183,6 @@ def build_engine(
         plain = folded(model)
         decoding = choose(blocks if plain is model else LlamaBlocks(plain), decoded)
     return NativeEngine(model, tokenizer, blocks, recipe.generation.max_rows, dtype, decoding)
-
-
-def build_optimizer(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's AdamW on all trainable parameters; each step sets the learning rate."""
-    settings = recipe.optimizer
-    return torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
 
 
 def sampling_settings(recipe: Recipe) -> SamplingSettings:

@@ -21,6 +21,7 @@ from aha.visible import package_yaml
 # A main process that evaluates or scores keeps the others waiting for as long as that takes.
 COLLECTIVE_TIMEOUT_S = 7 * 24 * 3600
 _TRL = "1.16"
+_OPTIM = {"device": "adamw_torch_fused", "8bit": "adamw_bnb_8bit"}
 # Each key of a recipe is `copied`, `mapped`, `by_aha` or `refused`; `fixed` are TRL's own.
 KEYS: dict[str, Any] = package_yaml("aha.trl", "keys.yaml")
 
@@ -123,6 +124,15 @@ def check(recipe: Recipe, count: int) -> BatchPlan:
             "model.quantization is 'int8'; with trl.vllm colocate allowed are 'none' and 'nf4': "
             "vLLM does not take int8 weights from the policy."
         )
+    if recipe.optimizer.state not in _OPTIM:
+        raise UserError(
+            "optimizer.state is 'cpu'; with engine trl allowed are 'device' and '8bit'. A file for "
+            "trl.deepspeed with offload_optimizer keeps the state in the CPU's memory."
+        )
+    if recipe.optimizer.state == "8bit" and (section.deepspeed is not None or asked_for_fsdp()):
+        raise UserError(
+            "optimizer.state is '8bit'; allowed is 'device' where DeepSpeed or FSDP shards it."
+        )
     if count % section.vllm_tensor_parallel_size:
         raise UserError(
             f"trl.vllm_tensor_parallel_size is {section.vllm_tensor_parallel_size}; it must divide "
@@ -194,6 +204,7 @@ def config_arguments(
         part, name = key.split(".")
         arguments[name] = getattr(getattr(recipe, part), name)
     arguments |= {
+        "optim": _OPTIM[recipe.optimizer.state],
         "use_cpu": on_cpu,
         "bf16": bf16,
         "per_device_train_batch_size": plan.per_device_train_batch_size,

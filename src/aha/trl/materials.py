@@ -42,6 +42,7 @@ from aha.model.sizes import Pass, kept_per_token, logits_per_token
 from aha.recipe import Recipe
 from aha.rollout.sampler import StopStrings
 from aha.train.memory import token_budget
+from aha.train.optimizer import moments_bytes
 from aha.train.state import TrainingData, load_training_data
 from aha.trl.config import asked_for_fsdp, trl_section
 from aha.types import Completion, Group, Problem, Prompt, RunFailure, UserError
@@ -229,9 +230,11 @@ def rows_that_fit(recipe: Recipe, longest_prompt: int, neighbours: int) -> int:
         product_item=2 if product_dtype(recipe) == torch.bfloat16 else item,
         adapter_casts=frozen and item == 2,
     )
+    state = recipe.optimizer.state
+    grown = trained + moments_bytes(trained, item, state, device.type)
     # TRL's head makes the logits of a few hundred tokens at a time.
     per_token = kept_per_token(widths, how) - logits_per_token(widths, how)
-    return max(1, token_budget(widths, per_token, free - loaded, trained, device.type) // row)
+    return max(1, token_budget(widths, per_token, free - loaded, grown, device.type) // row)
 
 
 def _empty_model(recipe: Recipe) -> PreTrainedModel:
