@@ -80,15 +80,16 @@ def test_without_a_budget_memory_decides(small: Make, monkeypatch: pytest.Monkey
 
     asked = []
 
-    def budget(widths: Widths, per_token: float, free: float, trained: int, device: str) -> int:
-        asked.append((free, trained))
+    def budget(widths: Widths, per_token: float, free: float, grown: int, device: str) -> int:
+        asked.append((free, grown))
         return 290
 
     monkeypatch.setattr(materials, "token_budget", budget)
     monkeypatch.setattr(materials, "free_memory", lambda device: 2**30)
     for neighbours, changes in [(1, ()), (4, ()), (1, ("grpo.beta=0.1",)), (1, ("lora={}",))]:
         assert rows_that_fit(small("trl", *changes), 8, neighbours) == 290 // 28
-    (alone, weights), (beside, _), (with_reference, _), (adapted, nothing) = asked
+    (alone, grown), (beside, _), (with_reference, _), (adapted, nothing) = asked
+    weights = grown / 3  # gradients and two moments
     assert alone == 2**30 - weights
     assert beside == 2**28 - weights
     assert with_reference == 2**30 - 2 * weights

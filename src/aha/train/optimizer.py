@@ -23,10 +23,10 @@ class HostAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, parameters: list[nn.Parameter], **settings: Any) -> None:
-        super().__init__(parameters, settings)
         hosts = [_on_host(parameter.detach()) for parameter in parameters]
         # One optimizer for each parameter, so that it can be updated alone.
         self._adams = [torch.optim.AdamW([host], fused=True, **settings) for host in hosts]
+        super().__init__(parameters, self._adams[0].defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -75,9 +75,10 @@ def build_optimizer(model: nn.Module, settings: OptimizerSection) -> torch.optim
         "weight_decay": settings.weight_decay,
     }
     if settings.state == "8bit":
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim import adamw
 
-        return AdamW8bit(parameters, **options)  # type: ignore[no-any-return]
+        eight: torch.optim.Optimizer = adamw.AdamW8bit(parameters, **options)
+        return eight
     if settings.state == "cpu" and parameters[0].device.type != "cpu":
         return HostAdamW(parameters, **options)
     return torch.optim.AdamW(parameters, fused=True, **options)
