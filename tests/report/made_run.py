@@ -88,4 +88,8 @@ def side(accuracy: float, length: float) -> dict[str, Any]:
         "n": 6, "temperature": 1.0, "accuracy": accuracy, "ci95": [0.1, 0.9],
         "accuracy_lenient": accuracy, "format_rate": 1.0, "mean_length": length,
         "reflection_rate": 0.5, "truncated_rate": 0.0,
+        "by_difficulty": {
+            "3 numbers": {"n": 4, "accuracy": accuracy, "ci95": [0.1, 0.9]},
+            "4 numbers": {"n": 2, "accuracy": accuracy / 2, "ci95": [0.0, 0.8]},
+        },
     }  # fmt: skip

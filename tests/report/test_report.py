@@ -14,6 +14,7 @@ from made_run import HOSTILE, MakeRun
 from aha.recipe import load_recipe
 from aha.report.curves import POINTS
 from aha.report.pages import build_report, render_report
+from aha.report.run_data import write
 from aha.runs import RunDirectory
 from aha.types import UserError
 from begun_run import begun_run
@@ -45,6 +46,16 @@ def test_a_run_without_evaluations_shows_its_training(make_run: MakeRun) -> None
     assert sections(html)[:3] == ["curves", "phases", "moments"]
     assert "with no held-out evaluation" in html
     assert "Completions with self-check" not in html
+
+
+def test_accuracy_stands_by_difficulty(run: RunDirectory) -> None:
+    before, after = (run.evaluation()[when]["accuracy"] for when in ("before", "after"))
+    cells = "".join(
+        f"<td>{write(x / 2, 'percent')}<small>0.0 to 80.0.%</small></td>" for x in (before, after)
+    )
+    assert re.search(
+        "accuracy, 4 numbers<small>2 problems</small></th>" + cells, render_report(run)
+    )
 
 
 def test_what_never_changes_is_named_instead_of_drawn(run: RunDirectory) -> None:
