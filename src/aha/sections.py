@@ -188,6 +188,21 @@ class GrpoSection(Section):
     loss_type: LossType = "dapo"
     scale_rewards: ScaleRewards = "group"
     mask_truncated_completions: bool = False
+    entropy_coef: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="weight of a bonus for entropy, the mean over all completion tokens",
+    )
+    use_adaptive_entropy: bool = Field(
+        False,
+        description="change entropy_coef by entropy_coef_delta after each step, up if the entropy "
+        "is at most entropy_target; above it the bonus is off (Skywork-OR1, arXiv:2505.22312)",
+    )
+    entropy_target: float = Field(0.2, ge=0, description="nats a token")
+    entropy_coef_delta: float = Field(0.005, ge=0)
+    entropy_coef_min: float = Field(0.0, ge=0)
+    entropy_coef_max: float = Field(1.0, ge=0)
     dynamic_sampling: bool = Field(
         False, description="draw prompts until prompts_per_step groups have signal (DAPO)"
     )

@@ -123,6 +123,53 @@ def test_rows_without_advantage_are_not_computed_but_counted(
     assert difference(skipped, computed) < 1e-6
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_entropy_has_its_gradient(
+    fused: bool, random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    model = random_model()
+    policy = LogprobModel(model, blocks_of(model) if fused else None)
+    group = groups[0]
+    rows = [Row(i, group.prompt.token_ids, c.token_ids) for i, c in enumerate(group.completions)]
+    for batch in micro_batches(rows, 10_000, torch.device("cpu")):
+        logprobs_N, entropy_N = policy.head(policy.hidden(batch), batch.targets_N, 0.7, True)
+        (logprobs_N.sum() + 3 * entropy_N.sum()).backward()
+    policy.gather_gradients()
+    plain, total = random_model(), torch.tensor(0.0)
+    for row in rows:
+        ids = torch.tensor([row.prompt_ids + row.completion_ids])
+        logits_TV = plain(input_ids=ids).logits[0, len(row.prompt_ids) - 1 : -1] / 0.7
+        drawn = torch.distributions.Categorical(logits=logits_TV)
+        total = total + drawn.log_prob(torch.tensor(row.completion_ids)).sum()
+        total = total + 3 * drawn.entropy().sum()
+    total.backward()
+    for one, two in zip(model.parameters(), plain.parameters(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        assert (one.grad - two.grad).abs().max() <= 1e-4 * two.grad.abs().max()
+
+
+def test_the_bonus_for_entropy_acts_on_every_row_and_raises_it(
+    random_model: Callable[..., PreTrainedModel], groups: list[Group]
+) -> None:
+    plain, without = run(random_model, groups)
+    change = {"entropy_coef": 0.5, "every_row": True}
+    model, whole = run(random_model, groups, **change)
+    cut, parts = run(random_model, groups, **change, tokens_per_microbatch=60)
+    assert (without.trained_rows, whole.trained_rows) == (8, 12)
+    assert difference(model, cut) < 1e-6
+    assert parts.loss == pytest.approx(whole.loss, abs=1e-6)
+    # The loss is that of the advantages, less half the mean entropy of all rows.
+    assert whole.loss == pytest.approx(without.loss - 0.5 * whole.entropy, abs=1e-5)
+    policies = (LogprobModel(m, blocks_of(m)) for m in (plain, model))
+    optimizers = (torch.optim.SGD(m.parameters(), lr=0.0) for m in (plain, model))
+    after = [
+        update(policy, None, optimizer, groups, settings(every_row=True)).entropy
+        for policy, optimizer in zip(policies, optimizers, strict=True)
+    ]
+    assert after[1] > after[0]
+
+
 def test_without_any_signal_nothing_moves(
     random_model: Callable[..., PreTrainedModel], groups: list[Group]
 ) -> None:

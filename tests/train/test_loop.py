@@ -183,7 +183,14 @@ def comparable(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("without_report")
-@pytest.mark.parametrize("change", ["grpo.beta=0.0", "grpo.beta=0.05", "optimizer.state=8bit"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "grpo.beta=0.0", "grpo.beta=0.05", "optimizer.state=8bit",
+        "grpo={prompts_per_step: 2, entropy_coef: 0.01, use_adaptive_entropy: true, "
+        "entropy_target: 3.0}",
+    ],
+)  # fmt: skip
 def test_an_interrupted_run_resumes_as_if_never_stopped(
     change: str, model_folder: str, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,9 @@ import pytest
 import aha.train.checkpoint as checkpoint
 from aha.recipe import load_recipe
 from aha.rollout.base import rollout_seed
-from aha.sections import OptimizerSection
+from aha.sections import GrpoSection, OptimizerSection
 from aha.tasks import load_problems
-from aha.train.schedule import ProblemStream, learning_rate_at
+from aha.train.schedule import EntropyBonus, ProblemStream, learning_rate_at
 from aha.types import Problem
 
 
@@ -88,3 +89,27 @@ def test_on_windows_files_are_flushed_and_folders_are_not(
     checkpoint._flush(tmp_path / "weights")
     checkpoint._flush(tmp_path)
     assert opened == [(tmp_path / "weights", os.O_RDWR)]
+
+
+def test_the_bonus_for_entropy_follows_its_target() -> None:
+    grpo = GrpoSection(
+        entropy_coef=0.01, use_adaptive_entropy=True, entropy_target=0.5, entropy_coef_max=0.013
+    )
+    bonus, records, applied = EntropyBonus.after([], grpo), [], []
+    for entropy in (0.7, 0.5, 0.3, math.nan, 0.9, 0.4):
+        applied.append(bonus.applied(grpo))
+        bonus = bonus.next(entropy, grpo)
+        seen = None if math.isnan(entropy) else entropy
+        records.append({"entropy": seen, "entropy_coef": bonus.coef})
+        # A resumed run finds it in the record.
+        assert EntropyBonus.after(records, grpo) == bonus
+    # Off above the target; 0.005 less there, 0.005 more below, 0.013 at most.
+    assert applied == pytest.approx([0.0, 0.0, 0.01, 0.013, 0.013, 0.0])
+    assert bonus.coef == pytest.approx(0.013)
+
+
+def test_a_constant_bonus_stays() -> None:
+    grpo = GrpoSection(entropy_coef=0.02, entropy_target=0.5)
+    bonus = EntropyBonus.after([], grpo).next(3.0, grpo)
+    assert bonus.applied(grpo) == 0.02
+    assert EntropyBonus.after([{"entropy": 3.0, "entropy_coef": 0.02}], grpo).applied(grpo) == 0.02

@@ -78,6 +78,7 @@ CHANGED = {
     "grpo.beta=0.04": {"beta": 0.04},
     "grpo.use_bias_correction_kl=false": {"use_bias_correction_kl": False},
     "grpo.epsilon=0.1": {"epsilon": 0.1},
+    "grpo.entropy_coef=0.02": {"entropy_coef": 0.02},
     "grpo.epsilon_high=0.5": {"epsilon_high": 0.5},
     "grpo.loss_type=dr_grpo": {"loss_type": "dr_grpo"},
     "grpo.loss_type=bnpo": {"loss_type": "dapo"},  # the native engine's bnpo, see config.py
@@ -151,7 +152,8 @@ def test_stop_strings_under_vllm_are_its_own() -> None:
 def test_a_refused_key_is_named_with_the_reason() -> None:
     refused = KEYS["refused"]
     assert set(refused) == {
-        "grpo.dynamic_sampling", "train.save_in_background", "trl.use_liger_kernel",
+        "grpo.dynamic_sampling", "grpo.use_adaptive_entropy", "train.save_in_background",
+        "trl.use_liger_kernel",
     }  # fmt: skip
     for key, reason in refused.items():
         recipe = load_recipe("countdown-tiny", ["engine=trl", f"{key}=true"])

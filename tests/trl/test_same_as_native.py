@@ -45,6 +45,7 @@ CASES = {
         "grpo.epsilon=0.01", "grpo.epsilon_high=0.02", "train.tokens_per_microbatch=200",
         "optimizer.learning_rate=3e-3",
     ),
+    "bonus for entropy": ("grpo.entropy_coef=0.05",),
     # No group of the second step has signal, so there is no step for Adam's momentum either.
     "a step without signal": ("rewards=[{name: accuracy}]", "train.seed=5"),
     "dapo, masked, cooler": (

@@ -191,8 +191,8 @@ def settings_findings(subject: Subject, find: Find) -> list[Finding]:
         stop("optimizer.state", "8bit without bitsandbytes", advice)
     if recipe.optimizer.state == "cpu" and subject.place.device == "cuda":
         sizes = RunSizes(recipe, subject.shape, subject.place, subject.prompts.tokens)
-        # Weights, moments and the gradient on its way.
-        found = f"{_gib(sizes.saved + sizes.trained_item * counts.largest)} of the CPU's memory"
+        # Weights, moments, and two gradients at a time.
+        found = f"{_gib(sizes.saved + 2 * sizes.trained_item * counts.largest)} of the CPU's memory"
         findings.append(note("optimizer.state", found, "It is not in the prediction."))
     if lora is not None and lora.target_modules != "all-linear":
         allowed = {layer.name for layer in counts.linears}

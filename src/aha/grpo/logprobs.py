@@ -91,18 +91,25 @@ class LogprobModel:
         return blocks.last_norm(hidden_MC[batch.predict_N])
 
     def head(
-        self, hidden_NC: Tensor, targets_N: Tensor, temperature: float
+        self,
+        hidden_NC: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (N,) of the targets with gradient, and entropies (N,) without."""
+        """Log-probabilities (N,) of the targets with gradient, and entropies (N,) in nats.
+
+        With `entropy_gradient` the entropies have a gradient too.
+        """
         if self._blocks is None:
             logs_NV = torch.log_softmax(hidden_NC.float() / temperature, dim=-1)
-            with torch.no_grad():
+            with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
                 entropy_N = -(logs_NV.exp() * logs_NV).sum(dim=-1)
             return logs_NV.gather(1, targets_N[:, None]).squeeze(1), entropy_N
         logprobs_N, entropy_N = _Head.apply(
             hidden_NC, targets_N, temperature, self._blocks.head, self._autocast
         )
-        return logprobs_N, entropy_N
+        return logprobs_N, entropy_N if entropy_gradient else entropy_N.detach()
 
     @torch.no_grad()
     def logprobs(self, batch: MicroBatch, temperature: float) -> Tensor:
@@ -158,7 +165,8 @@ class _Embedding(torch.autograd.Function):
 class _Head(torch.autograd.Function):
     """log softmax(head(hidden) / temperature) at the targets, and the entropy.
 
-    The derivative of one log-probability by its logits is (onehot - softmax) / temperature.
+    The derivative of one log-probability by its logits is (onehot - p) / temperature, and that of
+    the entropy H is -p (log p + H) / temperature, with p the softmax.
     The backward pass adds to the head's own gradients in place.
     """
 
@@ -179,20 +187,26 @@ class _Head(torch.autograd.Function):
         logprobs_N = (logits_NV.gather(1, targets_N[:, None]) - total_N1).squeeze(1)
         probs_NV = (logits_NV - total_N1).exp_()
         entropy_N = total_N1.squeeze(1) - torch.linalg.vecdot(probs_NV, logits_NV)
-        ctx.save_for_backward(hidden_NC, targets_N, probs_NV, weight_VC)
+        ctx.save_for_backward(hidden_NC, targets_N, probs_NV, weight_VC, entropy_N)
         ctx.temperature, ctx.head = temperature, head
-        ctx.mark_non_differentiable(entropy_N)
+        ctx.set_materialize_grads(False)  # the entropy's gradient is None without a bonus
         return logprobs_N, entropy_N
 
     @staticmethod
     def backward(
-        ctx: Any, grad_N: Tensor, _entropy: Tensor
+        ctx: Any, grad_N: Tensor, grad_entropy_N: Tensor | None
     ) -> tuple[Tensor, None, None, None, None]:
-        hidden_NC, targets_N, probs_NV, weight_VC = ctx.saved_tensors
-        head = ctx.head
+        hidden_NC, targets_N, probs_NV, weight_VC, entropy_N = ctx.saved_tensors
+        head, bonus_NV = ctx.head, None
+        if grad_entropy_N is not None:
+            # p log p is 0 where p is 0.
+            bonus_NV = torch.xlogy(probs_NV, probs_NV).addcmul_(probs_NV, entropy_N[:, None])
+            bonus_NV.mul_(grad_entropy_N[:, None] / ctx.temperature)
         grad_N1 = grad_N[:, None] / ctx.temperature
         # The probabilities are not needed again; their memory becomes the logits' gradient.
         grad_NV = probs_NV.mul_(-grad_N1).scatter_add_(1, targets_N[:, None], grad_N1)
+        if bonus_NV is not None:
+            grad_NV.sub_(bonus_NV)
         if head.bias is not None and head.bias.requires_grad:
             _grad_of(head.bias).add_(grad_NV.sum(dim=0))
         grad_NV = grad_NV.to(weight_VC.dtype)

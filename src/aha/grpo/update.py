@@ -18,7 +18,11 @@ from aha.types import Group, RunFailure
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """An update's parameters besides its batch."""
+    """An update's parameters besides its batch.
+
+    `entropy_coef`: weight of the mean entropy of all tokens in the objective. `every_row` trains
+    on rows without advantage too, for their entropy.
+    """
 
     loss: LossSettings
     temperature: float
@@ -26,6 +30,8 @@ class UpdateSettings:
     max_grad_norm: float
     tokens_per_microbatch: int
     mask_truncated: bool
+    entropy_coef: float = 0.0
+    every_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,7 @@ def accumulate_gradients(
     policy.clear_gradients()
     logprobs: dict[int, Tensor] = {}
     sums: list[Tensor] = []
+    tokens = sum(len(part.advantages_N) for part in parts)
     for part in parts:
         batch, rows = part.batch, part.batch.index_B.tolist()
         old_N = torch.cat([old_logprobs[row] for row in rows]) if old_logprobs else None
@@ -181,7 +188,9 @@ def accumulate_gradients(
         leaves = [piece.requires_grad_() for piece in hidden_NC.detach().split(size)]
         for number, leaf_NC in enumerate(leaves):
             at = slice(number * size, (number + 1) * size)
-            logprobs_N, entropy_N = policy.head(leaf_NC, batch.targets_N[at], settings.temperature)
+            logprobs_N, entropy_N = policy.head(
+                leaf_NC, batch.targets_N[at], settings.temperature, settings.entropy_coef > 0
+            )
             reference_N = part.reference_logprobs_N
             result = token_loss(
                 logprobs_N,
@@ -191,6 +200,8 @@ def accumulate_gradients(
                 settings.loss,
             )
             loss = (result.loss_N * part.weights_N[at]).sum()
+            if settings.entropy_coef:
+                loss = loss - settings.entropy_coef * entropy_N.sum() / tokens
             loss.backward()
             figures = (loss, result.kl_N.sum(), result.clipped_N.sum(), entropy_N.sum())
             sums.append(torch.stack([figure.detach() for figure in figures]))
@@ -199,7 +210,6 @@ def accumulate_gradients(
         lengths = batch.row_N.bincount().tolist()
         logprobs |= dict(zip(rows, torch.cat(written).split(lengths), strict=True))
     loss_sum, kl, clipped, entropy = torch.stack(sums).cpu().double().sum(dim=0).tolist()
-    tokens = sum(len(part.advantages_N) for part in parts)
     return Pass(loss_sum, kl, clipped, entropy, tokens, logprobs)
 
 
@@ -211,8 +221,9 @@ def prepare(
 ) -> list[Part]:
     """The update's microbatches, with their tokens' advantages, weights and reference.
 
-    Masked rows are left out. So are rows without advantage when there is no reference: they add
-    nothing to the gradient. Both still count in the loss's normalisation.
+    Masked rows are left out. So are rows without advantage when there is neither a reference nor
+    a bonus for entropy: they add nothing to the gradient. Both still count in the loss's
+    normalisation.
     """
     device = policy.model.device
     flat = [
@@ -226,10 +237,11 @@ def prepare(
     )
     weights_B = row_weights(lengths_B, settings.loss).to(device)
     advantages_B = torch.tensor([advantage for _, _, advantage in flat]).to(device)
+    every = reference is not None or settings.every_row
     rows = [
         Row(index, prompt_ids, completion.token_ids)
         for index, (prompt_ids, completion, advantage) in enumerate(flat)
-        if not masked[index] and (reference is not None or advantage != 0.0)
+        if not masked[index] and (every or advantage != 0.0)
     ]
     parts = []
     budget, shared = settings.tokens_per_microbatch, policy.shares_prompts

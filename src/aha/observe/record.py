@@ -25,7 +25,8 @@ class FinishedStep:
     """A step that is over, from either engine.
 
     `stats.nonfinite_rows` are places among the completions of `groups`, which are all that were
-    drawn. `times`: seconds by their names in the record, `time/step_s` among them.
+    drawn. `times`: seconds by their names in the record, `time/step_s` among them. `entropy_coef`
+    is that of the next step, if the recipe has a bonus for entropy.
     """
 
     number: int
@@ -34,6 +35,7 @@ class FinishedStep:
     groups: Sequence[Group]
     stats: UpdateStats
     times: Mapping[str, float]
+    entropy_coef: float | None = None
 
 
 def step_record(step: FinishedStep) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def step_record(step: FinishedStep) -> dict[str, Any]:
             name: value if math.isfinite(value := getattr(stats, name)) else None
             for name in ("loss", "grad_norm", "kl", "entropy", "clip_ratio", "logprob_gap")
         },
+        **({} if step.entropy_coef is None else {"entropy_coef": step.entropy_coef}),
         "skipped": stats.skipped,
         "sick_rows": list(stats.nonfinite_rows),
         "trained_rows": stats.trained_rows,

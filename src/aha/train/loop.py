@@ -24,7 +24,7 @@ from aha.rollout.base import rollout_seed
 from aha.runs import RunDirectory
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import Saver
-from aha.train.schedule import learning_rate_at
+from aha.train.schedule import EntropyBonus, learning_rate_at
 from aha.train.state import TrainingState, sampling_settings, update_settings
 from aha.train.stop import StopRequest
 from aha.types import Group, Problem, Stopped
@@ -38,6 +38,8 @@ def train(
     Errors: Stopped after a checkpoint when `stop` says so; RunFailure when the run cannot go on.
     """
     recipe = state.recipe
+    if state.done:
+        state.bonus = EntropyBonus.after(run.metrics(), recipe.grpo)
 
     def measure(keep: Callable[[Evaluation], None], untrained: bool) -> None:
         samples = recipe.evaluation.samples
@@ -77,12 +79,15 @@ def train_step(state: TrainingState, step: int) -> FinishedStep:
         parameters["lr"] = learning_rate
     drawn, groups = collect(state, step, times)
     with _timed(times, "time/train_s"):
-        settings = update_settings(recipe, state.tokens_per_microbatch)
+        bonus = state.bonus.applied(recipe.grpo)
+        settings = update_settings(recipe, state.tokens_per_microbatch, bonus)
         stats = update(state.policy, state.reference, state.optimizer, groups, settings)
         state.tokens_per_microbatch = stats.tokens_per_microbatch
+        state.bonus = state.bonus.next(stats.entropy, recipe.grpo)
         stats = replace(stats, nonfinite_rows=_places(drawn, groups, stats.nonfinite_rows))
     times["time/step_s"] = time.perf_counter() - started
-    return FinishedStep(step, state.stream.epoch(step), learning_rate, drawn, stats, times)
+    coef = state.bonus.coef if settings.every_row else None
+    return FinishedStep(step, state.stream.epoch(step), learning_rate, drawn, stats, times, coef)
 
 
 def collect(

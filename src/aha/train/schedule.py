@@ -1,12 +1,17 @@
-"""A step's problems and learning rate, as functions of the step, so that nothing needs saving."""
+"""A step's problems, learning rate and bonus for entropy.
+
+They are functions of the step and of the record, so that nothing more needs saving.
+"""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from aha.sections import OptimizerSection
+from aha.sections import GrpoSection, OptimizerSection
 from aha.tasks import TASKS
 from aha.types import Problem
 
@@ -54,6 +59,37 @@ class ProblemStream:
                 order = list(dict.fromkeys([*easy, *order]))
             self._order = (epoch, order)
         return self._problems[self._order[1][place]]
+
+
+@dataclass(frozen=True)
+class EntropyBonus:
+    """The bonus for entropy after some steps: its coefficient, and the last step's entropy."""
+
+    coef: float
+    entropy: float = math.inf
+
+    @staticmethod
+    def after(records: Sequence[Mapping[str, Any]], settings: GrpoSection) -> EntropyBonus:
+        """As the run's records leave it."""
+        known = [r["entropy"] for r in records if r.get("entropy") is not None]
+        coef = records[-1].get("entropy_coef", settings.entropy_coef) if records else None
+        return EntropyBonus(
+            settings.entropy_coef if coef is None else coef, known[-1] if known else math.inf
+        )
+
+    def applied(self, settings: GrpoSection) -> float:
+        """The coefficient in the next step's loss."""
+        off = settings.use_adaptive_entropy and self.entropy > settings.entropy_target
+        return 0.0 if off else self.coef
+
+    def next(self, entropy: float, settings: GrpoSection) -> EntropyBonus:
+        """After a step with this entropy in nats; NaN if it trained on nothing."""
+        if math.isnan(entropy) or not settings.use_adaptive_entropy:
+            return self
+        low = entropy <= settings.entropy_target
+        moved = self.coef + (settings.entropy_coef_delta if low else -settings.entropy_coef_delta)
+        coef = min(max(moved, settings.entropy_coef_min), settings.entropy_coef_max)
+        return EntropyBonus(coef, entropy)
 
 
 def learning_rate_at(step: int, max_steps: int, settings: OptimizerSection) -> float:

@@ -35,7 +35,7 @@ from aha.tasks.prompts import ask
 from aha.train.checkpoint import restore
 from aha.train.memory import tokens_that_fit
 from aha.train.optimizer import build_optimizer
-from aha.train.schedule import ProblemStream
+from aha.train.schedule import EntropyBonus, ProblemStream
 from aha.types import Problem
 
 
@@ -57,7 +57,8 @@ class TrainingData:
 class TrainingState(TrainingData):
     """Everything a step needs; `prepare` builds it once from a recipe.
 
-    `tokens_per_microbatch` shrinks when memory runs out. `done`: the last step that is done.
+    `tokens_per_microbatch` shrinks when memory runs out. `bonus` is for entropy. `done`: the last
+    step that is done.
     """
 
     model: PreTrainedModel
@@ -66,6 +67,7 @@ class TrainingState(TrainingData):
     engine: NativeEngine
     optimizer: torch.optim.Optimizer
     tokens_per_microbatch: int
+    bonus: EntropyBonus
     done: int
 
 
@@ -158,6 +160,7 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
         engine=engine,
         optimizer=optimizer,
         tokens_per_microbatch=fits,
+        bonus=EntropyBonus(grpo.entropy_coef),
         done=restore(resume_from, optimizer) if resume_from else 0,
     )
 
@@ -190,8 +193,10 @@ def sampling_settings(recipe: Recipe) -> SamplingSettings:
     return SamplingSettings(**recipe.generation.model_dump(exclude={"num_generations", "max_rows"}))
 
 
-def update_settings(recipe: Recipe, tokens_per_microbatch: int) -> UpdateSettings:
-    """The recipe's settings for updates."""
+def update_settings(
+    recipe: Recipe, tokens_per_microbatch: int, entropy_coef: float = 0.0
+) -> UpdateSettings:
+    """The recipe's settings for updates; `entropy_coef` is the bonus that applies now."""
     grpo = recipe.grpo
     high = grpo.epsilon if grpo.epsilon_high is None else grpo.epsilon_high
     return UpdateSettings(
@@ -208,4 +213,6 @@ def update_settings(recipe: Recipe, tokens_per_microbatch: int) -> UpdateSetting
         max_grad_norm=recipe.optimizer.max_grad_norm,
         tokens_per_microbatch=tokens_per_microbatch,
         mask_truncated=grpo.mask_truncated_completions,
+        entropy_coef=entropy_coef,
+        every_row=grpo.entropy_coef > 0 or grpo.use_adaptive_entropy,
     )

@@ -249,7 +249,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
         mask_BT = inputs["completion_mask"].bool()
         logprobs_BT, entropy_BT = self._computed_BT
         nonfinite_B = ~(logprobs_BT.isfinite() | ~mask_BT).all(dim=1)
-        trained_B = mask_BT.any(dim=1) & ((inputs["advantages"] != 0) | (self.beta != 0))
+        every = self.beta != 0 or self.entropy_coef != 0
+        trained_B = mask_BT.any(dim=1) & ((inputs["advantages"] != 0) | every)
         trained_BT = mask_BT & trained_B[:, None]
         self._sums.nonfinite_rows.update(inputs["row"][nonfinite_B].tolist())
         self._sums.microbatches.append(
@@ -332,7 +333,8 @@ class RecipeTrainer(GRPOTrainer):  # type: ignore[misc]
             "time/step_s": step_s,
         }
         epoch = self._data.stream.epoch(number)
-        return FinishedStep(number, epoch, step.learning_rate, step.groups, stats, times)
+        coef = self.entropy_coef or None
+        return FinishedStep(number, epoch, step.learning_rate, step.groups, stats, times, coef)
 
     # Checkpoints.
 
