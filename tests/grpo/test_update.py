@@ -127,7 +127,9 @@ def test_rows_without_advantage_are_not_computed_but_counted(
 def test_the_entropy_has_its_gradient(
     fused: bool, random_model: Callable[..., PreTrainedModel], groups: list[Group]
 ) -> None:
-    model = random_model()
+    model, plain, total = random_model(), random_model(), torch.tensor(0.0)
+    for each in (model, plain):
+        each.get_input_embeddings().padding_idx = None  # as `load_model` does
     policy = LogprobModel(model, blocks_of(model) if fused else None)
     group = groups[0]
     rows = [Row(i, group.prompt.token_ids, c.token_ids) for i, c in enumerate(group.completions)]
@@ -135,7 +137,6 @@ def test_the_entropy_has_its_gradient(
         logprobs_N, entropy_N = policy.head(policy.hidden(batch), batch.targets_N, 0.7, True)
         (logprobs_N.sum() + 3 * entropy_N.sum()).backward()
     policy.gather_gradients()
-    plain, total = random_model(), torch.tensor(0.0)
     for row in rows:
         ids = torch.tensor([row.prompt_ids + row.completion_ids])
         logits_TV = plain(input_ids=ids).logits[0, len(row.prompt_ids) - 1 : -1] / 0.7
