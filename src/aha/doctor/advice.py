@@ -2,8 +2,8 @@
 
 Settings that change no result come first (smaller microbatches, checkpointing, fewer rows at a
 time), then another place or size of the optimizer's state, then adapters, then adapters on a
-quantised base. All weights in bfloat16 are shown, but
-never recommended: most updates are rounded away.
+quantised base. All weights in bfloat16 are shown, but never recommended: most updates are rounded
+away.
 """
 
 from __future__ import annotations
