@@ -76,9 +76,9 @@ def advise(subject: Subject) -> Advice:
     nf4 = (*adapters, "model.quantization=nf4") if recipe.model.quantization == "none" else ()
     dtype = () if recipe.model.dtype == "bfloat16" else ("model.dtype=bfloat16",)
     # On a GPU the CPU's memory takes the state and the results stay; a CPU can only round it.
-    state: Settings = ("optimizer.state=" + ("8bit" if subject.place.device == "cpu" else "cpu"),)
-    if recipe.lora or recipe.optimizer.state != "device":
-        state = ()
+    moved = "8bit" if subject.place.device == "cpu" else "cpu"
+    there = recipe.lora is None and recipe.optimizer.state == "device"
+    state = (f"optimizer.state={moved}",) if there else ()
     alone = (
         _halved(subject, (), _TOKENS), _checkpointing(recipe), _halved(subject, (), _ROWS), state,
         dtype, adapters, nf4,

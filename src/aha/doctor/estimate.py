@@ -103,6 +103,8 @@ def estimate(
     an hour. Every group is taken to have signal.
     """
     it, generation, grpo = card_of(card), recipe.generation, recipe.grpo
+    flops_per_s = TRAINING_SHARE * it.tflops * 1e12
+    bytes_per_s, link_per_s = BANDWIDTH_SHARE * it.gb_per_s * 1e9, LINK_SHARE * it.link * 1e9
     limit, parameters = generation.max_completion_length, shape.counts.parameters
     length = min(limit, limit / 2 if mean_length is None else mean_length)
     rows = math.ceil(grpo.prompts_per_step * generation.num_generations / gpus)
@@ -115,16 +117,11 @@ def estimate(
         w = shape.widths
         position = 2 * w.layers * w.kv_heads * w.head_dim * 2
         read = 2 * parameters + live * (prompt_tokens + length / 2) * position
-        bound = max(
-            read / (BANDWIDTH_SHARE * it.gb_per_s * 1e9),
-            2 * parameters * live / (TRAINING_SHARE * it.tflops * 1e12),
-        )
+        bound = max(read / bytes_per_s, 2 * parameters * live / flops_per_s)
         waves = rows / live
         tokens = (waves - 1) * length + min(limit, LONGEST * length)
         prompts = 2 * parameters * prompt_tokens * math.ceil(rows / per_group)
-        return tokens * (w.layers * LAYER_S[decoding] + bound) + prompts / (
-            TRAINING_SHARE * it.tflops * 1e12
-        )
+        return tokens * (w.layers * LAYER_S[decoding] + bound) + prompts / flops_per_s
 
     rollout = writing(rows, generation.num_generations)
     # Forward and backward; with checkpointing the forward pass twice; the reference's forward pass.
@@ -132,15 +129,15 @@ def estimate(
     shared = rows / generation.num_generations if recipe.engine == "native" else rows
     tokens = rows * length + shared * prompt_tokens
     flops = parameters * tokens * (per_token * grpo.num_iterations + 2 * (grpo.beta != 0))
-    training = flops / (TRAINING_SHARE * it.tflops * 1e12)
+    training = flops / flops_per_s
     trained = parameters if recipe.lora is None else 0  # adapters are small
     if recipe.optimizer.state == "cpu":
-        other = trained * (28 / HOST_GB_PER_S + 8 / (LINK_SHARE * it.link)) / 1e9
+        other = trained * (28 / (HOST_GB_PER_S * 1e9) + 8 / link_per_s)
     else:
-        other = trained * 28 / (BANDWIDTH_SHARE * it.gb_per_s * 1e9)
+        other = trained * 28 / bytes_per_s
     if gpus > 1:
         # A ring passes every gradient twice.
-        other += 2 * 4 * trained * (gpus - 1) / gpus / (LINK_SHARE * it.link * 1e9)
+        other += 2 * 4 * trained * (gpus - 1) / gpus / link_per_s
     other *= grpo.num_iterations
     held_out = recipe.evaluation.n * recipe.evaluation.samples
     every = recipe.evaluation.every

@@ -148,7 +148,7 @@ class CPUDecoder(Decoder):
     def _read(self, prompts: Sequence[Sequence[int]], repeats: int) -> Tensor:
         """Run the prompts and append their rows; the last hidden states (P, C).
 
-        What two prompts one after the other begin with, such as instructions, is computed once.
+        Tokens with which a prompt begins like the one before it are computed once.
         """
         blocks, lengths = self._blocks, [len(prompt) for prompt in prompts]
         ids_M, position_M, place_PT, pick_M = shared_beginnings(prompts, left=True)
