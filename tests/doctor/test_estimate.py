@@ -80,7 +80,8 @@ def test_a_wrong_question_is_one_sentence(about: dict[str, Any], words: str) -> 
 
 
 def test_a_card_brings_its_memory() -> None:
-    report = diagnose("mini-r1-3b", device="a100-80", timed=True, gpus=2, offline=True)
+    about: dict[str, Any] = {"device": "a100-80", "gpus": 2, "timed": True, "offline": True}
+    report = diagnose("mini-r1-3b", ["engine=trl"], **about)
     assert report.recipe is not None
     assert report.recipe.subject.place.limit == int(CARDS["a100-80"].gib * 2**30)
     assert "estimate for 2 x a100-80, not measured" in report.as_text()

@@ -24,28 +24,25 @@ def test_every_row_is_in_one_batch_within_the_budget(
     # Rows whose prompts have one length have one prompt.
     rows = [Row(i, (2,) * p, tuple(range(3, 3 + c))) for i, (p, c) in enumerate(lengths)]
     batches = micro_batches(rows, budget, CPU, shared)
-    assert sorted(i for b in batches for i in b.index_B.tolist()) == list(range(len(rows)))
+    assert sorted(row.index for b in batches for row in b.rows) == list(range(len(rows)))
     for batch in batches:
         places, alone = batch.place_BS.numel(), len(batch.place_BS) == 1
         if shared:
             assert alone or (len(batch.ids_M) <= budget and places <= PLACES * budget)
         else:
             assert alone or places <= budget
-        for place, index in enumerate(batch.index_B.tolist()):
-            prompt, completion = rows[index].prompt_ids, rows[index].completion_ids
+        for place, row in enumerate(batch.rows):
+            prompt, completion = row.prompt_ids, row.completion_ids
             read = [*prompt, *completion[:-1]]
             at = batch.place_BS[place, : len(read)]
             assert batch.ids_M[at].tolist() == read
             assert batch.position_M[at].tolist() == list(range(len(read)))
-            mine = batch.row_N == place
+            mine = batch.index_N == row.index
             assert batch.targets_N[mine].tolist() == list(completion)
             # Each target is predicted by the token that stands before it.
             assert batch.predict_N[mine].tolist() == at[len(prompt) - 1 :].tolist()
         # Each beginning of a row exists once.
-        read = [
-            (*rows[index].prompt_ids, *rows[index].completion_ids[:-1])
-            for index in batch.index_B.tolist()
-        ]
+        read = [(*row.prompt_ids, *row.completion_ids[:-1]) for row in batch.rows]
         assert len(batch.ids_M) == len({ids[: n + 1] for ids in read for n in range(len(ids))})
         # A token is picked where it stands.
         assert batch.place_BS.flatten()[batch.pick_M].tolist() == list(range(len(batch.ids_M)))
@@ -70,17 +67,14 @@ def test_logprobs_do_not_depend_on_padding_or_order(
     for given_rows in (rows, rows[::-1]):
         for budget in (14, 40, 1_000):
             for batch in micro_batches(given_rows, budget, CPU):
-                counts = batch.row_N.bincount().tolist()
+                counts = [len(row.completion_ids) for row in batch.rows]
                 hidden = policy.hidden(batch)
                 logprobs, entropy = policy.head(hidden, batch.targets_N, temperature)
                 assert torch.allclose(policy.logprobs(batch, temperature), logprobs, atol=1e-6)
-                parts = zip(
-                    batch.index_B.tolist(), logprobs.split(counts), entropy.split(counts),
-                    strict=True,
-                )  # fmt: skip
-                for index, mine, uncertainty in parts:
-                    expected = alone(model, rows[index], temperature)
-                    targets = torch.tensor(rows[index].completion_ids)[:, None]
+                parts = zip(batch.rows, logprobs.split(counts), entropy.split(counts), strict=True)
+                for row, mine, uncertainty in parts:
+                    expected = alone(model, row, temperature)
+                    targets = torch.tensor(row.completion_ids)[:, None]
                     assert torch.allclose(mine, expected.gather(1, targets).squeeze(1), atol=1e-5)
                     by_hand = -(expected.exp() * expected).sum(dim=-1)
                     assert torch.allclose(uncertainty, by_hand, atol=1e-4)

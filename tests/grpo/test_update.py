@@ -80,7 +80,7 @@ def test_sharing_prompts_does_not_change_loss_and_gradient(
             hidden_NC = policy.hidden(batch)
             logprobs_N, _ = policy.head(hidden_NC, batch.targets_N, 0.7)
             # Another weight for each row, so that no two rows' gradients can be exchanged.
-            loss = (logprobs_N * (1.0 + batch.index_B[batch.row_N])).sum()
+            loss = (logprobs_N * (1.0 + batch.index_N)).sum()
             loss.backward()
             total += loss.item()
         policy.gather_gradients()
@@ -264,7 +264,7 @@ def test_an_update_makes_good_completions_likelier(
 
     def weighted(model: PreTrainedModel) -> float:
         logprobs_N = LogprobModel(model, None).logprobs(batch, 1.0)
-        return float((logprobs_N * advantages[batch.index_B[batch.row_N]]).sum())
+        return float((logprobs_N * advantages[batch.index_N]).sum())
 
     trained, _ = run(random_model, groups)
     assert weighted(trained) > weighted(random_model())

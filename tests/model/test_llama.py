@@ -35,7 +35,7 @@ def gradients(policy: LogprobModel, temperature: float) -> dict[str, torch.Tenso
     """The gradients of a loss that weighs every token differently."""
     policy.clear_gradients()
     for batch in micro_batches(ROWS, 20, torch.device("cpu")):
-        weight_N = (batch.targets_N + batch.index_B[batch.row_N]).float()
+        weight_N = (batch.targets_N + batch.index_N).float()
         backward(policy, batch, temperature, weight_N)
     policy.gather_gradients()
     return {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}

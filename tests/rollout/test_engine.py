@@ -322,7 +322,7 @@ def test_rollouts_under_autocast_have_the_trainers_log_probabilities(
     ]
     (batch,) = micro_batches(rows, 10_000, model.device)
     trainer = LogprobModel(model, blocks, autocast=torch.bfloat16).logprobs(batch, 1.0)
-    sampled = [completions[index][1].logprobs for index in batch.index_B.tolist()]
+    sampled = [completions[row.index][1].logprobs for row in batch.rows]
     gap = (trainer.cpu() - torch.tensor(sum(sampled, ()))).abs().mean()
     assert gap < 1e-2, gap
 

@@ -125,9 +125,10 @@ def our_side(
     if old_shift is not None:
         for part in parts:
             logprobs_N = policy.logprobs(part.batch, TEMPERATURE)
-            rows = logprobs_N.split(part.batch.row_N.bincount().tolist())
-            for index, logprobs in zip(part.batch.index_B.tolist(), rows, strict=True):
-                old[index] = logprobs + old_shift[index, : len(logprobs)]
+            rows = part.batch.rows
+            split = logprobs_N.split([len(row.completion_ids) for row in rows])
+            for row, logprobs in zip(rows, split, strict=True):
+                old[row.index] = logprobs + old_shift[row.index, : len(logprobs)]
     result = accumulate_gradients(policy, parts, old, settings)
     policy.gather_gradients()
     return result.loss, gradients(model)

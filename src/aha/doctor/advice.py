@@ -23,7 +23,7 @@ from aha.train.memory import Prediction, RunSizes, predict
 
 Settings = tuple[str, ...]  # as `--set` takes them
 # Predictions were up to a tenth too low (docs/doctor.md).
-_ROOMY = 0.9
+ROOMY = 0.9
 # Adapters want about ten times the learning rate of all weights (docs/lora.md).
 _ADAPTERS_RATE = 10
 _TOKENS, _ROWS = "train.tokens_per_microbatch", "generation.max_rows"
@@ -111,7 +111,7 @@ def option(subject: Subject, settings: Settings) -> Option:
     """The recipe with other settings, and how it fits."""
     peak = prediction(subject, settings).peak
     room = peak.total / subject.place.limit
-    fit: Literal["yes", "tight", "no"] = "yes" if room <= _ROOMY else "tight" if room <= 1 else "no"
+    fit: Literal["yes", "tight", "no"] = "yes" if room <= ROOMY else "tight" if room <= 1 else "no"
     return Option(settings, peak.total, peak.name, fit)
 
 
@@ -167,9 +167,9 @@ def _halved(subject: Subject, base: Settings, key: str) -> Settings:
 def settings_findings(subject: Subject, find: Find) -> list[Finding]:
     """Settings of the recipe that cannot work, on any machine."""
     recipe, counts, findings = subject.recipe, subject.shape.counts, []
-    if recipe.engine != "native":
+    if recipe.engine != "native" and subject.place.device == "cpu":
         advice = "Below is the memory of the native engine; TRL takes more (docs/performance.md)."
-        findings.append(note("engine", f"{recipe.engine} is not predicted", advice))
+        findings.append(note("engine", f"{recipe.engine} is not predicted on a CPU", advice))
 
     def stop(what: str, found: str, advice: str) -> None:
         findings.append(problem(what, found, advice, stops=True))

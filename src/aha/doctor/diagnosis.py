@@ -24,6 +24,7 @@ from aha.doctor.advice import (
 from aha.doctor.estimate import CARDS, Estimate, card_of, estimate
 from aha.doctor.hardware import Finding
 from aha.doctor.preview import Subject, place_of, prompts_of, shape_of
+from aha.doctor.sharded import Sharded, first_fit, sharded, sharded_finding
 from aha.doctor.trial import Measured, measure
 from aha.recipe import load_recipe
 from aha.rewards.score import require_known
@@ -36,7 +37,7 @@ from aha.visible import text_template, visible
 class RecipeReport:
     """The part of the report on a recipe; `command` trains it with the settings asked about.
 
-    `estimate` if a card's time was asked for.
+    `estimate` if a card's time was asked for. `sharded`: engine trl on a GPU or several.
     """
 
     subject: Subject
@@ -45,6 +46,8 @@ class RecipeReport:
     advice: Advice
     measured: Measured | None
     estimate: Estimate | None
+    sharded: tuple[Sharded, ...]
+    gpus: int
     command: str
 
 
@@ -104,6 +107,10 @@ class Report:
                 "recommended": None if recommended is None else recommended.settings,
                 "largest_that_fits": about.advice.largest,
             }
+            if about.sharded:
+                value["recipe"]["sharded"] = [
+                    asdict(one) | {"peak": one.peak} for one in about.sharded
+                ]
             if about.measured is not None:
                 value["recipe"]["measured"] = asdict(about.measured)
             if about.estimate is not None:
@@ -130,8 +137,8 @@ def diagnose(
 
     With `memory_gib` or `device` (cpu, cuda, or a card of `CARDS`) the question is about another
     machine: this one is left out. `config`: a config.json of the recipe's model. `measured`: also
-    take two real steps. `timed`: also estimate time and cost on `gpus` of the card, each at `price`
-    an hour, for completions of `length` tokens on average.
+    take two real steps. `gpus`: so many for engine trl. `timed`: also estimate time and cost on
+    them, each at `price` an hour, for completions of `length` tokens on average.
     Errors: UserError for a wrong question; RunFailure when a trial fails.
     """
     if device not in (None, "cpu", "cuda"):
@@ -139,13 +146,13 @@ def diagnose(
         memory_gib = card.gib if memory_gib is None else memory_gib
     if timed and device not in CARDS:
         raise UserError(f"--estimate needs --device with a card: {', '.join(CARDS)}.")
-    if not timed and (gpus != 1 or price is not None or length is not None):
-        raise UserError("--gpus, --price and --length go with --estimate.")
+    if not timed and (price is not None or length is not None):
+        raise UserError("--price and --length go with --estimate.")
     kind: Device | None = "cuda" if device in CARDS else device  # type: ignore[assignment]
     elsewhere = memory_gib is not None or device is not None
-    if recipe is None and (overrides or elsewhere or config or measured):
+    if recipe is None and (overrides or elsewhere or config or measured or gpus > 1):
         raise UserError(
-            "--set, --memory, --device, --config and --measure go with a recipe: "
+            "--set, --memory, --device, --gpus, --config and --measure go with a recipe: "
             "aha doctor countdown-tiny --measure."
         )
     if measured and (elsewhere or config):
@@ -170,7 +177,22 @@ def diagnose(
         place = place_of(machine, loaded, kind, limit)
         subject = Subject(loaded, shape, place, prompts_of(loaded))
         advice = advise(subject)
-        found = [memory_finding(subject, advice), *settings_findings(subject, software.installed)]
+        on_trl = loaded.engine == "trl" and place.device == "cuda"
+        if gpus > 1 and not on_trl:
+            raise UserError(
+                f"--gpus is {gpus}; allowed is 1: engine {loaded.engine!r} is one process there. "
+                "On GPUs --set engine=trl takes several."
+            )
+        spread: tuple[Sharded, ...] = ()
+        launched = ["aha", "train", recipe]
+        memory = memory_finding(subject, advice)
+        if on_trl:
+            spread = sharded(loaded, shape, place, subject.prompts.tokens, gpus)
+            memory = sharded_finding(spread, place.limit, gpus)
+            if gpus > 1 and (fits := first_fit(spread, place.limit)):
+                launched = ["aha", "launch", "accelerate", recipe, "--processes", str(gpus)]
+                launched += ["--strategy", fits.strategy]
+        found = [memory, *settings_findings(subject, software.installed)]
         if not elsewhere:
             saved = RunSizes(loaded, shape, place, subject.prompts.tokens).saved
             checkpoints = checkpoints_finding(subject, saved, machine.disks)
@@ -186,9 +208,9 @@ def diagnose(
             )
             if timed
             else None,
-            command=shlex.join(
-                ["aha", "train", recipe, *(word for x in overrides for word in ("--set", x))]
-            ),
+            sharded=spread,
+            gpus=gpus,
+            command=shlex.join([*launched, *(word for x in overrides for word in ("--set", x))]),
         )
     if elsewhere:
         return Report((), about)

@@ -34,10 +34,13 @@ class MicroBatch:
 
     ids_M, position_M: each token, and its position in its rows. place_BS: which of the M tokens
     stands at each place of the right-padded rows, S the longest; padding names token 0. pick_M:
-    for each token one place in the flattened (B * S). N counts completion tokens. predict_N: which
-    of the M tokens predicts it, the one before it. targets_N: that token. row_N: its row, 0 to
-    B - 1. index_B: the rows' places in the update.
+    for each token one place in the flattened (B * S). N counts completion tokens, row after row.
+    predict_N: which of the M tokens predicts it, the one before it. targets_N: that token.
+    index_N: its row's place in the update. `rows` are on the host, so that reading their lengths
+    does not wait for a GPU.
     """
+
+    rows: tuple[Row, ...]
 
     ids_M: Tensor
     position_M: Tensor
@@ -45,8 +48,7 @@ class MicroBatch:
     pick_M: Tensor
     predict_N: Tensor
     targets_N: Tensor
-    row_N: Tensor
-    index_B: Tensor
+    index_N: Tensor
 
 
 def micro_batches(
@@ -106,14 +108,14 @@ def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         for b, row in enumerate(rows)
     ]
     targets = [token for row in rows for token in row.completion_ids]
-    row_of = [b for b, row in enumerate(rows) for _ in row.completion_ids]
+    index = [row.index for row in rows for _ in row.completion_ids]
     return MicroBatch(
+        rows=tuple(rows),
         ids_M=ids_M.to(device),
         position_M=position_M.to(device),
         place_BS=place_BS.to(device),
         pick_M=pick_M.to(device),
         predict_N=torch.cat(predict).to(device),
         targets_N=torch.tensor(targets, device=device),
-        row_N=torch.tensor(row_of, device=device),
-        index_B=torch.tensor([row.index for row in rows], device=device),
+        index_N=torch.tensor(index, device=device),
     )

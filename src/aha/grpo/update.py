@@ -141,9 +141,10 @@ def update(
         policy.clear_gradients()
         if skipped:
             break
+    first, last = _on_host(old_logprobs), _on_host(result.logprobs)
     gaps = [
-        (logprobs_T.cpu() - torch.tensor(completions[index].logprobs)).abs().max().item()
-        for index, logprobs_T in old_logprobs.items()
+        (logprobs_T - torch.tensor(completions[index].logprobs)).abs().max().item()
+        for index, logprobs_T in first.items()
     ]
     return UpdateStats(
         loss=result.loss,
@@ -153,13 +154,11 @@ def update(
         clip_ratio=result.clipped / result.tokens,
         # max() ignores a NaN that is not the first value.
         logprob_gap=nan if any(map(math.isnan, gaps)) else max(gaps),
-        trained_rows=sum(len(part.batch.index_B) for part in parts),
+        trained_rows=sum(len(part.batch.rows) for part in parts),
         tokens_per_microbatch=settings.tokens_per_microbatch,
         skipped=skipped,
         nonfinite_rows=tuple(
-            index
-            for index, logprobs_T in sorted(result.logprobs.items())
-            if not logprobs_T.isfinite().all()
+            index for index, logprobs_T in sorted(last.items()) if not logprobs_T.isfinite().all()
         ),
     )
 
@@ -181,8 +180,8 @@ def accumulate_gradients(
     sums: list[Tensor] = []
     tokens = sum(len(part.advantages_N) for part in parts)
     for part in parts:
-        batch, rows = part.batch, part.batch.index_B.tolist()
-        old_N = torch.cat([old_logprobs[row] for row in rows]) if old_logprobs else None
+        batch, rows = part.batch, part.batch.rows
+        old_N = torch.cat([old_logprobs[row.index] for row in rows]) if old_logprobs else None
         hidden_NC = policy.hidden(batch)
         size, written = policy.tokens_at_once, list[Tensor]()
         leaves = [piece.requires_grad_() for piece in hidden_NC.detach().split(size)]
@@ -207,8 +206,8 @@ def accumulate_gradients(
             sums.append(torch.stack([figure.detach() for figure in figures]))
             written.append(logprobs_N.detach())
         hidden_NC.backward(torch.cat([leaf.grad for leaf in leaves if leaf.grad is not None]))
-        lengths = batch.row_N.bincount().tolist()
-        logprobs |= dict(zip(rows, torch.cat(written).split(lengths), strict=True))
+        by_row = torch.cat(written).split([len(row.completion_ids) for row in rows])
+        logprobs |= {row.index: logprobs_T for row, logprobs_T in zip(rows, by_row, strict=True)}
     loss_sum, kl, clipped, entropy = torch.stack(sums).cpu().double().sum(dim=0).tolist()
     return Pass(loss_sum, kl, clipped, entropy, tokens, logprobs)
 
@@ -246,10 +245,16 @@ def prepare(
     parts = []
     budget, shared = settings.tokens_per_microbatch, policy.shares_prompts
     for batch in micro_batches(rows, budget, device, shared):
-        row_N = batch.index_B[batch.row_N]
+        index_N = batch.index_N
         reference_N = None if reference is None else reference.logprobs(batch, settings.temperature)
-        parts.append(Part(batch, advantages_B[row_N], weights_B[row_N], reference_N))
+        parts.append(Part(batch, advantages_B[index_N], weights_B[index_N], reference_N))
     return parts
+
+
+def _on_host(logprobs: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """All rows' log-probabilities, copied together: a copy for each row would wait for each."""
+    whole = torch.cat(list(logprobs.values())).cpu()
+    return dict(zip(logprobs, whole.split([len(x) for x in logprobs.values()]), strict=True))
 
 
 def _halved(settings: UpdateSettings, groups: Sequence[Group]) -> int:
