@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: setup demo demo-lm train test test-all test-versions constraints smollm2 wheel check format bench bench-gpu clean
+.PHONY: setup demo demo-lm train test test-all test-fake-gpu test-versions constraints smollm2 wheel check format bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -39,6 +39,15 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# The GPU path on fake CUDA tensors, without a GPU, on Linux. It downloads gigabytes. Three equal
+# signs: a build for CPUs, such as 2.13.0+cpu, is another version.
+test-fake-gpu:
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/pip install --quiet --editable . pytest 'torch===$(shell sed -n s/^torch==//p constraints.txt)'
+	cc -shared -fPIC -o .venv-cuda/libcuda.so.1 tests/fake_gpu/driver.c
+	LD_LIBRARY_PATH=$(CURDIR)/.venv-cuda LD_PRELOAD=$(CURDIR)/.venv-cuda/libcuda.so.1 \
+		.venv-cuda/bin/python -m pytest tests/fake_gpu
 
 test-versions: $(VENV)/.installed-dev
 	$(BIN)/python tests/versions.py
@@ -73,4 +82,4 @@ bench-gpu: setup
 	$(BIN)/python benchmarks/gpu.py --json bench-gpu.json
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) .venv-cuda build dist
