@@ -1,4 +1,4 @@
-"""Print `aha doctor --estimate` beside published runs: docs/doctor.md's table.
+"""Print `aha doctor --estimate` beside published runs, and for many GPUs: tables of docs/.
 
 It measures nothing, and needs no weights, network or GPU.
 
@@ -67,6 +67,25 @@ RUNS = (
 )  # fmt: skip
 
 
+def many_gpus() -> None:
+    """docs/clusters.md's table: one recipe on more and more cards."""
+    changes = (
+        *_VLLM, "grpo.prompts_per_step=1024", "generation.num_generations=8", "evaluation.n=0",
+        "generation.max_completion_length=4096", "generation.max_rows=256",
+    )  # fmt: skip
+    recipe = load_recipe("r1-zero-7b", changes)
+    shape = public_shape(recipe.model.name)
+    assert shape is not None
+    print("| H100 | rows a GPU | rollouts, s | training, s | optimizer and exchange, s | a step, s | GPU-hours for 100 steps |")  # noqa: E501
+    print("|---|---|---|---|---|---|---|")
+    for gpus in (8, 64, 512):
+        one = estimate(recipe, shape, "h100", 200, gpus, 1000)
+        print(
+            f"| {gpus} | {8192 // gpus} | {one.rollout_s:.0f} | {one.training_s:.1f} "
+            f"| {one.other_s:.1f} | {one.step_s:.0f} | {gpus * one.step_s / 36:.0f} |"
+        )
+
+
 def main() -> None:
     print("| run | machine | published, s a step | estimate, s | published / estimate |")
     print("|---|---|---|---|---|")
@@ -81,6 +100,8 @@ def main() -> None:
             f"| {run.name} ({run.source}) | {run.gpus} x {run.card} | {published} | {step:.0f} "
             f"| {(low + high) / 2 / step:.1f} |"
         )
+    print()
+    many_gpus()
 
 
 if __name__ == "__main__":

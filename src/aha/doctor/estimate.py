@@ -52,6 +52,8 @@ TRAINING_SHARE, BANDWIDTH_SHARE, LINK_SHARE = 0.35, 0.55, 0.5
 LAYER_S = {"graphs": 65e-6, "transformers": 1.1e-3}
 # The longest completion of a batch, in means; the recipe's limit is the most.
 LONGEST = 2.0
+# Cards of a machine, and GB/s between machines for each card: 400 Gbit/s, an assumption.
+MACHINE, MACHINE_LINK = 8, 50
 # GB/s at which a CPU updates an optimizer's state (28 bytes a weight) that lies in its memory.
 HOST_GB_PER_S = 50.0
 
@@ -104,7 +106,8 @@ def estimate(
     """
     it, generation, grpo = card_of(card), recipe.generation, recipe.grpo
     flops_per_s = TRAINING_SHARE * it.tflops * 1e12
-    bytes_per_s, link_per_s = BANDWIDTH_SHARE * it.gb_per_s * 1e9, LINK_SHARE * it.link * 1e9
+    link = it.link if gpus <= MACHINE else min(it.link, MACHINE_LINK)
+    bytes_per_s, link_per_s = BANDWIDTH_SHARE * it.gb_per_s * 1e9, LINK_SHARE * link * 1e9
     limit, parameters = generation.max_completion_length, shape.counts.parameters
     length = min(limit, limit / 2 if mean_length is None else mean_length)
     rows = math.ceil(grpo.prompts_per_step * generation.num_generations / gpus)
@@ -139,6 +142,8 @@ def estimate(
         # A ring passes every gradient twice.
         other += 2 * 4 * trained * (gpus - 1) / gpus / link_per_s
     other *= grpo.num_iterations
+    if vllm:
+        other += 2 * parameters / link_per_s  # vLLM gets the new weights once a step
     held_out = recipe.evaluation.n * recipe.evaluation.samples
     every = recipe.evaluation.every
     evaluations = 2 + (recipe.train.max_steps // every if every else 0) if held_out else 0
