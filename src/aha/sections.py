@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo"]
+AdvantageEstimator = Literal["grpo", "rloo", "reinforce++", "maxrl", "gdpo"]
+KlEstimator = Literal["k1", "k2", "k3"]
 ScaleRewards = Literal["group", "batch", "none"]
 
 
@@ -173,6 +175,7 @@ class GrpoSection(Section):
     num_iterations: int = Field(1, ge=1, description="updates per batch of rollouts")
     beta: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight of the KL term")
     use_bias_correction_kl: bool = Field(True, description="KL times the importance ratio")
+    kl_estimator: KlEstimator = "k3"
     epsilon: float = Field(
         0.2,
         ge=0,
@@ -183,10 +186,17 @@ class GrpoSection(Section):
     epsilon_high: float | None = Field(
         None,
         ge=0,
-        description="how far it may rise; without effect when num_iterations is 1; none: epsilon",
+        description="how far it may rise; without effect when num_iterations is 1; none: epsilon. "
+        "With loss_type cispo the largest ratio, such as 5",
     )
     loss_type: LossType = "dapo"
-    scale_rewards: ScaleRewards = "group"
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="sequence: one ratio for all tokens of a completion (GSPO)"
+    )
+    advantage_estimator: AdvantageEstimator = "grpo"
+    scale_rewards: ScaleRewards = Field(
+        "group", description="the deviation by which advantage_estimator grpo divides"
+    )
     mask_truncated_completions: bool = False
     entropy_coef: float = Field(
         0.0,
@@ -209,6 +219,30 @@ class GrpoSection(Section):
     max_sampling_rounds: int = Field(
         4, ge=1, le=15, description="with dynamic_sampling: rounds of prompts_per_step at most"
     )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> GrpoSection:
+        if self.loss_type == "cispo" and (self.epsilon_high or 0) < 1:
+            raise ValueError(
+                f"epsilon_high is {self.epsilon_high}; with loss_type 'cispo' it is the largest "
+                "ratio, and allowed is 1 or more"
+            )
+        if self.advantage_estimator != "grpo" and self.scale_rewards != "group":
+            raise ValueError(
+                f"scale_rewards is {self.scale_rewards!r}; with advantage_estimator "
+                f"{self.advantage_estimator!r} allowed is the default 'group', which has no effect"
+            )
+        sequence = self.importance_sampling_level == "sequence"
+        if sequence and self.loss_type == "cispo":
+            raise ValueError(
+                "importance_sampling_level is 'sequence'; with loss_type 'cispo' allowed is 'token'"
+            )
+        if sequence and self.beta and self.use_bias_correction_kl:
+            raise ValueError(
+                "use_bias_correction_kl is true; with importance_sampling_level 'sequence' and "
+                "beta above 0 allowed is false"
+            )
+        return self
 
 
 class OptimizerSection(Section):

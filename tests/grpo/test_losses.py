@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aha.grpo.losses import LossSettings, LossType, row_weights, token_loss
+from aha.grpo.losses import LossSettings, LossType, kl_estimate, row_weights, token_loss
 
 
 def settings(loss_type: LossType = "grpo", **changes: float) -> LossSettings:
@@ -49,6 +49,52 @@ def test_clipping_by_hand(ratio: float, advantage: float, loss: float, clipped: 
     result = token_loss(logprobs, old, torch.tensor([advantage]), None, settings())
     assert result.loss_N.item() == pytest.approx(loss, rel=1e-5)
     assert result.clipped_N.item() is clipped
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "weight", "clipped"),
+    [
+        (1.0, 2.0, 1.0, False),
+        (7.0, 2.0, 5.0, True),
+        (7.0, -2.0, 5.0, False),
+        (0.1, 2.0, 0.1, False),
+    ],
+)
+def test_a_clipped_weight_by_hand(
+    ratio: float, advantage: float, weight: float, clipped: bool
+) -> None:
+    logprobs = torch.tensor([math.log(0.1 * ratio)], requires_grad=True)
+    old = torch.tensor([math.log(0.1)])
+    result = token_loss(
+        logprobs, old, torch.tensor([advantage]), None, settings("cispo", epsilon_high=5.0)
+    )
+    result.loss_N.sum().backward()
+    # The weight is a constant, so a clipped token still has a gradient.
+    assert logprobs.grad is not None
+    assert logprobs.grad.item() == pytest.approx(-weight * advantage, rel=1e-5)
+    assert result.clipped_N.item() is clipped
+
+
+def test_one_ratio_for_a_completion_by_hand() -> None:
+    logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
+    old, advantages = torch.tensor([-1.1, -1.9]), torch.tensor([1.0, 1.0])
+    mean = (logprobs - old).detach().mean().expand(2) + 0.1
+    result = token_loss(logprobs, old, advantages, None, settings(), mean)
+    assert result.loss_N.tolist() == pytest.approx([-math.exp(0.1)] * 2)
+    result.loss_N.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-math.exp(0.1)] * 2)
+    # Beyond the clip nothing is left of the gradient.
+    far = token_loss(logprobs, old, advantages, None, settings(), mean + 1.0)
+    assert far.clipped_N.all()
+    assert far.loss_N.tolist() == pytest.approx([-1.28] * 2)
+
+
+def test_estimators_of_the_kl_by_hand() -> None:
+    policy, reference = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.4)])
+    d = math.log(0.8)
+    for estimator, expected in (("k1", -d), ("k2", d * d / 2), ("k3", 0.8 - d - 1)):
+        assert kl_estimate(policy, reference, estimator).item() == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
 
 
 def test_kl_by_hand() -> None:

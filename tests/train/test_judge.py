@@ -184,6 +184,41 @@ def test_same_loss_and_gradients(
     assert_same(our_gradients, trl_gradients)
 
 
+@pytest.mark.parametrize(
+    ("changes", "ours"),
+    [
+        ({"loss_type": "grpo", "importance_sampling_level": "sequence"}, {"sequence": True}),
+        ({"loss_type": "dapo", "importance_sampling_level": "sequence"}, {"sequence": True}),
+        ({"loss_type": "cispo"}, {}),
+    ],
+    ids=["gspo", "gspo-dapo", "cispo"],
+)
+@pytest.mark.parametrize("old", [False, True])
+def test_same_loss_and_gradients_of_other_ratios(
+    old: bool,
+    changes: dict[str, Any],
+    ours: dict[str, Any],
+    random_model: Callable[..., PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    groups = make_groups(group_advantages(torch.tensor(REWARDS_PG), "group").tolist())
+    trainer = trl_trainer(random_model(0), tokenizer, groups, tmp_path, beta=0.0, **changes)
+    shift = None
+    if old:
+        shift = 0.4 * torch.randn(P * G, LIMIT, generator=torch.Generator().manual_seed(6))
+    if changes["loss_type"] == "cispo":
+        trainer.epsilon_high = 1.2
+    _, trl_loss, trl_gradients = trl_side(trainer, shift)
+    high = 1.2 if changes["loss_type"] == "cispo" else 0.28
+    loss = LossSettings(changes["loss_type"], 0.2, high, 0.0, LIMIT, **ours)
+    our_loss, our_gradients = our_side(
+        random_model(0), None, groups, loss, shift, mask_truncated=False
+    )
+    assert our_loss == pytest.approx(trl_loss.item(), rel=1e-5, abs=1e-7)
+    assert_same(our_gradients, trl_gradients)
+
+
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_same_advantages(
     scale: Any,

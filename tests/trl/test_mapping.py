@@ -80,6 +80,7 @@ CHANGED = {
     "grpo.epsilon=0.1": {"epsilon": 0.1},
     "grpo.entropy_coef=0.02": {"entropy_coef": 0.02},
     "grpo.epsilon_high=0.5": {"epsilon_high": 0.5},
+    "grpo.importance_sampling_level=sequence": {"importance_sampling_level": "sequence"},
     "grpo.loss_type=dr_grpo": {"loss_type": "dr_grpo"},
     "grpo.loss_type=bnpo": {"loss_type": "dapo"},  # the native engine's bnpo, see config.py
     "grpo.scale_rewards=batch": {"scale_rewards": "batch"},
@@ -151,15 +152,22 @@ def test_stop_strings_under_vllm_are_its_own() -> None:
 
 def test_a_refused_key_is_named_with_the_reason() -> None:
     refused = KEYS["refused"]
-    assert set(refused) == {
-        "grpo.dynamic_sampling", "grpo.use_adaptive_entropy", "train.save_in_background",
-        "trl.use_liger_kernel",
-    }  # fmt: skip
-    for key, reason in refused.items():
-        recipe = load_recipe("countdown-tiny", ["engine=trl", f"{key}=true"])
-        with pytest.raises(UserError, match=rf"^{key} is True; .* allowed is False: ") as error:
+    tried = {
+        "grpo.advantage_estimator": ("rloo", "'rloo'", "'grpo'"),
+        "grpo.kl_estimator": ("k2", "'k2'", "'k3'"),
+        "grpo.dynamic_sampling": ("true", "True", "False"),
+        "grpo.use_adaptive_entropy": ("true", "True", "False"),
+        "train.save_in_background": ("true", "True", "False"),
+        "trl.use_liger_kernel": ("true", "True", "False"),
+    }
+    assert set(refused) == set(tried)
+    for key, (value, found, allowed) in tried.items():
+        recipe = load_recipe("countdown-tiny", ["engine=trl", f"{key}={value}"])
+        with pytest.raises(
+            UserError, match=f"^{key} is {found}; .* allowed is {allowed}: "
+        ) as error:
             refuse(recipe)
-        assert reason in str(error.value)
+        assert refused[key] in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,9 @@ def accumulate_gradients(
         hidden_NC = policy.hidden(batch)
         size, written = policy.tokens_at_once, list[Tensor]()
         leaves = [piece.requires_grad_() for piece in hidden_NC.detach().split(size)]
+        sequence_N = None
+        if settings.loss.sequence and old_N is not None:
+            sequence_N = _sequence_log_ratio(policy, part, leaves, old_N, settings.temperature)
         for number, leaf_NC in enumerate(leaves):
             at = slice(number * size, (number + 1) * size)
             logprobs_N, entropy_N = policy.head(
@@ -197,6 +200,7 @@ def accumulate_gradients(
                 part.advantages_N[at],
                 None if reference_N is None else reference_N[at],
                 settings.loss,
+                None if sequence_N is None else sequence_N[at],
             )
             loss = (result.loss_N * part.weights_N[at]).sum()
             if settings.entropy_coef:
@@ -249,6 +253,28 @@ def prepare(
         reference_N = None if reference is None else reference.logprobs(batch, settings.temperature)
         parts.append(Part(batch, advantages_B[index_N], weights_B[index_N], reference_N))
     return parts
+
+
+@torch.no_grad()
+def _sequence_log_ratio(
+    policy: LogprobModel,
+    part: Part,
+    leaves: Sequence[Tensor],
+    old_N: Tensor,
+    temperature: float,
+) -> Tensor:
+    """Each token's completion's mean of new minus old log-probabilities (N,).
+
+    The head runs once more for it: a completion's tokens may lie in several pieces. In a batch's
+    first update nothing is new, and every ratio is 1.
+    """
+    targets = part.batch.targets_N.split([len(leaf_NC) for leaf_NC in leaves])
+    pairs = zip(leaves, targets, strict=True)
+    now_N = torch.cat([policy.head(leaf_NC, to_N, temperature)[0] for leaf_NC, to_N in pairs])
+    lengths = [len(row.completion_ids) for row in part.batch.rows]
+    means = [difference_T.mean().expand(n) for difference_T, n in
+             zip((now_N - old_N).split(lengths), lengths, strict=True)]  # fmt: skip
+    return torch.cat(means)
 
 
 def _on_host(logprobs: Mapping[int, Tensor]) -> dict[int, Tensor]:

@@ -6,6 +6,7 @@ it had never stopped.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import replace
 import torch
 
 from aha.evaluate.evaluation import Evaluation, RunEvaluator, evaluate_held_out
-from aha.grpo.advantages import group_advantages
+from aha.grpo.advantages import estimated_advantages, group_advantages
 from aha.grpo.update import update
 from aha.observe.record import FinishedStep
 from aha.observe.reporter import StepReporter
@@ -157,10 +158,24 @@ def score_groups(rewards: Sequence[WeightedReward], groups: Sequence[Group]) -> 
 def with_advantages(groups: Sequence[Group], recipe: Recipe) -> list[Group]:
     """The groups with an advantage for every completion."""
     rewards_PG = torch.tensor([[s.reward for s in group.scores] for group in groups])
-    advantages_PG = group_advantages(rewards_PG, recipe.grpo.scale_rewards).tolist()
+    estimator = recipe.grpo.advantage_estimator
+    if estimator == "grpo":
+        advantages_PG = group_advantages(rewards_PG, recipe.grpo.scale_rewards)
+    else:
+        raw_PGK = torch.tensor(
+            [
+                [
+                    [math.nan if x is None else x for x in score.raw.values()]
+                    for score in group.scores
+                ]
+                for group in groups
+            ]
+        )
+        weights_K = torch.tensor([reward.weight for reward in recipe.rewards])
+        advantages_PG = estimated_advantages(rewards_PG, raw_PGK, weights_K, estimator)
     return [
         replace(group, advantages=tuple(advantages))
-        for group, advantages in zip(groups, advantages_PG, strict=True)
+        for group, advantages in zip(groups, advantages_PG.tolist(), strict=True)
     ]
 
 

@@ -207,6 +207,8 @@ def update_settings(
             grpo.beta,
             recipe.generation.max_completion_length,
             grpo.use_bias_correction_kl,
+            grpo.kl_estimator,
+            grpo.importance_sampling_level == "sequence",
         ),
         temperature=recipe.generation.temperature,
         num_iterations=grpo.num_iterations,

@@ -30,9 +30,14 @@ def refuse(recipe: Recipe) -> None:
     """Errors: UserError naming the first key that cannot be honoured, and why."""
     for key, reason in KEYS["refused"].items():
         section, name = key.split(".")
-        # A recipe need not have the section `trl`.
-        if getattr(getattr(recipe, section), name, False):
-            raise UserError(f"{key} is True; with engine trl allowed is False: {reason}.")
+        found = getattr(recipe, section)
+        if found is None:  # a recipe need not have the section `trl`
+            continue
+        value, default = getattr(found, name), type(found).model_fields[name].default
+        if value != default:
+            raise UserError(
+                f"{key} is {value!r}; with engine trl allowed is {default!r}: {reason}."
+            )
 
 
 @dataclass(frozen=True)
