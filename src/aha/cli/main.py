@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from aha import __version__
 from aha.cli.launch_commands import launch_app
-from aha.cli.run_commands import eval_, export, play, report, samples, train
+from aha.cli.run_commands import eval_, export, play, report, samples, sweep, train
 from aha.cli.show_commands import bench, data_app, doctor, recipes, rewards_app, tasks
 from aha.launch import EXIT_CODE_FILE
 from aha.types import RunFailure, Stopped, UserError
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 
 app.command()(train)
+app.command("sweep")(sweep)
 app.command("eval")(eval_)
 for command in (report, samples, export, play, doctor, recipes, tasks, bench):
     app.command()(command)

@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from aha.evaluate import EvalRequest
+from aha.launch import SweepRequest
 from aha.options import (
     AllowChangeOption,
     RecipeOption,
@@ -84,6 +85,17 @@ def train(
         typer.echo(describe(loaded))
     else:
         start(loaded, output)
+
+
+@takes(SweepRequest)
+def sweep(request: SweepRequest) -> None:
+    """Train RECIPE with every combination of some settings over several seeds, and compare them.
+
+    The same command goes on with a sweep that was stopped.
+    """
+    from aha.launch.sweep import sweep as run_sweep
+
+    run_sweep(request, typer.echo)
 
 
 @takes(EvalRequest)

@@ -1,4 +1,4 @@
-"""Runs over several processes and machines: accelerate, a SLURM cluster, Amazon SageMaker.
+"""Runs over several processes and machines: sweeps, accelerate, SLURM, Amazon SageMaker.
 
 Each launcher's options stand here once, with their types, defaults and help: the command line
 reads them before it loads a launcher.
@@ -95,6 +95,24 @@ class AccelerateRequest:
         if self.on_cpu:
             return 0
         return self.processes_here + (self.vllm_gpus if self.serves_here else 0)
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """`aha sweep`."""
+
+    recipe: RecipeArgument
+    vary: list[str] | None = option(
+        None, metavar="KEY=V1,V2", help="Try each value; given several times, every combination."
+    )
+    seeds: int = option(3, help="Runs of each setting, with seeds 0 to N - 1.", min=1)
+    overrides: SetOption = None
+    output: Path | None = option(None, metavar="DIR", help="Default sweeps/RECIPE.")
+    jobs: int | None = option(
+        None,
+        help="Runs at a time, each with its share of the cores; default one a GPU, or 1.",
+        min=1,
+    )
 
 
 @dataclass(frozen=True)

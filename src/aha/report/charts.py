@@ -69,7 +69,8 @@ class Series:
 class Chart:
     """Curves over the steps; with `categories`, sets of horizontal bars side by side.
 
-    `form` is the form of its values (`run_data.write`). `behind` the curves are grey bands and
+    `form` is the form of its values (`run_data.write`), and `across` names the axis of the curves'
+    steps. `behind` the curves are grey bands and
     points, drawn from the range or else from the values of a series.
     """
 
@@ -78,6 +79,7 @@ class Chart:
     series: tuple[Series, ...]
     categories: Sequence[str] = ()
     behind: tuple[Series, ...] = ()
+    across: str = "step"
 
     @property
     def labels(self) -> list[str]:
@@ -145,11 +147,12 @@ def _draw_curves(chart: Chart, axes: Axes) -> None:
             linestyle=_DASHES[index % len(_DASHES)] if several else "-",
             marker=_MARKERS[index % len(_MARKERS)] if several else None,
             markersize=4.5,
-            markevery=(index * max(1, count // 35), max(1, count // 7)),
+            markevery=(index * max(1, count // 35) % count, max(1, count // 7)),
             label=_plain(series.label),
         )
-    axes.set_xlabel("step")
-    axes.margins(x=0.01)
+    axes.set_xlabel(chart.across)
+    # Points that stand alone would lie on the frame.
+    axes.margins(x=0.01 if any(len(series.steps) > 1 for series in chart.series) else 0.1)
     low, high = axes.get_ylim()
     if chart.form == "percent" and high - low < _LEAST_SPAN:
         # So that a small change looks small.
