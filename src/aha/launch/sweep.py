@@ -86,7 +86,7 @@ def sweep(request: SweepRequest, say: Callable[[str], None]) -> None:
     Stopped by a signal, after the table of what is done.
     """
     folder = request.output or Path("sweeps") / Path(request.recipe).stem
-    cells, jobs = plan(request, folder), jobs_of(request)
+    cells, jobs, name = plan(request, folder), jobs_of(request), Path(request.recipe).stem
     definition = {
         "recipe": request.recipe,
         "set": list(request.overrides or ()),
@@ -97,9 +97,11 @@ def sweep(request: SweepRequest, say: Callable[[str], None]) -> None:
         waiting = [cell for cell in cells if not finished(cell.folder)]
         say(f"{folder}: {len(cells)} runs, {len(cells) - len(waiting)} done; {jobs} at a time")
         try:
-            failed = _run_all(waiting, request.recipe, jobs, lambda: _write(folder, cells), say)
+            failed = _run_all(
+                waiting, request.recipe, jobs, lambda: _write(folder, cells, name), say
+            )
         finally:
-            say(_write(folder, cells))
+            say(_write(folder, cells, name))
     if failed:
         raise RunFailure(
             f"{len(failed)} of {len(cells)} runs failed, the first with: {failed[0]} "
@@ -278,7 +280,7 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
         length = after.get("mean_length", metrics[-1]["completions/mean_length"])
         seconds = sum(record["time/step_s"] for record in metrics)
         found = before.get("accuracy"), after.get("accuracy")
-        rows.append(Row(cell.setting, cell.seed, *found, length, seconds))
+        rows.append(Row(cell.setting, cell.seed, *found, round(length, 2), round(seconds, 2)))
     return rows
 
 
@@ -323,7 +325,7 @@ def student(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def _write(folder: Path, cells: Sequence[Cell]) -> str:
+def _write(folder: Path, cells: Sequence[Cell], name: str) -> str:
     """Write sweep.csv and sweep.html; the table as text."""
     rows = rows_of(cells)
     text = io.StringIO()
@@ -332,13 +334,13 @@ def _write(folder: Path, cells: Sequence[Cell]) -> str:
     writer.writerows(asdict(row) for row in rows)
     found = summaries(rows)
     page = render("sweep.html.j2", {
-        "name": folder.name, "rows": rows, "summaries": found, "planned": len(cells),
+        "name": name, "rows": rows, "summaries": found, "planned": len(cells),
         "charts": _charts(found),
     })  # fmt: skip
-    for name, content in ((_CSV, text.getvalue()), (_PAGE, page)):
-        made = folder / f".{name}"
+    for file, content in ((_CSV, text.getvalue()), (_PAGE, page)):
+        made = folder / f".{file}"
         made.write_text(content, encoding="utf-8")
-        made.replace(folder / name)
+        made.replace(folder / file)
     lines = [f"{len(rows)} of {len(cells)} runs are done; the table: {folder / _PAGE}"]
     for one in found:
         lines.append(f"  {one.setting}: {_sentence(one)}")
