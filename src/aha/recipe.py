@@ -59,6 +59,7 @@ class Recipe(Section):
     )
     generation: sections.GenerationSection = sections.GenerationSection()
     grpo: sections.GrpoSection = sections.GrpoSection()
+    length: sections.LengthSection = sections.LengthSection()
     optimizer: sections.OptimizerSection = sections.OptimizerSection()
     train: sections.TrainSection = sections.TrainSection()
     evaluation: sections.EvaluationSection = sections.EvaluationSection()
@@ -89,6 +90,23 @@ class Recipe(Section):
             )
         if self.engine == "native" and self.trl is not None:
             raise ValueError("trl is set and engine is 'native'; set engine: trl, or trl: null")
+        most, group = self.generation.max_completion_length, self.generation.num_generations
+        for stage in self.length.schedule:
+            if stage.limit > most:
+                raise ValueError(
+                    f"length.schedule has a limit of {stage.limit}; allowed is at most "
+                    f"generation.max_completion_length, {most}"
+                )
+        if self.grpo.advantage_estimator == "gdpo" and self.length.penalty != "none":
+            raise ValueError(
+                f"length.penalty is {self.length.penalty!r}; with grpo.advantage_estimator 'gdpo' "
+                "allowed is 'none': its weight would have no effect"
+            )
+        if self.length.keep is not None and self.length.keep > group:
+            raise ValueError(
+                f"length.keep is {self.length.keep}; allowed is at most "
+                f"generation.num_generations, {group}"
+            )
         names = [reward.name for reward in self.rewards]
         if len(set(names)) < len(names):
             raise ValueError(f"rewards is {names}; each name may stand once")

@@ -198,12 +198,7 @@ class GrpoSection(Section):
         "group", description="the deviation by which advantage_estimator grpo divides"
     )
     mask_truncated_completions: bool = False
-    entropy_coef: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="weight of a bonus for entropy, the mean over all completion tokens",
-    )
+    entropy_coef: float = Field(0.0, ge=0, le=1, description="weight of the mean entropy's bonus")
     use_adaptive_entropy: bool = Field(
         False,
         description="change entropy_coef by entropy_coef_delta after each step, up if the entropy "
@@ -222,27 +217,73 @@ class GrpoSection(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> GrpoSection:
-        if self.loss_type == "cispo" and (self.epsilon_high or 0) < 1:
-            raise ValueError(
-                f"epsilon_high is {self.epsilon_high}; with loss_type 'cispo' it is the largest "
-                "ratio, and allowed is 1 or more"
+        cispo, sequence = self.loss_type == "cispo", self.importance_sampling_level == "sequence"
+        other = self.advantage_estimator != "grpo" and self.scale_rewards != "group"
+        if cispo and (self.epsilon_high or 0) < 1:
+            fault = f"epsilon_high is {self.epsilon_high}; with loss_type 'cispo' it is 1 or more"
+        elif other:
+            fault = (
+                f"scale_rewards is {self.scale_rewards!r}; only advantage_estimator 'grpo' has it"
             )
-        if self.advantage_estimator != "grpo" and self.scale_rewards != "group":
-            raise ValueError(
-                f"scale_rewards is {self.scale_rewards!r}; with advantage_estimator "
-                f"{self.advantage_estimator!r} allowed is the default 'group', which has no effect"
-            )
-        sequence = self.importance_sampling_level == "sequence"
-        if sequence and self.loss_type == "cispo":
-            raise ValueError(
-                "importance_sampling_level is 'sequence'; with loss_type 'cispo' allowed is 'token'"
-            )
-        if sequence and self.beta and self.use_bias_correction_kl:
-            raise ValueError(
-                "use_bias_correction_kl is true; with importance_sampling_level 'sequence' and "
-                "beta above 0 allowed is false"
-            )
+        elif sequence and cispo:
+            fault = "importance_sampling_level is 'sequence'; with loss_type 'cispo' it is 'token'"
+        elif sequence and self.beta and self.use_bias_correction_kl:
+            fault = "use_bias_correction_kl is true; with ratios of sequences and a KL it is false"
+        else:
+            return self
+        raise ValueError(fault)
+
+
+class LengthStage(Section):
+    """A limit of completions that begins at a step, or when few completions are cut off."""
+
+    limit: int = Field(ge=1, description="tokens")
+    from_step: int | None = Field(None, ge=1)
+    clipped_below: float | None = Field(
+        None, gt=0, le=1, description="share that is cut off in the step before"
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> LengthStage:
+        if (self.from_step is None) == (self.clipped_below is None):
+            raise ValueError("exactly one of from_step and clipped_below must be set")
         return self
+
+
+class LengthSection(Section):
+    """Length control, off by default."""
+
+    schedule: tuple[LengthStage, ...] = Field((), description="limits, one after another")
+    limit: Literal["fixed", "adaptive"] = Field(
+        "fixed", description="adaptive: follows the lengths of right completions"
+    )
+    percentile: float = Field(0.95, gt=0, le=1, description="of right completions' lengths")
+    margin: float = Field(1.25, ge=1, description="adaptive limit over that length")
+    rate: float = Field(0.2, gt=0, le=1, description="share of the way that it moves in a step")
+    least: int = Field(16, ge=1, description="tokens of the adaptive limit")
+    penalty: Literal["none", "fixed", "kimi", "alp", "held"] = Field(
+        "none", description="a reward for short completions; held: its weight holds target"
+    )
+    penalty_weight: float = Field(0.1, ge=0, description="with held: the largest weight")
+    target: int | None = Field(None, ge=1, description="mean tokens that penalty held aims at")
+    gain: float = Field(0.02, gt=0, description="held: change of the weight a step at twice target")
+    keep: int | None = Field(None, ge=2, description="completions a group to train on (GFPO)")
+    keep_by: Literal["shortest", "efficient"] = "shortest"
+
+    @model_validator(mode="after")
+    def _check_together(self) -> LengthSection:
+        if self.schedule and self.limit == "adaptive":
+            raise ValueError("schedule is set and limit is 'adaptive'; allowed is one of them")
+        if (self.penalty == "held") != (self.target is not None):
+            found = f"penalty is {self.penalty!r} and target is {self.target}"
+            raise ValueError(f"{found}; target goes with penalty 'held', which needs it")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """True if anything is controlled."""
+        controls = self.limit != "fixed" or self.penalty != "none" or self.keep is not None
+        return bool(self.schedule) or controls
 
 
 class OptimizerSection(Section):

@@ -26,7 +26,8 @@ class FinishedStep:
 
     `stats.nonfinite_rows` are places among the completions of `groups`, which are all that were
     drawn. `times`: seconds by their names in the record, `time/step_s` among them. `entropy_coef`
-    is that of the next step, if the recipe has a bonus for entropy.
+    is that of the next step, if the recipe has a bonus for entropy; so is `length`, by the names in
+    the record, if it controls length.
     """
 
     number: int
@@ -36,6 +37,7 @@ class FinishedStep:
     stats: UpdateStats
     times: Mapping[str, float]
     entropy_coef: float | None = None
+    length: Mapping[str, float] | None = None
 
 
 def step_record(step: FinishedStep) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def step_record(step: FinishedStep) -> dict[str, Any]:
             for name in ("loss", "grad_norm", "kl", "entropy", "clip_ratio", "logprob_gap")
         },
         **({} if step.entropy_coef is None else {"entropy_coef": step.entropy_coef}),
+        **(step.length or {}),
         "skipped": stats.skipped,
         "sick_rows": list(stats.nonfinite_rows),
         "trained_rows": stats.trained_rows,

@@ -25,6 +25,7 @@ from aha.rollout.base import rollout_seed
 from aha.runs import RunDirectory
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import Saver
+from aha.train.length import LengthState, kept, penalised
 from aha.train.schedule import EntropyBonus, learning_rate_at
 from aha.train.state import TrainingState, sampling_settings, update_settings
 from aha.train.stop import StopRequest
@@ -41,6 +42,7 @@ def train(
     recipe = state.recipe
     if state.done:
         state.bonus = EntropyBonus.after(run.metrics(), recipe.grpo)
+        state.length = LengthState.after(run.metrics(), recipe)
 
     def measure(keep: Callable[[Evaluation], None], untrained: bool) -> None:
         samples = recipe.evaluation.samples
@@ -88,7 +90,13 @@ def train_step(state: TrainingState, step: int) -> FinishedStep:
         stats = replace(stats, nonfinite_rows=_places(drawn, groups, stats.nonfinite_rows))
     times["time/step_s"] = time.perf_counter() - started
     coef = state.bonus.coef if settings.every_row else None
-    return FinishedStep(step, state.stream.epoch(step), learning_rate, drawn, stats, times, coef)
+    length = None
+    if recipe.length.on:
+        state.length = state.length.next(step, drawn, recipe)
+        length = state.length.record
+    return FinishedStep(
+        step, state.stream.epoch(step), learning_rate, drawn, stats, times, coef, length
+    )
 
 
 def collect(
@@ -105,7 +113,8 @@ def collect(
         with _timed(times, "time/rollout_s"):
             groups = roll_out(state, state.stream.at(step, round_), step, round_)
         with _timed(times, "time/reward_s"):
-            drawn += score_groups(state.rewards, groups)
+            scored = score_groups(state.rewards, groups)
+            drawn += penalised(scored, state.length, state.recipe.length)
         signal = [group.has_signal for group in drawn]
         if sum(signal) >= grpo.prompts_per_step:
             break
@@ -135,10 +144,11 @@ def roll_out(
     """A group of completions for each problem, without scores."""
     recipe = state.recipe
     prompts = ask(problems, recipe, state.tokenizer)
+    limit = math.ceil(state.length.limit)
     completions = state.engine.generate(
         prompts,
         recipe.generation.num_generations,
-        sampling_settings(recipe),
+        replace(sampling_settings(recipe), max_completion_length=limit),
         rollout_seed(recipe.train.seed, step, round_),
     )
     return [
@@ -158,19 +168,22 @@ def score_groups(rewards: Sequence[WeightedReward], groups: Sequence[Group]) -> 
 def with_advantages(groups: Sequence[Group], recipe: Recipe) -> list[Group]:
     """The groups with an advantage for every completion."""
     rewards_PG = torch.tensor([[s.reward for s in group.scores] for group in groups])
+    rewards_PG = kept(groups, rewards_PG, recipe.length)
     estimator = recipe.grpo.advantage_estimator
     if estimator == "grpo":
         advantages_PG = group_advantages(rewards_PG, recipe.grpo.scale_rewards)
     else:
+        count = len(recipe.rewards)
         raw_PGK = torch.tensor(
             [
                 [
-                    [math.nan if x is None else x for x in score.raw.values()]
+                    [math.nan if x is None else x for x in list(score.raw.values())[:count]]
                     for score in group.scores
                 ]
                 for group in groups
             ]
         )
+        raw_PGK = raw_PGK.masked_fill(rewards_PG.isnan()[:, :, None], math.nan)
         weights_K = torch.tensor([reward.weight for reward in recipe.rewards])
         advantages_PG = estimated_advantages(rewards_PG, raw_PGK, weights_K, estimator)
     return [

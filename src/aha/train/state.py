@@ -33,6 +33,7 @@ from aha.rollout.engine import NativeEngine
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import restore
+from aha.train.length import LengthState
 from aha.train.memory import tokens_that_fit
 from aha.train.optimizer import build_optimizer
 from aha.train.schedule import EntropyBonus, ProblemStream
@@ -57,8 +58,8 @@ class TrainingData:
 class TrainingState(TrainingData):
     """Everything a step needs; `prepare` builds it once from a recipe.
 
-    `tokens_per_microbatch` shrinks when memory runs out. `bonus` is for entropy. `done`: the last
-    step that is done.
+    `tokens_per_microbatch` shrinks when memory runs out. `bonus` is for entropy, `length` the
+    control of length. `done`: the last step that is done.
     """
 
     model: PreTrainedModel
@@ -68,6 +69,7 @@ class TrainingState(TrainingData):
     optimizer: torch.optim.Optimizer
     tokens_per_microbatch: int
     bonus: EntropyBonus
+    length: LengthState
     done: int
 
 
@@ -161,6 +163,7 @@ def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> Trai
         optimizer=optimizer,
         tokens_per_microbatch=fits,
         bonus=EntropyBonus(grpo.entropy_coef),
+        length=LengthState.begin(recipe),
         done=restore(resume_from, optimizer) if resume_from else 0,
     )
 

@@ -29,14 +29,14 @@ KEYS: dict[str, Any] = package_yaml("aha.trl", "keys.yaml")
 def refuse(recipe: Recipe) -> None:
     """Errors: UserError naming the first key that cannot be honoured, and why."""
     for key, reason in KEYS["refused"].items():
-        section, name = key.split(".")
+        section, name = key.split(".")[:2]
         found = getattr(recipe, section)
         if found is None:  # a recipe need not have the section `trl`
             continue
         value, default = getattr(found, name), type(found).model_fields[name].default
         if value != default:
             raise UserError(
-                f"{key} is {value!r}; with engine trl allowed is {default!r}: {reason}."
+                f"{section}.{name} is {value!r}; with engine trl allowed is {default!r}: {reason}."
             )
 
 
