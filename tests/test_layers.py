@@ -40,7 +40,8 @@ LEVELS = {
     "launch": 6,
     "doctor": 6,
     "play": 6,
-    "cli": 7,
+    "api": 7,
+    "cli": 8,
 }
 WITHOUT_TORCH = (
     "types", "visible", "sections", "recipe", "answers", "tasks", "rewards", "reasoning", "runs",

@@ -145,6 +145,47 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return _parsed(text, tuple(overrides), name_or_path)
 
 
+_TEXTS = {"model": "model.name", "task": "task.name", "engine": "engine"}
+_NUMBERS = {
+    "max_steps": "train.max_steps", "seed": "train.seed",
+    "learning_rate": "optimizer.learning_rate",
+}  # fmt: skip
+
+
+def named_overrides(
+    overrides: Sequence[str] = (),
+    *,
+    lora: bool = False,
+    rewards: str | None = None,
+    report_to: str | None = None,
+    **short: Any,
+) -> list[str]:
+    """Overrides from the short names of `aha train`; `overrides` stand before them.
+
+    Errors: UserError for a name that there is not.
+    """
+    known = {**_TEXTS, **_NUMBERS}
+    for name in short:
+        if name not in known:
+            allowed = ", ".join(sorted({*known, "lora", "report_to"}))
+            raise UserError(
+                f"{name!r} is unknown; allowed are {allowed}, and in overrides any key of the "
+                f"recipe.{did_you_mean(name, known)}"
+            )
+    found = [*(["lora={}"] if lora else []), *overrides]
+    # Quoted for YAML: a folder named 2024 must stay a text.
+    texts = ((key, short.get(name)) for name, key in _TEXTS.items())
+    found += [f"{key}={json.dumps(text)}" for key, text in texts if text is not None]
+    numbers = ((key, short.get(name)) for name, key in _NUMBERS.items())
+    found += [f"{key}={number}" for key, number in numbers if number is not None]
+    if rewards is not None:
+        names = [name.strip() for name in rewards.split(",")]
+        found.append(f"rewards={json.dumps([{'name': name} for name in names])}")
+    if report_to is not None:
+        found.append(f"logging.report_to=[{'' if report_to == 'none' else report_to}]")
+    return found
+
+
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with `a.b=value` overrides. Errors: as `load_recipe`."""
     return _parsed(dump_recipe(recipe), tuple(overrides), recipe.name)

@@ -7,6 +7,7 @@ eval-before.jsonl  eval-after.jsonl  evals/step-000050.jsonl  report.html
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -63,13 +64,7 @@ class RunDirectory:
         A UserError before the first recorded step removes what was made, and nothing else.
         Errors: UserError if `output` already holds a run or cannot be written.
         """
-        if output is None:
-            base = output = Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
-            number = 1
-            while output.exists():
-                number += 1
-                output = base.with_name(f"{base.name}-{number}")
-        run, ours = cls(output), False
+        run, ours = cls(output or cls.new_path(recipe)), False
         with writable(run.path):
             missing = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
             before = set() if missing else set(run.path.iterdir())
@@ -99,6 +94,13 @@ class RunDirectory:
                     if not any(folder.iterdir()):
                         folder.rmdir()
             raise
+
+    @staticmethod
+    def new_path(recipe: Recipe) -> Path:
+        """A folder under runs/ that does not exist yet, named by recipe and time."""
+        base = Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        others = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([base], others) if not path.exists())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

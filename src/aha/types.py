@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Any, Literal
 
 
@@ -132,3 +134,11 @@ def rewards_differ(rewards: Sequence[float]) -> bool:
     if not known:
         return False
     return not math.isclose(min(known), max(known), rel_tol=1e-6, abs_tol=1e-6)
+
+
+class CallablePackage(ModuleType):
+    """A package that is also the function of its name in `aha.api`."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        function = getattr(import_module("aha.api"), self.__name__.rpartition(".")[2])
+        return function(*arguments, **options)

@@ -76,6 +76,12 @@ def test_workers_take_turns_and_report() -> None:
     assert [t.tokens for t in steps[0]] == [t.tokens for t in steps[1]]
 
 
+def test_a_prompt_for_every_completion_is_work_too() -> None:
+    alone = Spec("native", "aha-tiny", prompts=4, generations=1, limit=8, threads=1)
+    ((times,),) = in_turn([alone], runs=1)
+    assert 4 <= times.tokens <= 4 * 8
+
+
 def test_prompts_of_a_shape_are_as_long_as_asked_and_differ() -> None:
     side = NativeSide(Spec("native", "aha-tiny", 4, 2, 3, threads=1, prompt=40))
     asked = [prompt.token_ids for prompt in side.prompts]

@@ -58,7 +58,8 @@ class Spec:
         changes = {
             "model.name": "aha-tiny" if self.is_shape else self.model,
             "grpo.prompts_per_step": self.prompts,
-            "generation.num_generations": self.generations,
+            # A recipe has no groups of one; the sides read this from the spec.
+            "generation.num_generations": max(2, self.generations),
             "generation.max_completion_length": self.limit,
             "train.gradient_checkpointing": self.checkpointing,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,22 +46,20 @@ def train(
     dry_run: bool = Option(False, "--dry-run", help="Show the recipe and the first prompt; stop."),
 ) -> None:
     """Train RECIPE with GRPO, evaluate before and after, and write a report."""
-    overrides = ["lora={}"] if lora else []
-    overrides += set_ or []
-    # Quoted for YAML: a folder named 2024 must stay a text.
-    texts = {"model.name": model, "task.name": task, "engine": engine}
-    overrides += [f"{key}={json.dumps(text)}" for key, text in texts.items() if text is not None]
-    numbers = {
-        "train.max_steps": max_steps,
-        "optimizer.learning_rate": learning_rate,
-        "train.seed": seed,
-    }
-    overrides += [f"{key}={number}" for key, number in numbers.items() if number is not None]
-    if rewards is not None:
-        names = [name.strip() for name in rewards.split(",")]
-        overrides.append(f"rewards={json.dumps([{'name': name} for name in names])}")
-    if report_to is not None:
-        overrides.append(f"logging.report_to=[{'' if report_to == 'none' else report_to}]")
+    from aha.recipe import DEFAULT_RECIPE, load_recipe, named_overrides
+
+    overrides = named_overrides(
+        set_ or [],
+        lora=lora,
+        model=model,
+        task=task,
+        engine=engine,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        rewards=rewards,
+        report_to=report_to,
+    )
     if resume is not None:
         if recipe is not None or output is not None or dry_run:
             raise UserError(
@@ -76,8 +73,6 @@ def train(
         return
     if allow_change:
         raise UserError("--allow-change goes with --resume; a new run has nothing to change.")
-    from aha.recipe import DEFAULT_RECIPE, load_recipe
-
     loaded = load_recipe(DEFAULT_RECIPE if recipe is None else recipe, overrides)
     from aha.trl.choose import describe, start
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 from typer import Argument
 
 from aha.options import RecipeOption, SetOption, TemperatureOption, option
+from aha.types import CallablePackage
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,7 @@ class EvalRequest:
     output: Path | None = option(None, help="Folder of completions; default in the run or evals/.")
     engine: Literal["native", "vllm"] = option("native", help="native is the trainer's engine.")
     json: bool = option(False, "--json", help="Print one JSON object and nothing else.")
+
+
+# `aha.evaluate(...)` is the Python API's function, and this package has its name.
+sys.modules[__name__].__class__ = CallablePackage

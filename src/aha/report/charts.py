@@ -247,6 +247,12 @@ def chart_svg(chart: Chart) -> Markup:
 
 
 def charts_png(charts: Sequence[Chart], path: Path) -> Path:
+    """`charts_figure` as a file."""
+    charts_figure(charts).savefig(path, dpi=150)
+    return path
+
+
+def charts_figure(charts: Sequence[Chart]) -> Figure:
     """Charts with their titles on white, two in a row."""
     columns = min(2, len(charts))
     rows = -(-len(charts) // columns)
@@ -259,5 +265,4 @@ def charts_png(charts: Sequence[Chart], path: Path) -> Path:
             axes = part.add_subplot()
             _draw(chart, axes)
             axes.set_title(chart.title, loc="left", fontsize=11)
-        figure.savefig(path, dpi=150)
-    return path
+    return figure

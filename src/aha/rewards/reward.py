@@ -23,6 +23,9 @@ from aha.answers.tags import Text, with_opened_thoughts
 from aha.types import UserError
 from aha.visible import did_you_mean
 
+# The module's name of a function that a Python program gave.
+FROM_PYTHON = "python"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -123,6 +126,11 @@ def load_custom(reference: str, options: dict[str, Any]) -> CustomReward:
     Errors: UserError for a file, module, function or option that does not exist.
     """
     where, _, name = reference.rpartition(":")
+    if where == FROM_PYTHON:
+        raise UserError(
+            f"rewards: {name!r} was a function of a Python program; go on there, with "
+            "aha.train(resume=..., rewards=[...])."
+        )
     file = Path(os.path.expanduser(where))
     if where.endswith(".py") and not file.is_file():
         raise UserError(f"rewards: there is no file {where!r}.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from aha.recipe import Recipe
@@ -27,11 +28,16 @@ class WeightedReward:
     timeout_s: float | None = None
 
 
-def rewards_of(recipe: Recipe) -> tuple[WeightedReward, ...]:
-    """The recipe's rewards; a reward with a length limit of none gets the recipe's."""
+def rewards_of(
+    recipe: Recipe, functions: Mapping[str, CustomReward] = MappingProxyType({})
+) -> tuple[WeightedReward, ...]:
+    """The recipe's rewards; a reward with a length limit of none gets the recipe's.
+
+    `functions` are rewards by their names in the recipe that no file holds.
+    """
     loaded = []
     for section in recipe.rewards:
-        reward = load_reward(section.name, **section.options)
+        reward = functions.get(section.name) or load_reward(section.name, **section.options)
         if isinstance(reward, Reward) and getattr(reward, "max_length", 0) is None:
             limit = recipe.generation.max_completion_length
             reward = reward.model_copy(update={"max_length": limit})

@@ -1,1 +1,8 @@
-"""Training: the loop, the policy, the update, checkpoints."""
+"""Training: the loop, its schedules, checkpoints, memory."""
+
+import sys
+
+from aha.types import CallablePackage
+
+# `aha.train(...)` is the Python API's function, and this package has its name.
+sys.modules[__name__].__class__ = CallablePackage

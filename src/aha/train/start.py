@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
 from aha.model.free_memory import keep_freed_memory
+from aha.observe import Observer
 from aha.observe.reporter import StepReporter, observers_of, require_services
 from aha.recipe import Recipe
+from aha.rewards import CustomReward
 from aha.runs import RunDirectory
 from aha.train.checkpoint import newest_valid
 from aha.train.loop import train
@@ -21,28 +24,40 @@ from aha.train.stop import StopRequest
 from aha.types import RunFailure, Stopped
 
 
-def start_run(recipe: Recipe, output: Path | None) -> RunDirectory:
-    """A new run, from the first step to its report."""
+def start_run(
+    recipe: Recipe,
+    output: Path | None,
+    functions: Mapping[str, CustomReward] = MappingProxyType({}),
+    observers: Sequence[Observer] = (),
+) -> RunDirectory:
+    """A new run, from the first step to its report.
+
+    `functions`: as for `rewards_of`. `observers` follow the run beside those of the recipe.
+    """
     keep_freed_memory()
     if output is not None:
         RunDirectory.require_new(output)
     require_services(recipe.logging)
     stop = StopRequest(recipe.train.max_hours)
     # Model, rewards and data are loaded before a folder is made: most mistakes show there.
-    state = prepare(recipe, None)
+    state = prepare(recipe, None, functions=functions)
     decoding = state.engine.decoding
     facts = {} if decoding is None else {"decoding": asdict(decoding)}
     with RunDirectory.begun(recipe, output, facts) as run:
-        return _run(state, run, "", stop)
+        return _run(state, run, "", stop, observers=observers)
 
 
 def resume_run(
-    path: Path, overrides: Sequence[str] = (), allow_change: bool = False
+    path: Path,
+    overrides: Sequence[str] = (),
+    allow_change: bool = False,
+    functions: Mapping[str, CustomReward] = MappingProxyType({}),
+    observers: Sequence[Observer] = (),
 ) -> RunDirectory:
     """Go on with a run from its newest whole checkpoint, or from the start when it has none.
 
     `overrides` change its recipe; one that would change the meaning of the steps that are done is
-    refused unless `allow_change`.
+    refused unless `allow_change`. The others: as for `start_run`.
     """
     keep_freed_memory()
     run = RunDirectory.open(path)
@@ -51,7 +66,7 @@ def resume_run(
         require_services(recipe.logging)
         found = newest_valid(run)
         decoded = run.environment().get("decoding", {}).get("path", "")
-        state = prepare(recipe, found.path, decoded)
+        state = prepare(recipe, found.path, decoded, functions)
         lost = run.rewind(found.step, found.record_bytes or dict.fromkeys(run.record_bytes(), 0))
         if changed:
             run.change_recipe(recipe, found.step)
@@ -60,7 +75,7 @@ def resume_run(
             state.tokens_per_microbatch = record["tokens_per_microbatch"]
         notes = [*found.faults, *(f"changed {change}" for change in changed)]
         stop = StopRequest(recipe.train.max_hours)
-        return _run(state, run, where_from(found.step, lost), stop, notes)
+        return _run(state, run, where_from(found.step, lost), stop, notes, observers)
 
 
 def where_from(done: int, lost: int) -> str:
@@ -75,9 +90,10 @@ def _run(
     how: str,
     stop: StopRequest,
     notes: Sequence[str] = (),
+    observers: Sequence[Observer] = (),
 ) -> RunDirectory:
-    observers = observers_of(state.recipe, run, Console(), state.done)
-    reporter = StepReporter(state.recipe, run, observers)
+    own = observers_of(state.recipe, run, Console(), state.done)
+    reporter = StepReporter(state.recipe, run, [*own, *observers])
     for note in (f"run directory: {run.path}{how}", *notes):
         reporter.note(note)
     started = time.monotonic()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from aha.model.load import (
 )
 from aha.model.lora import folded
 from aha.recipe import Recipe
+from aha.rewards import CustomReward
 from aha.rewards.score import WeightedReward, rewards_of, try_rewards
 from aha.rollout.base import SamplingSettings
 from aha.rollout.cpu import choose
@@ -74,16 +77,20 @@ class TrainingState(TrainingData):
 
 
 def load_training_data(
-    recipe: Recipe, resume_from: Path | None = None, every_prompt: bool = False
+    recipe: Recipe,
+    resume_from: Path | None = None,
+    every_prompt: bool = False,
+    functions: Mapping[str, CustomReward] = MappingProxyType({}),
 ) -> TrainingData:
     """Load rewards, problems and tokenizer, and try the rewards once.
 
     Prompts are made step by step. Those of the first step and of the evaluation are also made here,
     so that a prompt that does not fit is refused before the model is loaded; with `every_prompt`,
-    those of all training problems that the run draws. Errors: UserError.
+    those of all training problems that the run draws. `functions`: as for `rewards_of`.
+    Errors: UserError.
     """
     require_fast_bfloat16(recipe.model)
-    rewards = rewards_of(recipe)
+    rewards = rewards_of(recipe, functions)
     found = load_problems(recipe.task, "train", recipe.task.num_train)
     held_out: tuple[Problem, ...] = ()
     if recipe.evaluation.n:
@@ -115,13 +122,19 @@ def load_training_data(
     )
 
 
-def prepare(recipe: Recipe, resume_from: Path | None, decoded: str = "") -> TrainingState:
+def prepare(
+    recipe: Recipe,
+    resume_from: Path | None,
+    decoded: str = "",
+    functions: Mapping[str, CustomReward] = MappingProxyType({}),
+) -> TrainingState:
     """Load the problems, the policy, and the reference if there is a KL term.
 
     `resume_from` is a checkpoint. `decoded` is the kernel path of the run to resume; it is kept if
-    this machine has it. Errors: UserError for settings or data that cannot be trained on.
+    this machine has it. `functions`: as for `rewards_of`. Errors: UserError for settings or data
+    that cannot be trained on.
     """
-    data = load_training_data(recipe, resume_from)
+    data = load_training_data(recipe, resume_from, functions=functions)
     grpo, tokenizer = recipe.grpo, data.tokenizer
     # The global streams are only for rewards of the user's own. They are set after the trial of
     # the rewards, so that a run's draws do not depend on it.
