@@ -76,9 +76,8 @@ def many_gpus() -> None:
     recipe = load_recipe("r1-zero-7b", changes)
     shape = public_shape(recipe.model.name)
     assert shape is not None
-    print(
-        "| H100 | rows a GPU | rollouts, s | training, s | optimizer and exchange, s | a step, s | GPU-hours for 100 steps |"
-    )  # noqa: E501
+    columns = "rollouts, s | training, s | optimizer and exchange, s | a step, s"
+    print(f"| H100 | rows a GPU | {columns} | GPU-hours for 100 steps |")
     print("|---|---|---|---|---|---|---|")
     for gpus in (8, 64, 512):
         one = estimate(recipe, shape, "h100", 200, gpus, 1000)
