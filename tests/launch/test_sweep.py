@@ -143,7 +143,7 @@ def test_a_killed_sweep_goes_on_and_counts_no_run_twice(tmp_path: Path) -> None:
     assert "holds a sweep whose set is" in other.stderr
 
 
-def test_ctrl_c_leaves_a_table(tmp_path: Path) -> None:
+def test_a_stopped_sweep_saves_and_leaves_a_table(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     with subprocess.Popen(
         command(folder, "train.max_steps=100000"), stdout=subprocess.PIPE, text=True
@@ -153,9 +153,10 @@ def test_ctrl_c_leaves_a_table(tmp_path: Path) -> None:
             if (run / "metrics.jsonl").exists() or process.poll() is not None:
                 break
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=90)
-    assert process.returncode == 130
+        # Not SIGINT: a shell that started the tests in the background may have switched it off.
+        process.terminate()
+        said, _ = process.communicate()
+    assert process.returncode == 143
     assert "0 of 2 runs are done" in said
     assert table(folder) == []
     # It saved before it ended.
