@@ -135,7 +135,7 @@ def train(
         )
     functions: dict[str, CustomReward] = {}
     changes = named_overrides(**short)
-    changes += [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
+    changes += _overrides(overrides or {})
     if rewards is not None:
         changes.append(f"rewards={json.dumps([_section(one, functions) for one in rewards])}")
     for key, rows in (("source", data), ("test_source", test_data)):
@@ -183,7 +183,7 @@ def evaluate(model: str | Path, **options: Any) -> EvalResult:
             )
     changes = options.pop("overrides", None)
     if isinstance(changes, Mapping):
-        changes = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+        changes = _overrides(changes)
     return run_eval(EvalRequest(str(model), overrides=changes, **options))
 
 
@@ -193,8 +193,7 @@ class Training:
     def __init__(self, recipe: str | Recipe = DEFAULT_RECIPE, **overrides: Any) -> None:
         from aha.train.state import prepare
 
-        changes = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-        self.recipe = _changed(recipe, changes)
+        self.recipe = _changed(recipe, _overrides(overrides))
         self.state = prepare(self.recipe, None)
         self.steps = 0
 
@@ -213,6 +212,10 @@ def prepare(recipe: str | Recipe = DEFAULT_RECIPE, **overrides: Any) -> Training
     Errors: UserError.
     """
     return Training(recipe, **overrides)
+
+
+def _overrides(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def _changed(recipe: str | Recipe, changes: Sequence[str]) -> Recipe:

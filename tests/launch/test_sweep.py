@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from aha.launch import SweepRequest
-from aha.launch.sweep import Row, finished, jobs_of, plan, student, summaries
+from aha.launch.sweep import Row, finished, jobs_of, plan, summaries
+from aha.reasoning.compare import student
 from aha.runs import usable_cores
 from aha.types import UserError
 

@@ -1,6 +1,6 @@
 """Memory of engine trl on each of several GPUs, by strategy, from sizes alone. Never measured.
 
-W are the bytes of the weights, N the GPUs. What a GPU holds from one step to the next:
+W are the bytes of the weights, N the GPUs. A GPU holds from one step to the next:
 
     ddp     weights, their gradients, DDP's copy of the gradients, Adam's moments: 5 W in float32
     zero2   2 bytes a weight, and 18 / N for gradients, float32 weights and moments

@@ -11,7 +11,6 @@ import csv
 import io
 import itertools
 import json
-import math
 import os
 import re
 import subprocess
@@ -23,14 +22,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
-import filelock
-import numpy as np
 import yaml
 from scipy import stats
 
 from aha.launch import SweepRequest, visible_gpus
 from aha.launch.processes import end, handled
-from aha.reasoning.compare import Estimate
+from aha.reasoning.compare import Estimate, student
 from aha.recipe import load_recipe
 from aha.report.charts import Chart, Series
 from aha.report.pages import render
@@ -172,12 +169,7 @@ def _locked(folder: Path, definition: dict[str, object]) -> Iterator[None]:
         raise UserError(f"--output: {str(folder)!r} is not empty and holds no sweep.")
     with writable(folder, "--output"):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"{str(folder)!r} is in use by another sweep.") from None
-    try:
+    with RunDirectory(folder).locked():
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))
             for name, value in definition.items():
@@ -189,8 +181,6 @@ def _locked(folder: Path, definition: dict[str, object]) -> Iterator[None]:
         else:
             file.write_text(json.dumps(definition, indent=2) + "\n", encoding="utf-8")
         yield
-    finally:
-        lock.release()
 
 
 def finished(folder: Path) -> bool:
@@ -259,7 +249,7 @@ def _start(
     elif jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     with log.open("ab") as file:
-        # Of its own session: Ctrl-C reaches the sweep alone, which then ends its runs in order.
+        # In its own session: Ctrl-C reaches the sweep alone, which then ends its runs in order.
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "aha.cli.main", "train", *arguments],
             stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
@@ -314,15 +304,6 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
             )
         )
     return found
-
-
-def student(values: Sequence[float]) -> Estimate:
-    """The mean with Student's 95 % interval; one value has an infinite one."""
-    mean, n = fmean(values), len(values)
-    if n == 1:
-        return Estimate(mean, -math.inf, math.inf, 1)
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n)
 
 
 def _write(folder: Path, cells: Sequence[Cell], name: str) -> str:

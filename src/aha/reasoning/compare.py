@@ -57,17 +57,22 @@ def rise(before: Sequence[float], after: Sequence[float]) -> Estimate:
 
     Errors: ValueError for unequal lengths and for fewer than two pairs, which have no spread.
     """
-    from scipy.special import stdtrit  # scipy is slow to import, and only this needs it
-
     if len(before) != len(after):
         raise ValueError(f"{len(before)} values before, {len(after)} after")
     if len(before) < 2:
         raise ValueError("a rise needs at least two pairs")
-    differences = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
-    n = len(differences)
-    value = fmean(differences)
-    half = float(stdtrit(n - 1, _TAIL)) * stdev(differences) / math.sqrt(n)
-    return Estimate(value, value - half, value + half, n)
+    return student([float(b) - float(a) for a, b in zip(before, after, strict=True)])
+
+
+def student(values: Sequence[float]) -> Estimate:
+    """The mean with Student's t interval, which is infinite for a single value."""
+    from scipy.special import stdtrit  # scipy is slow to import, and only this needs it
+
+    mean, n = fmean(values), len(values)
+    half = math.inf
+    if n > 1:
+        half = float(stdtrit(n - 1, _TAIL)) * stdev(values) / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n)
 
 
 def lift(shows: Sequence[bool], correct: Sequence[bool]) -> Estimate | None:

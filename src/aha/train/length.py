@@ -1,7 +1,7 @@
 """Length control: how long a step's completions may be, what length costs, and which are kept.
 
-Each rule is a small function. What carries over from step to step stands in the record, so that
-nothing more needs saving.
+Each rule is a small function. The values that carry over from step to step stand in the
+record, so that nothing more needs saving.
 """
 
 from __future__ import annotations
