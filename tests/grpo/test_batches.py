@@ -89,11 +89,13 @@ def alone(model: PreTrainedModel, row: Row, temperature: float) -> torch.Tensor:
 
 def test_beginnings_are_shared_with_the_row_before() -> None:
     rows = [(5, 6, 7), (5, 6, 8, 9), (5,), (4, 6)]
-    ids, position, place, pick = shared_beginnings(rows)
+    ids, position, place, pick, own = shared_beginnings(rows)
     assert ids.tolist() == [5, 6, 7, 8, 9, 4, 6]
     assert position.tolist() == [0, 1, 2, 2, 3, 0, 1]
     assert place.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [0, 0, 0, 0], [5, 6, 0, 0]]
     assert place.flatten()[pick].tolist() == list(range(7))
-    *_, left, pick = shared_beginnings(rows, left=True)
+    assert own.tolist() == [[0, 3], [2, 4], [1, 1], [0, 2]]
+    *_, left, pick, own = shared_beginnings(rows, left=True)
     assert left.tolist() == [[0, 0, 1, 2], [0, 1, 3, 4], [0, 0, 0, 0], [0, 0, 5, 6]]
     assert left.flatten()[pick].tolist() == list(range(7))
+    assert own.tolist() == [[1, 4], [2, 4], [4, 4], [2, 4]]

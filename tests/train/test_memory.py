@@ -23,7 +23,7 @@ def test_the_budget_follows_the_free_memory_between_its_bounds(
     room = int(3 * trained + 2 * per_token * 1000)
     assert tokens_that_fit(model, True, False, "device", room) == pytest.approx(1000, abs=1)
     assert tokens_that_fit(model, True, False, "device", 0) == 256
-    assert tokens_that_fit(model, True, False, "device", 10**12) == 2048
+    assert tokens_that_fit(model, True, False, "device", 10**12) == 4096
 
 
 def test_a_smaller_state_leaves_more_room(random_model: Callable[..., PreTrainedModel]) -> None:

@@ -34,7 +34,8 @@ class MicroBatch:
 
     ids_M, position_M: each token, and its position in its rows. place_BS: which of the M tokens
     stands at each place of the right-padded rows, S the longest; padding names token 0. pick_M:
-    for each token one place in the flattened (B * S). N counts completion tokens, row after row.
+    for each token one place in the flattened (B * S). own_B2, on the host: each row's places that
+    pick_M has, from the first to the one after the last. N counts completion tokens, row after row.
     predict_N: which of the M tokens predicts it, the one before it. targets_N: that token.
     index_N: its row's place in the update. `rows` are on the host, so that reading their lengths
     does not wait for a GPU.
@@ -46,6 +47,7 @@ class MicroBatch:
     position_M: Tensor
     place_BS: Tensor
     pick_M: Tensor
+    own_B2: Tensor
     predict_N: Tensor
     targets_N: Tensor
     index_N: Tensor
@@ -102,7 +104,7 @@ def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     # attention never looks from a real token.
     rows = sorted(rows, key=lambda row: (row.prompt_ids, row.completion_ids))
     read = [(*row.prompt_ids, *row.completion_ids[:-1]) for row in rows]
-    ids_M, position_M, place_BS, pick_M = shared_beginnings(read)
+    ids_M, position_M, place_BS, pick_M, own_B2 = shared_beginnings(read)
     predict = [
         place_BS[b, len(row.prompt_ids) - 1 : len(row.prompt_ids) - 1 + len(row.completion_ids)]
         for b, row in enumerate(rows)
@@ -115,6 +117,7 @@ def _collate(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         position_M=position_M.to(device),
         place_BS=place_BS.to(device),
         pick_M=pick_M.to(device),
+        own_B2=own_B2,
         predict_N=torch.cat(predict).to(device),
         targets_N=torch.tensor(targets, device=device),
         index_N=torch.tensor(index, device=device),

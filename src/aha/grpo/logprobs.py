@@ -83,7 +83,8 @@ class LogprobModel:
         cos, sin = (angle.to(dtype)[batch.position_M] for angle in blocks.angles(width))
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return causal_attention(query, key, value, batch.place_BS, batch.pick_M)
+            places = batch.place_BS, batch.pick_M, batch.own_B2
+            return causal_attention(query, key, value, *places)
 
         embedded_MC: Tensor = _Embedding.apply(batch.ids_M, blocks.embedding)
         with casting(self.model.device, self._autocast):

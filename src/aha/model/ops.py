@@ -39,15 +39,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def shared_beginnings(
     rows: Sequence[Sequence[int]], left: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Token ids, positions, `place_BS` and `pick_M` of rows whose common beginnings exist once.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Ids, positions, `place_BS`, `pick_M` and `own_B2` of rows whose beginnings exist once.
 
     A row shares what it has in common with the row before it; so in sorted order every beginning
-    exists once. Rows are padded on the right, or on the left; padding names token 0. The two last
-    are as in `causal_attention`.
+    exists once. Rows are padded on the right, or on the left; padding names token 0. The three
+    last are as in `causal_attention`.
     """
     width = max(map(len, rows))
     place_BS = torch.zeros(len(rows), width, dtype=torch.long)
+    own_B2 = torch.empty(len(rows), 2, dtype=torch.long)
     ids, position, pick, at = list[int](), list[int](), list[int](), list[int]()
     before: Sequence[int] = ()
     for b, row in enumerate(rows):
@@ -58,22 +59,25 @@ def shared_beginnings(
         place_BS[b, first : first + len(row)] = torch.tensor(at)
         ids += row[same:]
         position += range(same, len(row))
+        own_B2[b] = torch.tensor((first + same, first + len(row)))
         pick += range(b * width + first + same, b * width + first + len(row))
-    return torch.tensor(ids), torch.tensor(position), place_BS, torch.tensor(pick)
+    return torch.tensor(ids), torch.tensor(position), place_BS, torch.tensor(pick), own_B2
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor, pick_M: Tensor
+    query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor, pick_M: Tensor, own_B2: Tensor
 ) -> Tensor:
     """Causal attention of B sequences that may share tokens, for each token once: (M, heads, D).
 
     query (M, heads, D), key and value (M, KV heads, D); query heads share keys in groups.
     place_BS: which token stands where. pick_M: one place of each token in the flattened (B * S);
-    before it stand the same tokens as before its other places.
+    before it stand the same tokens as before its other places. own_B2, on the host: the places of
+    each row, from the first to the one after the last, that pick_M has. They hold tokens that
+    follow one another; tokens before them are an earlier row's.
     """
     fits = query.shape[2] % calls.HEAD_MULTIPLE == 0 and place_BS.shape[1] <= _LONGEST
     if fits and calls.usable(query, key, value):
-        return _CausalAttention.apply(query, key, value, place_BS, pick_M)
+        return _CausalAttention.apply(query, key, value, place_BS, own_B2)
     query, key, value = (
         # As an embedding, whose gradient adds the places of a token fast.
         functional.embedding(place_BS, x.flatten(1)).unflatten(2, x.shape[1:]).transpose(1, 2)
@@ -218,33 +222,14 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _CausalAttention(torch.autograd.Function):
-    """Only the M tokens are kept; the padded rows exist for one layer at a time."""
-
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor, pick_M: Tensor
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor, own_B2: Tensor
     ) -> Tensor:
-        place = place_BS.flatten()
-        out, total = calls.causal(query[place], key[place], value[place], len(place_BS))
-        out, total = out[pick_M], total[pick_M]
-        ctx.save_for_backward(query, key, value, out, total, place_BS, pick_M)
+        out, total = calls.causal(query, key, value, place_BS, own_B2)
+        ctx.save_for_backward(query, key, value, place_BS, own_B2, out, total)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        *saved, place_BS, pick_M = ctx.saved_tensors
-        place = place_BS.flatten()
-        # A token's output is read at one place.
-        padded = grad.new_zeros(len(place), *grad.shape[1:])
-        padded[pick_M] = grad
-        query, key, value, out, total = (x[place] for x in saved)
-        grad_query, *shared = calls.causal_backward(
-            padded, query, key, value, out, total, len(place_BS)
-        )
-        grad_key, grad_value = (
-            torch.ops.aten.embedding_dense_backward(
-                x.flatten(1), place, len(grad), -1, False
-            ).view_as(saved[1])
-            for x in shared
-        )
-        return grad_query[pick_M], grad_key, grad_value, None, None
+        return *calls.causal_backward(grad.contiguous(), *ctx.saved_tensors), None, None

@@ -151,7 +151,7 @@ class CPUDecoder(Decoder):
         Tokens with which a prompt begins like the one before it are computed once.
         """
         blocks, lengths = self._blocks, [len(prompt) for prompt in prompts]
-        ids_M, position_M, place_PT, pick_M = shared_beginnings(prompts, left=True)
+        ids_M, position_M, place_PT, pick_M, _ = shared_beginnings(prompts, left=True)
         width = place_PT.shape[1]
         padding_P = width - torch.tensor(lengths)
         first, tables_PN = len(self._owned), self._new_rows(lengths, repeats)

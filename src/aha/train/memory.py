@@ -57,7 +57,7 @@ PARTS = (
 )  # fmt: skip
 
 # Beyond this, a CPU's caches hold less than a microbatch and a step gets slower (docs/log.md).
-_MOST_TOKENS = {"cpu": 2048, "cuda": 65_536, "mps": 8192}
+_MOST_TOKENS = {"cpu": 4096, "cuda": 65_536, "mps": 8192}
 _MOST_HIDDEN_VALUES = 2**20
 _FEWEST_TOKENS = 256
 # The share of free memory that a microbatch may take; the rest is for what this does not count.

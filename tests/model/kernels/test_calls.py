@@ -266,17 +266,21 @@ def test_causal_attention_and_its_gradients(
 ) -> None:
     rows, shared = 3, tokens // 2
     own = tokens - shared
-    # The rows begin with the same tokens, which exist once; one row is padded with token 0.
+    # The rows begin with the same tokens, which exist once. The last row is the one before it once
+    # more. All are padded with token 0.
     begin = torch.arange(shared).repeat(rows, 1)
     place_BS = torch.cat((begin, shared + torch.arange(rows * own).view(rows, own)), dim=1)
-    place_BS = torch.cat((place_BS, torch.zeros(rows, 1, dtype=torch.long)), dim=1)
+    place_BS = torch.cat((place_BS, place_BS[-1:]))
+    place_BS = torch.cat((place_BS, torch.zeros(rows + 1, 1, dtype=torch.long)), dim=1)
     flat = place_BS.flatten().tolist()
     count = shared + rows * own
     pick_M = torch.tensor([flat.index(token) for token in range(count)])
     whole = randn(count, heads + 2 * kv_heads, width).requires_grad_()
     twin = whole.detach().clone().requires_grad_()
     grad = randn(count, heads, width, seed=1)
-    ours = ops.causal_attention(*whole.split((heads, kv_heads, kv_heads), dim=1), place_BS, pick_M)
+    own_B2 = torch.tensor([[0, tokens], *[[shared, tokens]] * (rows - 1), [tokens, tokens]])
+    inputs = whole.split((heads, kv_heads, kv_heads), dim=1)
+    ours = ops.causal_attention(*inputs, place_BS, pick_M, own_B2)
     query, key, value = (
         x[place_BS].transpose(1, 2) for x in twin.split((heads, kv_heads, kv_heads), dim=1)
     )

@@ -27,8 +27,8 @@ _ARGUMENTS = {
     "swiglu": [_POINTER] * 2 + [_INTEGER] * 3,
     "swiglu_backward": [_POINTER] * 3 + [_INTEGER] * 3,
     "store_prompt": [_POINTER] * 4 + [_INTEGER] * 7,
-    "causal_forward": [_POINTER] * 5 + [_INTEGER] * 9,
-    "causal_backward": [_POINTER] * 9 + [_INTEGER] * 9,
+    "causal_forward": [_POINTER] * 7 + [_INTEGER] * 9,
+    "causal_backward": [_POINTER] * 12 + [_INTEGER] * 9,
     "panel_width": [],
     "scratch_floats": [_POINTER, _INTEGER],
     "decode": [_POINTER] * 2,
@@ -117,29 +117,40 @@ def store_prompt(key: Tensor, value: Tensor, tables: Tensor, skip: Tensor, layer
     call("store_prompt", key, value, tables, skip, *sizes)
 
 
-def causal(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Causal attention of `rows` sequences, and each row's log of its sum of exp(score).
+def causal(
+    query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor, own_B2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of each token (M, heads, D), and its log of the sum of exp(score).
 
-    query (M, heads, D), key and value (M, KV heads, D), M positions of all sequences one after the
-    other; dense but for the stride of M.
+    query (M, heads, D), key and value (M, KV heads, D), dense but for the stride of M; place_BS and
+    own_B2 as in `ops.causal_attention`, dense, rows padded on the right.
     """
     out = query.new_empty(query.shape)
     total = query.new_empty(query.shape[:2])
-    call("causal_forward", query, key, value, out, total, *_causal_sizes(query, key, value, rows))
+    sizes = _causal_sizes(query, key, value, place_BS)
+    call("causal_forward", query, key, value, place_BS, own_B2, out, total, *sizes)
     return out, total
 
 
 def causal_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, total: Tensor, rows: int
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    place_BS: Tensor,
+    own_B2: Tensor,
+    out: Tensor,
+    total: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value; grad and out are dense."""
     grads = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
-    sizes = _causal_sizes(query, key, value, rows)
-    call("causal_backward", query, key, value, grad, out, total, *grads, *sizes)
+    parts = key.new_empty(2 * place_BS.numel() * key.shape[1] * key.shape[2])
+    inputs = (query, key, value, place_BS, own_B2, grad, out, total)
+    call("causal_backward", *inputs, *grads, parts, *_causal_sizes(query, key, value, place_BS))
     return grads
 
 
-def _causal_sizes(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[int, ...]:
+def _causal_sizes(query: Tensor, key: Tensor, value: Tensor, place_BS: Tensor) -> tuple[int, ...]:
     heads, kv_heads, width = query.shape[1], key.shape[1], query.shape[2]
     strides = (query.stride(0), key.stride(0), value.stride(0))
-    return (rows, len(query) // rows, heads, kv_heads, width, *strides)
+    return (*place_BS.shape, heads, kv_heads, width, *strides)
