@@ -3,12 +3,15 @@
 It needs no network: weights are random, in the shapes of Qwen2.5 0.5B, 1.5B and 3B, and every
 completion has the same length. For each shape that fits it measures decoding by number of rows
 (tokens/s, share of the memory bandwidth), a training step (share of the matrix peak), peak memory
-and logprob_gap.
+and logprob_gap. Then a step of one shape with each `optimizer.state`, in the memory of a smaller
+card; 8bit needs bitsandbytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -25,6 +28,7 @@ PROMPTS, GENERATIONS, LIMIT = 8, 8, 512
 DECODED = 224  # tokens; with the prompt they fill one size of the cache
 SECONDS = 8 * 60
 SHAPES_MEASURED = ["qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b"]
+STATES = ("device", "cpu", "8bit")
 
 
 def main() -> None:
@@ -32,6 +36,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--device", default="cuda", help="cpu only tests the command, slowly")
     parser.add_argument("--shapes", nargs="+", default=SHAPES_MEASURED, choices=list(SHAPES))
+    parser.add_argument("--states-shape", default="qwen2.5-1.5b", choices=list(SHAPES))
+    parser.add_argument("--states-gib", type=float, default=24.0)
     parser.add_argument("--limit", type=int, default=LIMIT, help="tokens of every completion")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -56,6 +62,17 @@ def main() -> None:
             result["shapes"][shape] = "left out: no memory"
         print(shape, json.dumps(result["shapes"][shape]), flush=True)
         # Written after each shape, so that a stopped run keeps its results.
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    shape = arguments.states_shape
+    result["optimizer_states"] = {"shape": shape, "gib": arguments.states_gib}
+    for state, gib in (("device", None), *((state, arguments.states_gib) for state in STATES)):
+        if state == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
+            found: Any = "left out: bitsandbytes is not installed"
+        else:
+            found = optimizer_state(shape, arguments.limit, device, dtype, state, gib)
+        name = state if gib else f"{state}, all memory"
+        result["optimizer_states"][name] = found
+        print(name, json.dumps(found), flush=True)
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"written: {arguments.json} after {time.perf_counter() - started:.0f} s")
 
@@ -92,6 +109,33 @@ def measure(
         "logprob_gap": times.logprob_gap,
         "tokens_per_microbatch": times.tokens_per_microbatch,
     }
+
+
+def optimizer_state(
+    shape: str, limit: int, device: str, dtype: torch.dtype, state: str, gib: float | None
+) -> dict[str, Any] | str:
+    """The second step of a shape with its optimizer's state in one place, in so much memory."""
+    spec = Spec(
+        "native", shape, PROMPTS, GENERATIONS, limit, torch.get_num_threads(),
+        checkpointing=True, state=state,
+    )  # fmt: skip
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        whole = torch.cuda.get_device_properties(0).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(1.0 if gib is None else min(1.0, gib / whole))
+    try:
+        side = NativeSide(spec, device, dtype if device == "cuda" else None)
+        side.step(1)
+        times = side.step(2)
+    except torch.OutOfMemoryError:
+        return "does not fit"
+    tokens = times.tokens_per_microbatch
+    return {
+        "step_s": times.step_s, "train_s": times.train_s, "peak_gb": times.peak_gb,
+        "tokens_per_microbatch": tokens,
+    }  # fmt: skip
 
 
 def decoding_step(side: NativeSide, rows: int, device: str, tokens: int) -> float:

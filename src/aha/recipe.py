@@ -22,7 +22,7 @@ from typing import Any, Literal, get_origin
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from aha import sections
+from aha import controls, sections
 from aha.sections import RewardSection, Section
 from aha.tasks import TASKS
 from aha.types import UserError
@@ -59,7 +59,8 @@ class Recipe(Section):
     )
     generation: sections.GenerationSection = sections.GenerationSection()
     grpo: sections.GrpoSection = sections.GrpoSection()
-    length: sections.LengthSection = sections.LengthSection()
+    length: controls.LengthSection = controls.LengthSection()
+    curriculum: controls.CurriculumSection = controls.CurriculumSection()
     optimizer: sections.OptimizerSection = sections.OptimizerSection()
     train: sections.TrainSection = sections.TrainSection()
     evaluation: sections.EvaluationSection = sections.EvaluationSection()
@@ -97,10 +98,26 @@ class Recipe(Section):
                     f"length.schedule has a limit of {stage.limit}; allowed is at most "
                     f"generation.max_completion_length, {most}"
                 )
+        # The embedded model has tokens for numbers up to 199.
+        most_wished = min(most, 199) if self.prompt.style == "compact" else most
+        if self.length.wish is not None and self.length.wish[1] > most_wished:
+            raise ValueError(
+                f"length.wish is {list(self.length.wish)}; allowed here is at most {most_wished}"
+            )
         if self.grpo.advantage_estimator == "gdpo" and self.length.penalty != "none":
             raise ValueError(
                 f"length.penalty is {self.length.penalty!r}; with grpo.advantage_estimator 'gdpo' "
                 "allowed is 'none': its weight would have no effect"
+            )
+        if self.grpo.reference_reset_steps and self.lora is not None:
+            raise ValueError(
+                f"grpo.reference_reset_steps is {self.grpo.reference_reset_steps}; allowed with "
+                "lora is 0: the reference is the model without its adapters"
+            )
+        if self.curriculum.draw != "epochs" and self.task.easy_steps:
+            raise ValueError(
+                f"task.easy_steps is {self.task.easy_steps}; allowed with curriculum.draw "
+                "'pass_rate' is 0"
             )
         if self.length.keep is not None and self.length.keep > group:
             raise ValueError(

@@ -61,7 +61,8 @@ class Prompt:
     An opening tag that the chat template wrote at the end is part of the prefill.
     `messages` are its chat turns, with the prefill as a last assistant turn; None for plain text.
     Rewards get the messages if there are any, as in TRL. `layout` is the one that it asks for, of
-    `aha.answers.tags.LAYOUTS`; None for any.
+    `aha.answers.tags.LAYOUTS`; None for any. `wish`: the tokens that it asks for, if it
+    does (`length.wish`).
     """
 
     text: str
@@ -69,6 +70,7 @@ class Prompt:
     token_ids: tuple[int, ...]
     messages: tuple[Mapping[str, str], ...] | None = None
     layout: str | None = None
+    wish: int | None = None
 
     @property
     def for_rewards(self) -> str | list[Mapping[str, str]]:

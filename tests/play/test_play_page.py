@@ -124,9 +124,9 @@ def test_the_style_sheet_loads_nothing() -> None:
 def test_too_many_games_are_refused_with_a_reason(pair: Session) -> None:
     game = Page(pair, Draw(), Limiter(GAMES_PER_MINUTE))
     for _ in range(GAMES_PER_MINUTE):
-        *_, (html, _) = game.play("15 from 3 13 5", 1, 1, 240, 0, Tally())
+        *_, (html, _) = game.play("15 from 3 13 5", 1, 1, 240, 0, 0, Tally())
         assert "aha-summary" in html
-    ((html, _),) = game.play("15 from 3 13 5", 1, 1, 240, 0, Tally())
+    ((html, _),) = game.play("15 from 3 13 5", 1, 1, 240, 0, 0, Tally())
     assert f"at most {GAMES_PER_MINUTE} games a minute" in html
 
 
@@ -148,7 +148,7 @@ def test_too_many_games_are_refused_with_a_reason(pair: Session) -> None:
 def test_what_a_browser_sends_is_checked(
     values: tuple[Any, ...], words: str, pair: Session
 ) -> None:
-    ((html, tally),) = Page(pair, Draw(), Limiter(1)).play(*values, Tally())
+    ((html, tally),) = Page(pair, Draw(), Limiter(1)).play(*values, 0, Tally())
     assert words in html
     assert "aha-refusal" in html
     assert tally == Tally()

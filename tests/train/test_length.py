@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from aha.model.llama import blocks_of
 from aha.recipe import Recipe, load_recipe
+from aha.rollout.base import SamplingSettings
+from aha.rollout.engine import NativeEngine
 from aha.runs import RunDirectory
-from aha.train.length import NAME, LengthState, kept, penalised, penalties
+from aha.tasks.prompts import ask
+from aha.train.length import NAME, LengthState, kept, missed, penalised, penalties
 from aha.train.start import resume_run, start_run
 from aha.types import Completion, Group, Problem, Prompt, Score, UserError
 
@@ -19,6 +26,9 @@ SMALL = (
     "evaluation.n=0", "grpo.prompts_per_step=3", "generation.num_generations=4",
     "generation.max_completion_length=40", "logging.report_to=[]", "train.save_steps=2",
 )  # fmt: skip
+
+
+WISH = ("length.penalty=wish", "length.wish=[10, 30]")
 
 
 def recipe(*changes: str) -> Recipe:
@@ -98,6 +108,57 @@ def test_an_adaptive_limit_by_hand() -> None:
     assert state(39.0).next(1, [group((39, True, False))], one).limit == 40.0
 
 
+def test_an_adaptive_limit_for_each_difficulty_by_hand(
+    random_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    one = recipe(
+        "length.limit=adaptive", "length.by_difficulty=true", "length.percentile=1",
+        "length.margin=1", "length.rate=1", "length.least=2",
+    )  # fmt: skip
+    two, three = group((4, True, False)), group((9, True, False), (30, False, False))
+    right, wrong = three.completions
+    three = replace(
+        three,
+        problem=replace(three.problem, columns={"target": 5, "nums": [2, 3, 1]}),
+        completions=(replace(right, text="x </think> <answer> 2 + 3 * 1 </answer>"), wrong),
+    )
+    moved = state().next(1, [two, three], one)
+    assert moved.limits == {"2 numbers": 4.0, "3 numbers": 9.0}
+    assert (moved.limit_of(two.problem), moved.limit_of(three.problem)) == (4.0, 9.0)
+    assert LengthState.after([moved.record], one) == moved
+    unseen = replace(two.problem, columns={"target": 5, "nums": [2, 3, 7, 1]})
+    assert moved.limit_of(unseen) == 40.0
+    # The engine keeps each prompt's own limit.
+    engine = NativeEngine(model := random_model(), tokenizer, blocks_of(model))
+    prompts = [two.prompt, three.prompt]
+    settings = SamplingSettings(9, ignore_end=True)
+    groups = engine.generate(prompts, 3, settings, 0, limits=[4, 9])
+    assert [{len(c.token_ids) for c in found} for found in groups] == [{4}, {9}]
+    free = engine.generate(prompts, 3, settings, 0)
+    assert groups[1] == free[1]
+    assert [c.token_ids for c in groups[0]] == [c.token_ids[:4] for c in free[0]]
+
+
+def test_a_wish_stands_in_the_prompt_and_is_missed_by_hand(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    one = recipe("length.penalty=wish", "length.wish=[10, 30]", "length.penalty_weight=0.5")
+    problem = group((1, True, False)).problem
+    (asked,) = ask([problem], one, tokenizer, [20])
+    assert (asked.text, asked.wish) == ("Make 5 from 2 3 . 20 <think>", 20)
+    (own,) = ask([problem], one, tokenizer)
+    assert own == ask([problem], one, tokenizer)[0]
+    assert own.wish is not None
+    assert 10 <= own.wish <= 30
+    (words,) = ask([problem], recipe("prompt.style=r1", *WISH), tokenizer, [20])
+    assert "Think for 20 tokens." in words.text
+    wished = replace(group((15, True, False), (24, False, False)), prompt=asked)
+    (found,) = penalised([wished], state(40.0, 0.5), one.length)
+    # Distances of 5 and 4 tokens over a limit of 40.
+    assert [score.raw[NAME] for score in found.scores] == [-0.125, -0.1]
+    assert missed([wished]) == 4.5
+
+
 def test_a_held_length_by_hand() -> None:
     one = recipe("length.penalty=held", "length.target=10", "length.gain=0.1")
     assert LengthState.begin(one).strength == 0.0
@@ -133,6 +194,11 @@ def test_only_some_completions_are_kept_by_hand() -> None:
             ["length.limit=adaptive", "length.schedule=[{limit: 9, from_step: 1}]"],
             "allowed is one of them",
         ),
+        (["length.penalty=wish"], "wish goes with penalty 'wish'"),
+        (["length.wish=[5, 9]"], "wish goes with penalty 'wish'"),
+        (["length.penalty=wish", "length.wish=[9, 5]"], "the first may not be above"),
+        (["length.penalty=wish", "length.wish=[5, 41]"], "allowed here is at most 40"),
+        (["length.by_difficulty=true"], "it goes with 'adaptive'"),
         (["length.penalty=alp", "grpo.advantage_estimator=gdpo"], "length.penalty is 'alp'"),
     ],
 )
@@ -148,8 +214,10 @@ def test_settings_that_exclude_each_other(changes: list[str], words: str) -> Non
         ("length.limit=adaptive", "length.penalty=held", "length.target=20", "length.keep=3"),
         ("length.schedule=[{limit: 10, from_step: 1}, {limit: 30, from_step: 3}]",
          "length.penalty=kimi", "grpo.advantage_estimator=rloo"),
+        ("length.limit=adaptive", "length.by_difficulty=true", "length.penalty=wish",
+         "length.wish=[10, 30]"),
     ],
-    ids=["adaptive", "schedule"],
+    ids=["adaptive", "schedule", "wish"],
 )  # fmt: skip
 def test_a_resumed_run_is_the_same(changes: tuple[str, ...], tmp_path: Path) -> None:
     whole = start_run(recipe(*changes, "train.max_steps=4"), tmp_path / "whole")
@@ -162,7 +230,8 @@ def test_a_resumed_run_is_the_same(changes: tuple[str, ...], tmp_path: Path) -> 
 
     assert figures(whole) == figures(halved)
     records = whole.metrics()
-    assert len({record["length/limit"] for record in records}) > 1
+    key = "length/limit/3 numbers" if "length.by_difficulty=true" in changes else "length/limit"
+    assert len({record[key] for record in records}) > 1
     for before, record in zip([{"length/limit": 10.0}, *records], records, strict=False):
         limit = before["length/limit"] if changes[0].startswith("length.schedule") else 40
         assert record["completions/max_length"] <= limit

@@ -37,7 +37,7 @@ class Spec:
     `model` is a name or folder as in a recipe, on Countdown problems with the default recipe's
     rewards; or the name of a shape, with random weights, every completion exactly `limit` tokens
     long and rewards that only alternate. `checkpointing` is gradient checkpointing. `prompt` is
-    the length that a shape's prompts are repeated to, in tokens.
+    the length that a shape's prompts are repeated to, in tokens. `state` is `optimizer.state`.
     """
 
     side: Side
@@ -48,6 +48,7 @@ class Spec:
     threads: int
     checkpointing: bool = False
     prompt: int | None = None
+    state: str = "device"
 
     @property
     def is_shape(self) -> bool:
@@ -62,6 +63,7 @@ class Spec:
             "generation.num_generations": max(2, self.generations),
             "generation.max_completion_length": self.limit,
             "train.gradient_checkpointing": self.checkpointing,
+            "optimizer.state": self.state,
         }
         return load_recipe(DEFAULT_RECIPE, [f"{key}={value}" for key, value in changes.items()])
 

@@ -94,7 +94,7 @@ def sweep(request: SweepRequest, say: Callable[[str], None]) -> None:
         waiting = [cell for cell in cells if not finished(cell.folder)]
         say(f"{folder}: {len(cells)} runs, {len(cells) - len(waiting)} done; {jobs} at a time")
         try:
-            failed = _run_all(
+            failed = run_all(
                 waiting, request.recipe, jobs, lambda: _write(folder, cells, name), say
             )
         finally:
@@ -152,12 +152,11 @@ def _text(value: object) -> str:
 
 
 def jobs_of(request: SweepRequest) -> int:
-    """Runs at a time. Errors: UserError for more than there are cores, or GPUs."""
-    gpus, cores = visible_gpus(), usable_cores()
-    most, what = (gpus, "GPUs") if gpus else (cores, "cores")
-    jobs = (gpus or 1) if request.jobs is None else request.jobs
-    if jobs > most:
-        raise UserError(f"--jobs is {jobs}; allowed are 1 to {most}, the {what} here.")
+    """Runs at a time; more than there are GPUs share them. Errors: UserError for too few cores."""
+    cores = usable_cores()
+    jobs = (visible_gpus() or 1) if request.jobs is None else request.jobs
+    if jobs > cores:
+        raise UserError(f"--jobs is {jobs}; allowed are 1 to {cores}, the cores here.")
     return jobs
 
 
@@ -193,7 +192,7 @@ def finished(folder: Path) -> bool:
     return len(run.metrics()) >= recipe.train.max_steps and evaluated
 
 
-def _run_all(
+def run_all(
     waiting: Sequence[Cell],
     recipe: str,
     jobs: int,
@@ -235,7 +234,7 @@ def _start(
 ) -> tuple[subprocess.Popen[bytes], Cell, Path]:
     """Start a run, or go on with one, with its share of the machine."""
     log = cell.folder.parent.parent / "logs" / f"{cell.folder.name}.txt"
-    log.parent.mkdir(exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
     if (cell.folder / "recipe.yaml").exists():
         arguments = ["--resume", str(cell.folder)]
     else:
@@ -245,8 +244,8 @@ def _start(
     if gpus := visible_gpus():
         given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         names = [name for name in given.split(",") if name] or [str(n) for n in range(gpus)]
-        environment["CUDA_VISIBLE_DEVICES"] = names[place]
-    elif jobs > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = names[place % len(names)]
+    if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     with log.open("ab") as file:
         # In its own session: Ctrl-C reaches the sweep alone, which then ends its runs in order.

@@ -41,6 +41,13 @@ COLLAPSED = 0.5
 _RECOVERED = 0.8
 _SPAN = 10
 _ERRORS = 5
+# The metric's name in a warning that a reward is gained without right answers.
+HACKED = "hacking"
+# Accuracy from which on it cannot be expected to rise with a reward.
+_CEILING = 0.9
+_TRUE = "reasoning/steps_true"
+# A penalty for length is meant to rise without accuracy.
+_NOT_HACKED = ("rewards/accuracy/mean", "rewards/length_control/mean")
 
 
 @dataclass(frozen=True)
@@ -110,18 +117,45 @@ class Watch:
                 alerts.append(Alert(record["step"], "warning", trouble.name, message))
         for metric in watched(record) if self._window else ():
             trend = self._trends.setdefault(metric.key, Trend(metric, self._window))
-            alerts += trend.check(record["step"], record[metric.key])
-        return alerts
+            found = trend.check(record["step"], record[metric.key])
+            alerts += found if metric.announced else []
+        return alerts + self._hacked(record["step"])
+
+    def _hacked(self, step: int) -> list[Alert]:
+        """A warning for each reward that rises while strict accuracy does not, and one for accuracy
+        that rises while written equations get false.
+        """
+        accuracy, true = self._trends.get("accuracy"), self._trends.get(_TRUE)
+        pairs = [
+            (trend, accuracy, True)
+            for key, trend in self._trends.items()
+            if key.startswith("rewards/") and key not in _NOT_HACKED
+        ]
+        found = []
+        for rises, other, more in (*pairs, (accuracy, true, False)):
+            if rises is None or other is None or rises.hacked or rises.tested != step:
+                continue
+            begun, ended = other.medians
+            # Near its ceiling accuracy cannot rise with the reward.
+            stays = other.state != "up" and ended <= begun < _CEILING
+            if rises.state == "up" and (stays if more else other.state == "down"):
+                rises.hacked = True
+                found.append(Alert(step, "warning", HACKED, f"warning: {rises.beside(other)}."))
+        return found
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A metric and its name for people; for some neither more nor less of it is better."""
+    """A metric and its name for people; for some neither more nor less of it is better.
+
+    One that is not `announced` is only held against others.
+    """
 
     key: str
     name: str
     more_is_better: bool
     percent: bool = False
+    announced: bool = True
 
 
 def watched(record: Record) -> list[Watched]:
@@ -131,6 +165,11 @@ def watched(record: Record) -> list[Watched]:
         Watched("reward", "reward", True),
         *(Watched(f"rewards/{name}/mean", f"reward {name}", True) for name in names),
         Watched("accuracy", "accuracy", True, percent=True),
+        *(
+            [Watched(_TRUE, "share of true equations", False, percent=True, announced=False)]
+            if record.get(_TRUE) is not None
+            else []
+        ),
         Watched("completions/mean_length", "length", False),
         Watched("entropy", "entropy", False),
     ]
@@ -196,7 +235,9 @@ class Trend:
         self._metric = metric
         self._window = window
         self._values: list[tuple[int, float]] = []
-        self._state = "new"
+        self.state, self.tested = "new", 0
+        self.medians = (0.0, 0.0)  # of the window's first and last quarter
+        self.hacked = False
         self._best, self._error = -math.inf, 0.0
         self._collapsed = False
 
@@ -209,6 +250,8 @@ class Trend:
             return []
         steps, values = zip(*self._values[-self._window :], strict=True)
         trend, where = line(values), f"steps {steps[0]} to {steps[-1]}"
+        span = max(1, len(values) // 4)
+        self.medians, self.tested = (median(values[:span]), median(values[-span:])), step
         found = [self._changed(trend, values, where)]
         if self._metric.more_is_better:
             found.append(self._collapse(trend))
@@ -222,26 +265,35 @@ class Trend:
         if trend is None or not trend.slope or trend.p >= OVER:
             return self._flat(values, where)
         state = "up" if trend.slope > 0 else "down"
-        if trend.p >= LEVEL or state == self._state:
+        if trend.p >= LEVEL or state == self.state:
             return None
-        self._state = state
+        self.state = state
         kind: Kind = "rise" if state == "up" else "fall"
         if self._metric.more_is_better:
             kind = "improvement" if state == "up" else "degradation"
-        span = max(1, len(values) // 4)
-        first, last = self._say(median(values[:span])), self._say(median(values[-span:]))
-        verb = "rises" if state == "up" else "falls"
         return kind, (
-            f"{self._metric.name} {verb} from {first} to {last} over {where} (medians of {span} "
-            f"steps; Mann-Kendall p = {trend.p:.1g})"
+            f"{self._metric.name} {self._moves()} over {where} (medians of "
+            f"{max(1, len(values) // 4)} steps; Mann-Kendall p = {trend.p:.1g})"
+        )
+
+    def _moves(self) -> str:
+        first, last = map(self._say, self.medians)
+        return f"{'rises' if self.medians[1] > self.medians[0] else 'falls'} from {first} to {last}"
+
+    def beside(self, other: Trend) -> str:
+        """The two trends of a reward that is gained without the answer, for people."""
+        first, last = map(other._say, other.medians)
+        return (
+            f"{self._metric.name} {self._moves()}, while {other._metric.name} goes from {first} to "
+            f"{last}: look at what earns it (aha samples), it may not be what you want"
         )
 
     def _flat(self, values: Sequence[float], where: str) -> tuple[Kind, str] | None:
         """The window shows no trend: an alert where a rise has ended or has never begun."""
-        never = self._state == "new" and len(self._values) >= 2 * self._window
-        stopped = self._state == "up"
-        if never or self._state != "new":
-            self._state = "flat"
+        never = self.state == "new" and len(self._values) >= 2 * self._window
+        stopped = self.state == "up"
+        if never or self.state != "new":
+            self.state = "flat"
         if not self._metric.more_is_better or not (never or stopped):
             return None
         what = "has stopped rising" if stopped else "has not changed since the start"

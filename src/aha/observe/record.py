@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
@@ -26,8 +26,8 @@ class FinishedStep:
 
     `stats.nonfinite_rows` are places among the completions of `groups`, which are all that were
     drawn. `times`: seconds by their names in the record, `time/step_s` among them. `entropy_coef`
-    is that of the next step, if the recipe has a bonus for entropy; so is `length`, by the names in
-    the record, if it controls length.
+    is that of the next step, if the recipe has a bonus for entropy. `controls`: the state of length
+    control and curriculum for the next step, by its names in the record.
     """
 
     number: int
@@ -37,7 +37,7 @@ class FinishedStep:
     stats: UpdateStats
     times: Mapping[str, float]
     entropy_coef: float | None = None
-    length: Mapping[str, float] | None = None
+    controls: Mapping[str, Any] = field(default_factory=dict)
 
 
 def step_record(step: FinishedStep) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def step_record(step: FinishedStep) -> dict[str, Any]:
             for name in ("loss", "grad_norm", "kl", "entropy", "clip_ratio", "logprob_gap")
         },
         **({} if step.entropy_coef is None else {"entropy_coef": step.entropy_coef}),
-        **(step.length or {}),
+        **step.controls,
         "skipped": stats.skipped,
         "sick_rows": list(stats.nonfinite_rows),
         "trained_rows": stats.trained_rows,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from rich.console import Console
 
 from aha.expected import expected_of
 from aha.observe import Observer
-from aha.observe.alerts import Watch
+from aha.observe.alerts import HACKED, Watch
 from aha.observe.console import ConsoleObserver
 from aha.observe.record import FinishedStep, Meter, step_record
 from aha.observe.samples import SamplesObserver
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
+from aha.tasks import check_completions
 from aha.types import Group, RunFailure, UserError
+from aha.visible import quoted
 
 _SERVICES = ("wandb", "trackio")
 
@@ -120,6 +122,26 @@ def observers_of(
     return [*observers, *(TrackerObserver(service, run, recipe) for service in asked)]
 
 
+def example(groups: Sequence[Group]) -> str:
+    """The wrong completion with the highest reward, in a sentence; "" if all are right."""
+    rows = [
+        (score.reward, group, completion.text)
+        for group in groups
+        for completion, score in zip(group.completions, group.scores, strict=True)
+    ]
+    verdicts = check_completions(
+        [group.prompt.text for _, group, _ in rows],
+        [text for _, _, text in rows],
+        [group.problem.columns for _, group, _ in rows],
+        groups[0].prompt.layout,
+    )
+    wrong = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict.strict]
+    if not wrong:
+        return ""
+    reward, _, text = max(wrong, key=lambda row: row[0])
+    return f"A wrong completion with reward {reward:.3g}: {quoted(text)}."
+
+
 class StepReporter:
     """Records finished steps in the run directory and drives the observers.
 
@@ -143,7 +165,12 @@ class StepReporter:
         self._run.append_metrics(record)
         for observer in self._observers:
             observer.on_step(record, step.groups)
-        alerts = self._watch.check(record)
+        alerts = [
+            replace(alert, message=f"{alert.message} {example(step.groups)}".rstrip())
+            if alert.metric == HACKED
+            else alert
+            for alert in self._watch.check(record)
+        ]
         self._run.append_alerts(map(asdict, alerts))
         for alert in alerts:
             self.note(alert.message)

@@ -44,7 +44,8 @@ class Draw:
     """The settings of a game.
 
     `temperature` 0 is greedy. `pace` is the most tokens a second to show of each row, since a small
-    model writes thousands; 0: no limit. Errors: UserError naming what is out of range.
+    model writes thousands; 0: no limit. `wish`: the tokens to ask for, where the model was trained
+    to have them; by default the problem's own. Errors: UserError naming what is out of range.
     """
 
     samples: int = 1
@@ -52,6 +53,7 @@ class Draw:
     seed: int = 0
     max_tokens: int | None = None
     pace: float = 0.0
+    wish: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= MAX_SAMPLES:
@@ -173,6 +175,11 @@ class Session:
             )
         return self.task.typed(text)
 
+    @property
+    def wishes(self) -> tuple[int, int] | None:
+        """The lengths that the model was trained to write on request, in tokens; None for none."""
+        return self.players[-1].recipe.length.wish
+
     def play(self, problem: Problem, draw: Draw) -> Generator[Scene, None, None]:
         """The scene after every step of the players that still write. In the last, all is judged.
 
@@ -180,7 +187,7 @@ class Session:
         has no room for.
         """
         tokens = draw.max_tokens or self.limit
-        prompts = [_prompt_for(player, problem, tokens) for player in self.players]
+        prompts = [_prompt_for(player, problem, tokens, draw.wish) for player in self.players]
         return self._scenes(problem, prompts, draw)
 
     def _scenes(
@@ -291,13 +298,13 @@ def _row(partial: Partial, problem: Problem, prompt: Prompt) -> Row:
     return Row(problem, partial, check_completion(asked, reply, problem.columns, prompt.layout))
 
 
-def _prompt_for(player: Player, problem: Problem, tokens: int) -> Prompt:
+def _prompt_for(player: Player, problem: Problem, tokens: int, wish: int | None) -> Prompt:
     """The problem as the player sees it, with room for `tokens` more.
 
     Errors: UserError when the model has no token for a part of it, or no room.
     """
     tokenizer = player.loaded.tokenizer
-    (prompt,) = ask((problem,), player.recipe, tokenizer)
+    (prompt,) = ask((problem,), player.recipe, tokenizer, None if wish is None else [wish])
     unknown = tokenizer.unk_token_id
     # Some tokenizers have one token for this and for the beginning or the end of a text.
     own = unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)

@@ -155,6 +155,10 @@ class Terminal:
             self._draw = replace(self._draw, temperature=_decimal(":t", value))
         elif name == ":n":
             self._draw = replace(self._draw, samples=_whole_number(":n", value, None))
+        elif name == ":wish":
+            if self._session.wishes is None:
+                raise UserError(":wish needs a model that was trained with length.wish.")
+            self._draw = replace(self._draw, wish=_whole_number(":wish", value, None))
         elif name == ":pace":
             self._draw = replace(self._draw, pace=_decimal(":pace", value))
         else:

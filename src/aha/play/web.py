@@ -153,7 +153,14 @@ class Page:
     limiter: Limiter
 
     def play(
-        self, text: Any, samples: Any, temperature: Any, tokens: Any, pace: Any, tally: Tally
+        self,
+        text: Any,
+        samples: Any,
+        temperature: Any,
+        tokens: Any,
+        pace: Any,
+        wish: Any,
+        tally: Tally,
     ) -> Generator[tuple[str, Tally], None, None]:
         """A game of the typed problem; a sentence when there can be none."""
         try:
@@ -162,13 +169,14 @@ class Page:
                     f"at most {GAMES_PER_MINUTE} games a minute are played here; the next one can "
                     f"begin in {math.ceil(wait)} s."
                 )
-            problem = self.session.typed(str(text or ""))
+            problem, between = self.session.typed(str(text or "")), self.session.wishes
             draw = Draw(
                 int(_number("samples", samples, 1, MAX_SAMPLES)),
                 _number("temperature", temperature, 0, HOTTEST),
                 self.draw.seed + tally.begun,
                 int(_number("tokens", tokens, 1, self.session.limit)),
                 _number("the pace", pace, 0, FASTEST_PACE),
+                int(_number("the wish", wish, *between)) if between else None,
             )
             scenes = self.session.play(problem, draw)
             with closing(frames(self.session, scenes, draw.pace)) as shown:
@@ -228,6 +236,16 @@ def build(session: Session, draw: Draw) -> Blocks:
                     ("pace", draw.pace, FASTEST_PACE),
                 )
             ]
+            least, most = session.wishes or (0, 1)
+            sliders.append(
+                gr.Slider(
+                    minimum=least,
+                    maximum=most,
+                    value=(least + most) // 2,
+                    visible=session.wishes is not None,
+                    **_PARTS["wish"],
+                )
+            )
         asked = [problem, *sliders, tally]
         shown = [show(page_html("waiting"), "game"), tally]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

@@ -73,9 +73,10 @@ class NativeEngine:
         num_generations: int,
         settings: SamplingSettings,
         seed: int,
+        limits: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
-        """See `aha.rollout.base.Engine`."""
-        (groups,) = self.stream(prompts, num_generations, settings, seed, every_step=False)
+        """See `aha.rollout.base.Engine`. `limits`: each prompt's own, at most the settings'."""
+        (groups,) = self.stream(prompts, num_generations, settings, seed, False, limits)
         return [tuple(partial.completion for partial in group) for group in groups]
 
     @torch.inference_mode()
@@ -86,6 +87,7 @@ class NativeEngine:
         settings: SamplingSettings,
         seed: int,
         every_step: bool = True,
+        limits: Sequence[int] | None = None,
     ) -> Generator[list[tuple[Partial, ...]], None, None]:
         """Every prompt's rows so far, after each step or burst of steps, or only when all ended.
 
@@ -95,6 +97,7 @@ class NativeEngine:
         num_rows, limit = len(prompts) * num_generations, settings.max_completion_length
         longest_prompt = max(len(prompt.token_ids) for prompt in prompts)
         require_positions(self._model.config, longest_prompt, limit)
+        limit_P = torch.tensor([limit] * len(prompts) if limits is None else limits)
         with self._without_training():
             while True:
                 rollout = None  # frees its cache before the next try
@@ -106,6 +109,7 @@ class NativeEngine:
                         num_generations,
                         max(1, self._max_rows // num_generations),
                         settings,
+                        limit_P.repeat_interleave(num_generations),
                         uniforms(seed, range(num_rows), limit),
                         self._end_ids[:0] if settings.ignore_end else self._end_ids,
                         StopStrings(self._tokenizer, settings.stop) if settings.stop else None,
@@ -170,13 +174,14 @@ class _Rollout:
     num_generations: int
     max_prompts: int
     settings: SamplingSettings
+    limit_B: Tensor
     uniforms_BT: Tensor
     end_ids: Tensor
     stops: StopStrings | None
 
     def __post_init__(self) -> None:
         settings, device = self.settings, self.end_ids.device
-        self.uniforms_BT = self.uniforms_BT.to(device)
+        self.uniforms_BT, self.limit_B = self.uniforms_BT.to(device), self.limit_B.to(device)
         # A burst draws from the whole distribution, and only an end token ends a row in it.
         narrowed = settings.top_p < 1 or settings.top_k > 0 or settings.min_p > 0
         drawn_whole = not narrowed and self.stops is None
@@ -255,7 +260,7 @@ class _Rollout:
         if self.stops is not None:
             ended_R |= self.stops.reached(row_R, self._token_R)
         length_R = self._lengths_B[row_R]
-        new_R = (ended_R | (self._position_R == limit)) & (length_R == 0)
+        new_R = (ended_R | (self._position_R == self.limit_B[row_R])) & (length_R == 0)
         self._lengths_B[row_R] = torch.where(new_R, self._position_R, length_R)
         self._stopped_B[row_R] |= ended_R & new_R
 
@@ -267,7 +272,7 @@ class _Rollout:
         drawn = self.decoder.burst(
             self._token_R,
             self.uniforms_BT[row_R[:, None], column_RS.clamp(max=limit - 1)],
-            limit - self._position_R,
+            self.limit_B[row_R] - self._position_R,
             self.end_ids,
             self.settings.temperature,
         )
@@ -275,7 +280,7 @@ class _Rollout:
         rows_N = row_R[:, None].expand(-1, steps)[real_RS]
         self._steps.append((rows_N, drawn.tokens_RS[real_RS], drawn.logprobs_RS[real_RS]))
         self._position_R = self._position_R + drawn.written_R
-        over_R = drawn.ended_R | (self._position_R == limit)
+        over_R = drawn.ended_R | (self._position_R == self.limit_B[row_R])
         self._lengths_B[row_R] = torch.where(over_R, self._position_R, self._lengths_B[row_R])
         self._stopped_B[row_R] = drawn.ended_R
         self._token_R = drawn.tokens_RS.gather(1, drawn.written_R[:, None] - 1).squeeze(1)

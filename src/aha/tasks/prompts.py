@@ -8,7 +8,9 @@ from it, and rewards count it as written. Some chat templates open the thoughts 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -40,38 +42,58 @@ LAYOUT_OF: Mapping[str, str | None] = {
 
 
 def ask(
-    problems: Sequence[Problem], recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+    problems: Sequence[Problem],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    wishes: Sequence[int] | None = None,
 ) -> tuple[Prompt, ...]:
-    """Each problem of a recipe's task as the model sees it. Errors: UserError as `render`."""
-    task = TASKS[recipe.task.name]
-    return tuple(render(p.columns, task, recipe.prompt, tokenizer) for p in problems)
+    """Each problem of a recipe's task as the model sees it. Errors: UserError as `render`.
+
+    `wishes`: the lengths to ask for, in tokens, where the recipe has `length.wish`; by default each
+    problem has one of its own, always the same.
+    """
+    task, between = TASKS[recipe.task.name], recipe.length.wish
+    if between is None:
+        return tuple(render(p.columns, task, recipe.prompt, tokenizer) for p in problems)
+    if wishes is None:
+        wishes = [random.Random(f"{p.key}:wish").randint(*between) for p in problems]
+    pairs = zip(problems, wishes, strict=True)
+    return tuple(render(p.columns, task, recipe.prompt, tokenizer, wish) for p, wish in pairs)
 
 
 def render(
-    columns: Columns, task: Task, settings: PromptSection, tokenizer: PreTrainedTokenizerBase
+    columns: Columns,
+    task: Task,
+    settings: PromptSection,
+    tokenizer: PreTrainedTokenizerBase,
+    wish: int | None = None,
 ) -> Prompt:
     """`ask` for one problem. Errors: UserError if the style does not fit the task or tokenizer."""
+    question = task.compact_question(columns) if settings.style == "compact" else None
     if settings.style == "compact":
-        question = task.compact_question(columns)
         if question is None:
             raise UserError(
                 "prompt.style is 'compact', which asks Countdown problems only; allowed for this "
                 f"task are {', '.join(INSTRUCTIONS)}."
             )
-        text = f"{question} {settings.prefill}"
+        # The embedded model has a token for each number, and none for words such as "tokens".
+        text = " ".join([question, *([] if wish is None else [str(wish)]), settings.prefill])
     else:
+        question = task.question(columns)
+        if wish is not None:
+            question += f" Think for {wish} tokens."
         instruction = INSTRUCTIONS[settings.style] if settings.system is None else settings.system
         if settings.format == "chat":
-            return _chat(instruction, task.question(columns), settings, tokenizer)
+            return replace(_chat(instruction, question, settings, tokenizer), wish=wish)
         # User and Assistant by name, as base models saw them in their texts.
         turns = [instruction] if instruction else []
         for example in settings.examples:
             turns.append(f"User: {example.problem}\nAssistant: {example.completion}")
-        turns.append(f"User: {task.question(columns)}\nAssistant: {settings.prefill}")
+        turns.append(f"User: {question}\nAssistant: {settings.prefill}")
         text = "\n".join(turns)
     token_ids = tokenizer.encode(text, add_special_tokens=True)
     layout = LAYOUT_OF[settings.style]
-    return Prompt(text, settings.prefill, tuple(token_ids), layout=layout)
+    return Prompt(text, settings.prefill, tuple(token_ids), layout=layout, wish=wish)
 
 
 def _chat(

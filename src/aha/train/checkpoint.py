@@ -55,6 +55,7 @@ class Found:
 class Saver:
     """Writes a run's checkpoints, one at a time.
 
+    `reference`: the KL term's model, if it changes during the run and must be saved too.
     With `save_in_background` it first copies weights and optimizer, so that training continues
     while the same files are written; the copy costs that much memory. The next `save` or `finish`
     raises an error of the disk.
@@ -67,8 +68,9 @@ class Saver:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: torch.optim.Optimizer,
+        reference: PreTrainedModel | None = None,
     ) -> None:
-        self._run, self._settings = run, settings
+        self._run, self._settings, self._reference = run, settings, reference
         self._model, self._tokenizer, self._optimizer = model, tokenizer, optimizer
         self._pool = ThreadPoolExecutor(1, "checkpoint") if settings.save_in_background else None
         self._writing: Future[None] | None = None
@@ -80,6 +82,7 @@ class Saver:
         """
         self.finish()
         weights = trained_state(self._model)
+        reference = {} if self._reference is None else dict(self._reference.named_parameters())
         version, words, gauss = random.getstate()
         name, keys, *rest = np.random.get_state()
         # Tensors and plain values only, so that loading runs no code.
@@ -87,6 +90,7 @@ class Saver:
             "step": step,
             "record_bytes": self._run.record_bytes(),
             "optimizer": self._optimizer.state_dict(),
+            "reference": {name: tensor.detach() for name, tensor in reference.items()},
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "python_rng": [version, list(words), gauss],
@@ -109,7 +113,7 @@ class Saver:
         folder = self._run.checkpoints
         staged = folder / f".step-{step:06d}.tmp"
         shutil.rmtree(staged, ignore_errors=True)
-        tensors = list(weights.values())
+        tensors = [*weights.values(), *state["reference"].values()]
         for moments in state["optimizer"]["state"].values():
             for value in moments.values():
                 # In 8 bits the tensors are one level deeper.
@@ -241,13 +245,18 @@ def damage(checkpoint: Path) -> str | None:
     return None if _STATE in expected else f"{checkpoint} is damaged: {_STATE} is missing."
 
 
-def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> int:
-    """Load the optimizer's state and the random streams; returns the checkpoint's step.
+def restore(
+    checkpoint: Path, optimizer: torch.optim.Optimizer, reference: PreTrainedModel | None = None
+) -> int:
+    """Load the optimizer, the random streams and a reference; returns the checkpoint's step.
 
     Errors: RunFailure if the state is another checkpoint's.
     """
     state = read_state(checkpoint)
     optimizer.load_state_dict(state["optimizer"])
+    # A checkpoint from before resets were switched on has none: the reference is the start.
+    for name, tensor in state.get("reference", {}).items() if reference is not None else ():
+        reference.get_parameter(name).data.copy_(tensor)
     torch.set_rng_state(state["torch_rng"])
     if torch.cuda.is_available() and state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -16,25 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aha.controls import LengthSection
 from aha.recipe import Recipe
-from aha.sections import LengthSection
-from aha.tasks import check_completions
-from aha.types import Group, Score
+from aha.tasks import TASKS, check_completions
+from aha.types import Group, Problem, Score
 
 # The penalty's name among a completion's rewards.
 NAME = "length_control"
+_OF_CLASS = "length/limit/"
 
 
 @dataclass(frozen=True)
 class LengthState:
     """For the next step: the limit in tokens, the stage of the schedule, the penalty's strength.
 
-    `limit` is a real number, rounded where it is used. `strength` is the penalty's weight.
+    `limit` is a real number, rounded where it is used. `strength` is the penalty's weight. `limits`
+    are those of each difficulty, with `by_difficulty`; a problem of none has `limit`.
     """
 
     limit: float
     stage: int
     strength: float
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def begin(recipe: Recipe) -> LengthState:
@@ -49,7 +52,13 @@ class LengthState:
         last = records[-1] if records else {}
         if "length/limit" not in last:
             return LengthState.begin(recipe)
-        return LengthState(last["length/limit"], last["length/stage"], last["length/strength"])
+        limits = {
+            key.removeprefix(_OF_CLASS): value
+            for key, value in last.items()
+            if key.startswith(_OF_CLASS)
+        }
+        known = last["length/limit"], last["length/stage"], last["length/strength"]
+        return LengthState(*known, limits)
 
     @property
     def record(self) -> dict[str, float]:
@@ -58,7 +67,11 @@ class LengthState:
             "length/limit": self.limit,
             "length/stage": self.stage,
             "length/strength": self.strength,
+            **{_OF_CLASS + name: limit for name, limit in self.limits.items()},
         }
+
+    def limit_of(self, problem: Problem) -> float:
+        return self.limits.get(_difficulty(problem), self.limit)
 
     def at_stage(self, step: int, clipped: float, settings: LengthSection) -> LengthState:
         """The schedule's stage for a step, after one in which the share `clipped` was cut off.
@@ -82,25 +95,37 @@ class LengthState:
         lengths = [len(row.token_ids) for row in rows]
         state = self.at_stage(step + 1, fmean(row.truncated for row in rows), settings)
         if settings.limit == "adaptive":
-            right = [n for n, is_right in zip(lengths, _right(groups), strict=True) if is_right]
-            if right:
-                wanted = settings.margin * float(np.quantile(right, settings.percentile))
-                moved = state.limit + settings.rate * (wanted - state.limit)
-                state = replace(state, limit=min(max(moved, settings.least), most))
+            names = [_difficulty(group.problem) for group in groups for _ in group.completions]
+            right = dict[str, list[int]]()
+            for name, n, is_right in zip(names, lengths, right_answers(groups), strict=True):
+                if is_right:
+                    right.setdefault(name if settings.by_difficulty else "", []).append(n)
+            moved = {
+                name: state.moved(name, found, settings, most)
+                for name, found in sorted(right.items())
+            }
+            state = replace(state, limit=moved.pop("", state.limit), limits=state.limits | moved)
         if settings.penalty == "held" and settings.target is not None:
             moved = state.strength + settings.gain * (fmean(lengths) / settings.target - 1)
             state = replace(state, strength=min(max(moved, 0.0), settings.penalty_weight))
         return state
+
+    def moved(self, name: str, right: Sequence[int], settings: LengthSection, most: int) -> float:
+        """A class's limit, a share of the way nearer to what its right completions need."""
+        limit = self.limits.get(name, self.limit)
+        wanted = settings.margin * float(np.quantile(right, settings.percentile))
+        return min(max(limit + settings.rate * (wanted - limit), settings.least), most)
 
 
 def penalised(groups: Sequence[Group], state: LengthState, settings: LengthSection) -> list[Group]:
     """The scored groups with the penalty among their rewards; a NaN reward stays NaN."""
     if settings.penalty == "none":
         return list(groups)
-    right, found = iter(_right(groups)), []
+    right, found = iter(right_answers(groups)), []
     for group in groups:
         lengths = [len(completion.token_ids) for completion in group.completions]
-        values = penalties(lengths, [next(right) for _ in lengths], state.limit, settings.penalty)
+        verdicts, limit = [next(right) for _ in lengths], state.limit_of(group.problem)
+        values = penalties(lengths, verdicts, limit, settings.penalty, group.prompt.wish)
         scores = []
         for score, value in zip(group.scores, values, strict=True):
             cost = state.strength * value
@@ -116,7 +141,7 @@ def penalised(groups: Sequence[Group], state: LengthState, settings: LengthSecti
 
 
 def penalties(
-    lengths: Sequence[int], right: Sequence[bool], limit: float, kind: str
+    lengths: Sequence[int], right: Sequence[bool], limit: float, kind: str, wish: int | None = None
 ) -> list[float]:
     """The penalty of each completion of a group, before its weight; n is a length in tokens.
 
@@ -125,6 +150,7 @@ def penalties(
                  long (Kimi k1.5, arXiv:2501.12599, section 2.3.3)
     alp          -(share of right ones) n / most: easy problems should be answered shortly
                  (ALP, arXiv:2506.05256)
+    wish         -|n - wish| / limit (LCPO, arXiv:2503.04697)
     """
     least, most = min(lengths), max(lengths)
     if kind == "kimi":
@@ -135,7 +161,7 @@ def penalties(
     if kind == "alp":
         share = fmean(right)
         return [-share * n / most for n in lengths]
-    return [-n / limit for n in lengths]
+    return [-abs(n - (wish or 0)) / limit for n in lengths]
 
 
 def kept(groups: Sequence[Group], rewards_PG: Tensor, settings: LengthSection) -> Tensor:
@@ -156,7 +182,20 @@ def kept(groups: Sequence[Group], rewards_PG: Tensor, settings: LengthSection) -
     return rewards_PG.masked_fill(places_PG >= settings.keep, math.nan)
 
 
-def _right(groups: Sequence[Group]) -> list[bool]:
+def missed(groups: Sequence[Group]) -> float:
+    """Mean distance in tokens between completions' lengths and those that prompts ask for."""
+    return fmean(
+        abs(len(completion.token_ids) - (group.prompt.wish or 0))
+        for group in groups
+        for completion in group.completions
+    )
+
+
+def _difficulty(problem: Problem) -> str:
+    return TASKS[problem.task].difficulty(problem.columns) or "unknown"
+
+
+def right_answers(groups: Sequence[Group]) -> list[bool]:
     """True for each completion with a right answer, in any layout."""
     rows = [(group, completion) for group in groups for completion in group.completions]
     verdicts = check_completions(

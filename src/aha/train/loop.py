@@ -7,6 +7,7 @@ it had never stopped.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from aha.rollout.base import rollout_seed
 from aha.runs import RunDirectory
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import Saver
-from aha.train.length import LengthState, kept, penalised
+from aha.train.length import LengthState, kept, missed, penalised
 from aha.train.schedule import EntropyBonus, learning_rate_at
 from aha.train.state import TrainingState, sampling_settings, update_settings
 from aha.train.stop import StopRequest
@@ -43,13 +44,16 @@ def train(
     if state.done:
         state.bonus = EntropyBonus.after(run.metrics(), recipe.grpo)
         state.length = LengthState.after(run.metrics(), recipe)
+        state.stream.replay(run.metrics())
 
     def measure(keep: Callable[[Evaluation], None], untrained: bool) -> None:
         samples = recipe.evaluation.samples
         keep(evaluate_held_out(recipe, state.engine, state.tokenizer, state.held_out, samples))
 
     evaluator = RunEvaluator(recipe, run, reporter.note, measure)
-    saver = Saver(run, recipe.train, state.model, state.tokenizer, state.optimizer)
+    saver = Saver(
+        run, recipe.train, state.model, state.tokenizer, state.optimizer, state.moving_reference
+    )
     slowest_s = 0.0
     for note in state.notes:
         reporter.note(note)
@@ -87,15 +91,18 @@ def train_step(state: TrainingState, step: int) -> FinishedStep:
         stats = update(state.policy, state.reference, state.optimizer, groups, settings)
         state.tokens_per_microbatch = stats.tokens_per_microbatch
         state.bonus = state.bonus.next(stats.entropy, recipe.grpo)
+        state.reset_reference(step)
         stats = replace(stats, nonfinite_rows=_places(drawn, groups, stats.nonfinite_rows))
     times["time/step_s"] = time.perf_counter() - started
     coef = state.bonus.coef if settings.every_row else None
-    length = None
+    controls = state.stream.next(step, drawn)
     if recipe.length.on:
         state.length = state.length.next(step, drawn, recipe)
-        length = state.length.record
+        controls |= state.length.record
+    if recipe.length.wish is not None:
+        controls["length/missed"] = missed(drawn)
     return FinishedStep(
-        step, state.stream.epoch(step), learning_rate, drawn, stats, times, coef, length
+        step, state.stream.epoch(step), learning_rate, drawn, stats, times, coef, controls
     )
 
 
@@ -143,13 +150,18 @@ def roll_out(
 ) -> list[Group]:
     """A group of completions for each problem, without scores."""
     recipe = state.recipe
-    prompts = ask(problems, recipe, state.tokenizer)
-    limit = math.ceil(state.length.limit)
+    wishes = None
+    if recipe.length.wish is not None:
+        chance = random.Random(f"{recipe.train.seed}:{step}:{round_}:wish")
+        wishes = [chance.randint(*recipe.length.wish) for _ in problems]
+    prompts = ask(problems, recipe, state.tokenizer, wishes)
+    limits = [math.ceil(state.length.limit_of(problem)) for problem in problems]
     completions = state.engine.generate(
         prompts,
         recipe.generation.num_generations,
-        replace(sampling_settings(recipe), max_completion_length=limit),
+        replace(sampling_settings(recipe), max_completion_length=max(limits)),
         rollout_seed(recipe.train.seed, step, round_),
+        limits,
     )
     return [
         Group(problem, prompt, group)

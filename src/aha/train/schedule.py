@@ -13,7 +13,7 @@ from typing import Any
 
 from aha.sections import GrpoSection, OptimizerSection
 from aha.tasks import TASKS
-from aha.types import Problem
+from aha.types import Group, Problem
 
 
 class ProblemStream:
@@ -35,7 +35,7 @@ class ProblemStream:
         self._seed = seed
         self._rounds = rounds
         self._first = easy_steps * rounds * per_step
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._order: tuple[Any, list[int]] = (-1, [])
 
     def at(self, step: int, round_: int = 0) -> list[Problem]:
         """The problems of step 1, 2, ...; each round of a step has its own."""
@@ -45,6 +45,13 @@ class ProblemStream:
     def epoch(self, step: int) -> float:
         """How many times the problems have been gone through after `step`, all rounds counted."""
         return step * self._rounds * self._per_step / len(self._problems)
+
+    def replay(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the state that a run's records leave: none. Draws depend on the step alone."""
+
+    def next(self, step: int, groups: Sequence[Group]) -> dict[str, Any]:
+        """Learn from a step's groups; the keys of the record. Here nothing is learned."""
+        return {}
 
     def _problem(self, position: int) -> Problem:
         epoch, place = divmod(position, len(self._problems))

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import torch
 from rich.console import Console
 
 from aha.model.free_memory import keep_freed_memory
@@ -42,7 +44,9 @@ def start_run(
     # Model, rewards and data are loaded before a folder is made: most mistakes show there.
     state = prepare(recipe, None, functions=functions)
     decoding = state.engine.decoding
-    facts = {} if decoding is None else {"decoding": asdict(decoding)}
+    facts: dict[str, Any] = {} if decoding is None else {"decoding": asdict(decoding)}
+    if state.policy.model.device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
     with RunDirectory.begun(recipe, output, facts) as run:
         return _run(state, run, "", stop, observers=observers)
 

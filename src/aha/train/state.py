@@ -36,6 +36,7 @@ from aha.rollout.engine import NativeEngine
 from aha.tasks import load_problems
 from aha.tasks.prompts import ask
 from aha.train.checkpoint import restore
+from aha.train.curriculum import Curriculum
 from aha.train.length import LengthState
 from aha.train.memory import tokens_that_fit
 from aha.train.optimizer import build_optimizer
@@ -75,6 +76,20 @@ class TrainingState(TrainingData):
     length: LengthState
     done: int
 
+    @property
+    def moving_reference(self) -> PreTrainedModel | None:
+        """The KL term's model, if the recipe resets it."""
+        resets = self.recipe.grpo.reference_reset_steps
+        return self.reference.model if resets and isinstance(self.reference, LogprobModel) else None
+
+    @torch.no_grad()
+    def reset_reference(self, step: int) -> None:
+        """Make the policy the reference, if that is due after a step (ProRL, arXiv:2505.24864)."""
+        reference = self.moving_reference
+        if reference is not None and step % self.recipe.grpo.reference_reset_steps == 0:
+            for kept, trained in zip(reference.parameters(), self.model.parameters(), strict=True):
+                kept.copy_(trained)
+
 
 def load_training_data(
     recipe: Recipe,
@@ -98,9 +113,11 @@ def load_training_data(
     tokenizer: Any = load_tokenizer(recipe.model, str(resume_from) if resume_from else None)
     grpo = recipe.grpo
     rounds = grpo.max_sampling_rounds if grpo.dynamic_sampling else 1
-    stream = ProblemStream(
-        found.problems, grpo.prompts_per_step, recipe.train.seed, rounds, recipe.task.easy_steps
-    )
+    drawn = found.problems, grpo.prompts_per_step, recipe.train.seed
+    if recipe.curriculum.on:
+        stream: ProblemStream = Curriculum(*drawn, recipe.curriculum)
+    else:
+        stream = ProblemStream(*drawn, rounds, recipe.task.easy_steps)
     asked = [found.problems[0], *stream.at(1), *held_out]
     if every_prompt:
         steps = range(1, recipe.train.max_steps + 1)
@@ -163,6 +180,7 @@ def prepare(
     fits = recipe.train.tokens_per_microbatch or tokens_that_fit(
         model, blocks is not None, checkpointing, recipe.optimizer.state
     )
+    moving = start if grpo.reference_reset_steps else None
     decoding = engine.decoding
     if decoding is not None and decoding.path == "off":
         why = f"compiled kernels: off ({decoding.why}); rollouts are slower without them."
@@ -177,7 +195,7 @@ def prepare(
         tokens_per_microbatch=fits,
         bonus=EntropyBonus(grpo.entropy_coef),
         length=LengthState.begin(recipe),
-        done=restore(resume_from, optimizer) if resume_from else 0,
+        done=restore(resume_from, optimizer, moving) if resume_from else 0,
     )
 
 
