@@ -23,6 +23,7 @@ class ScriptedEngine:
         num_generations: int,
         settings: SamplingSettings,
         seed: int,
+        limits: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         return [
             tuple(

@@ -18,6 +18,7 @@ LEVELS = {
     "types": 0,
     "visible": 0,
     "sections": 1,
+    "controls": 1,
     "answers": 1,
     "recipe": 2,
     "tasks": 2,
@@ -44,8 +45,8 @@ LEVELS = {
     "cli": 8,
 }
 WITHOUT_TORCH = (
-    "types", "visible", "sections", "recipe", "answers", "tasks", "rewards", "reasoning", "runs",
-    "expected", "report",
+    "types", "visible", "sections", "controls", "recipe", "answers", "tasks", "rewards",
+    "reasoning", "runs", "expected", "report",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "tokenizers", "datasets"}
 

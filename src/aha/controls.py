@@ -77,7 +77,7 @@ class LengthSection(Section):
 
 
 class CurriculumSection(Section):
-    """Which problems a step draws; by default each once an epoch."""
+    """The problems that a step draws; by default each once an epoch."""
 
     draw: Literal["epochs", "pass_rate"] = Field(
         "epochs", description="pass_rate: half solved classes of difficulty come more often"

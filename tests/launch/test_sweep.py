@@ -73,6 +73,8 @@ def test_no_more_runs_at_a_time_than_cores(monkeypatch: pytest.MonkeyPatch) -> N
         jobs_of(request(jobs=usable_cores() + 1))
     monkeypatch.setattr("aha.launch.sweep.visible_gpus", lambda: 3)
     assert jobs_of(request()) == 3
+    # More runs than GPUs share them.
+    assert jobs_of(request(jobs=usable_cores())) == usable_cores()
 
 
 def test_a_setting_against_the_first_by_hand() -> None:

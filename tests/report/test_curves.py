@@ -174,3 +174,22 @@ def test_means_of_the_phases_and_what_is_not_known() -> None:
 def test_every_reward_has_a_row() -> None:
     metrics = [{"step": 1, "reward": 1.0, "rewards/a/mean": 0.5, "rewards/a/std": 0.1}]
     assert [label for label, _, _ in phase_table(metrics)[1]] == ["reward", "reward a, unweighted"]
+
+
+def test_the_lengths_of_right_completions_lie_behind_the_curve_of_length() -> None:
+    metrics: Metrics = [
+        {
+            "step": step,
+            "completions/mean_length": 40.0 + step,
+            "completions/right_length_p10": 10.0,
+            "completions/right_length_p90": 30.0 + 2 * step,
+        }
+        for step in (1, 2)
+    ]
+    ((_, (chart,)),) = panels([("run", [metrics])])
+    (band,) = chart.behind
+    assert (band.low, band.high) == ([10.0, 10.0], [32.0, 34.0])
+    assert "right completions" in chart_svg(chart)
+    del metrics[1]["completions/right_length_p90"]
+    ((_, (chart,)),) = panels([("run", [metrics])])
+    assert chart.behind == ()

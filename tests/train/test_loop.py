@@ -29,7 +29,8 @@ from stopped_run import stopped_run
 RECORD_KEYS = {
     "step", "epoch", "loss", "learning_rate", "grad_norm", "reward", "reward_std",
     "frac_reward_zero_std", "completions/mean_length", "completions/min_length",
-    "completions/max_length", "completions/clipped_ratio", "kl", "entropy", "clip_ratio",
+    "completions/max_length", "completions/right_length_p10", "completions/right_length_p90",
+    "completions/clipped_ratio", "kl", "entropy", "clip_ratio",
     "reflection_rate", "format_rate", "accuracy", "accuracy_lenient", "logprob_gap", "tokens",
     "trained_rows", "groups", "tokens_per_microbatch", "tokens_wasted", "skipped", "sick_rows",
     "time/rollout_s", "time/reward_s", "time/train_s", "time/step_s", "time/record_s",

@@ -159,6 +159,10 @@ def test_a_refused_key_is_named_with_the_reason() -> None:
         "length.limit": ("adaptive", "'adaptive'", "'fixed'"),
         "length.penalty": ("alp", "'alp'", "'none'"),
         "length.keep": ("2", "2", "None"),
+        "length.wish": ("[5, 9]", r"\(5, 9\)", "None"),
+        "curriculum.draw": ("pass_rate", "'pass_rate'", "'epochs'"),
+        "curriculum.rest_steps": ("3", "3", "0"),
+        "grpo.reference_reset_steps": ("3", "3", "0"),
         "grpo.dynamic_sampling": ("true", "True", "False"),
         "grpo.use_adaptive_entropy": ("true", "True", "False"),
         "train.save_in_background": ("true", "True", "False"),
@@ -167,7 +171,12 @@ def test_a_refused_key_is_named_with_the_reason() -> None:
     assert set(refused) == set(tried)
     for key, (value, found, allowed) in tried.items():
         name = ".".join(key.split(".")[:2])
-        recipe = load_recipe("countdown-tiny", ["engine=trl", f"{name}={value}"])
+        needed = {
+            "length.wish": ["length.penalty=wish"],
+            "grpo.reference_reset_steps": ["grpo.beta=1"],
+        }
+        changes = [f"{name}={value}", *needed.get(key, ())]
+        recipe = load_recipe("countdown-tiny", ["engine=trl", *changes])
         with pytest.raises(
             UserError, match=f"^{name} is {found}; .* allowed is {allowed}: "
         ) as error:

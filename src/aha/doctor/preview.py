@@ -38,7 +38,7 @@ from aha.rewards.score import rewards_of, try_rewards
 from aha.sections import ModelSection
 from aha.tasks import TASKS, load_problems
 from aha.tasks.prompts import ask
-from aha.tiny import TINY_NAME, weights_path
+from aha.tiny import TINY_RECIPES, weights_path
 from aha.train.memory import Device, Place
 from aha.types import Problem, Unreachable, UserError
 from aha.visible import first_line
@@ -125,8 +125,8 @@ def _configuration(
         if not config_file.is_file():
             raise UserError(f"--config: {str(config_file)!r} is no file.")
         return _read(str(config_file), trust, "--config"), f"{config_file}"
-    if name == TINY_NAME:
-        return _read(str(weights_path()), trust), "the package"
+    if name in TINY_RECIPES:
+        return _read(str(weights_path(name)), trust), "the package"
     folder = (kept_smollm2() if name == SMOLLM2 else None) or Path(os.path.expanduser(name))
     if folder.is_file() and folder.suffix.lower() == ".gguf":
         folder = Path(find_model(name))
@@ -223,7 +223,7 @@ def model_is_here(name: str) -> bool:
     path = Path(os.path.expanduser(name))
     is_file = path.suffix.lower() == ".gguf" and path.is_file()
     kept = name == SMOLLM2 and kept_smollm2() is not None
-    return name == TINY_NAME or path.is_dir() or is_file or kept
+    return name in TINY_RECIPES or path.is_dir() or is_file or kept
 
 
 def _problems_are_here(recipe: Recipe) -> bool:

@@ -33,7 +33,7 @@ from aha.model.gguf import (
 from aha.model.lora import add_adapters, base_name, is_adapter, load_adapters, with_adapter
 from aha.recipe import Recipe, require_trainable
 from aha.sections import ModelSection
-from aha.tiny import TINY_NAME, weights_path
+from aha.tiny import TINY_NAME, TINY_RECIPES, weights_path
 from aha.types import Unreachable, UserError
 from aha.visible import did_you_mean, first_line
 
@@ -47,8 +47,8 @@ def find_model(name: str) -> str:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    if name == TINY_NAME:
-        return str(weights_path())
+    if name in TINY_RECIPES:
+        return str(weights_path(name))
     if name == SMOLLM2:
         return _find_smollm2()
     path = Path(os.path.expanduser(name))
@@ -64,7 +64,7 @@ def find_model(name: str) -> str:
         raise UserError(
             f"model.name: {name!r} does not exist; allowed are {TINY_NAME!r}, {SMOLLM2!r}, a "
             "folder with a Hugging Face model, a .gguf file, or a hub name such as "
-            f"Qwen/Qwen2.5-0.5B.{did_you_mean(name, [TINY_NAME, SMOLLM2])}"
+            f"Qwen/Qwen2.5-0.5B.{did_you_mean(name, [*TINY_RECIPES, SMOLLM2])}"
         )
     try:
         cached = isinstance(try_to_load_from_cache(name, "config.json"), str)

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -106,12 +107,16 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
             metrics[f"rewards/{name}/std"] = pstdev(values)
             metrics[f"rewards/{name}/min"] = min(values)
             metrics[f"rewards/{name}/max"] = max(values)
+    right = [n for n, verdict in zip(lengths, verdicts, strict=True) if verdict.strict]
+    low, high = np.quantile(right, (0.1, 0.9)).tolist() if right else (None, None)
     wasted = sum(n for n, a in zip(lengths, advantages, strict=True) if a == 0.0)
     return {
         **metrics,
         "completions/mean_length": fmean(lengths),
         "completions/min_length": min(lengths),
         "completions/max_length": max(lengths),
+        "completions/right_length_p10": low,
+        "completions/right_length_p90": high,
         "completions/clipped_ratio": fmean(completion.truncated for _, completion in rows),
         "samples": len(rows),
         "reflection_rate": fmean(analysis.reflections for analysis in analyses),

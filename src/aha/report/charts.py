@@ -114,11 +114,17 @@ def _draw(chart: Chart, axes: Axes) -> None:
 def _draw_curves(chart: Chart, axes: Axes) -> None:
     several = len(chart.series) > 1
     grey = {"color": matplotlib.rcParams["text.color"], "linewidth": 0}
-    for series in chart.behind:
+    for index, series in enumerate(chart.behind):
         label = _plain(series.label)
         if series.low is not None and series.high is not None:
             axes.fill_between(
-                series.steps, series.low, series.high, alpha=0.13, label=label, **grey
+                series.steps,
+                series.low,
+                series.high,
+                alpha=0.13,
+                label=label,
+                hatch=_HATCHES[index % len(_HATCHES)],
+                **grey,
             )
         else:
             axes.plot(

@@ -54,6 +54,8 @@ def panels(
         series = tuple(s for label, group in runs if (s := series_of(label, group, key)))
         if any(len(set(s.values)) > 1 for s in series):
             behind = _behind(expected, key) if expected else ()
+            if key == "completions/mean_length" and len(runs) == 1:
+                behind += _right_lengths(runs[0][1])
             headings.setdefault(heading, []).append(Chart(title, form, series, behind=behind))
     return list(headings.items())
 
@@ -113,6 +115,15 @@ def _behind(expected: Expected, key: str) -> tuple[Series, ...]:
         points = expected.points[key]
         found.append(Series("published", list(points.values()), list(points)))
     return tuple(found)
+
+
+def _right_lengths(group: Sequence[Metrics]) -> tuple[Series, ...]:
+    """Between which lengths most right completions lie; nothing if it was not recorded."""
+    low, high = (series_of("", group, f"completions/right_length_p{n}") for n in (10, 90))
+    if low is None or high is None or len(low.steps) != len(high.steps):
+        return ()
+    label = "right completions, 10 % to 90 %"
+    return (Series(label, (), low.steps, low.values, high.values),)
 
 
 def smooth(numbers: Sequence[float], window: int) -> list[float]:

@@ -9,13 +9,15 @@ from aha.answers.tags import Text, with_opened_thoughts
 from aha.sections import TaskSection
 from aha.tasks.countdown import Countdown
 from aha.tasks.data import ProblemSet
+from aha.tasks.modular import Modular
 from aha.tasks.reasoning_gym import ReasoningGym
 from aha.tasks.task import Split, Task, Verdict
 from aha.tasks.text import BespokeStratos, Custom, Gsm8k, Math, NuminaMathTir
 from aha.tasks.word_problems import WordProblems
 
 _SHIPPED = (
-    Countdown, WordProblems, Gsm8k, Math, NuminaMathTir, BespokeStratos, ReasoningGym, Custom,
+    Countdown, Modular, WordProblems, Gsm8k, Math, NuminaMathTir, BespokeStratos, ReasoningGym,
+    Custom,
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task() for task in _SHIPPED}
 

@@ -1,4 +1,4 @@
-"""Pre-train the embedded model and write its card: `python -m aha.tiny.build --output DIR`.
+"""Pre-train an embedded model and write its card: `python -m aha.tiny.build --output DIR`.
 
 Seeded and resumable: every batch is a function of (seed, step), so an interrupted build goes on
 from its last checkpoint and ends with the same weights. Then the model is measured, and its card
@@ -16,15 +16,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -34,19 +32,30 @@ from transformers import (
 )
 
 from aha.answers.equations import written_steps
+from aha.grpo.batches import Row, micro_batches
+from aha.grpo.logprobs import LogprobModel
+from aha.model.free_memory import keep_freed_memory
 from aha.model.llama import blocks_of
 from aha.reasoning.reflection import reflection_count
 from aha.rollout.base import SamplingSettings
 from aha.rollout.engine import NativeEngine
 from aha.sections import PromptSection
 from aha.tasks import check_completion
-from aha.tasks.countdown import Countdown
 from aha.tasks.prompts import render
-from aha.tiny import weights_path
-from aha.tiny.traces import TINY_RANGES, TraceSettings, completion_text, prompt_text, tiny_tokenizer
+from aha.tiny import TINY_NAME, weights_path
+from aha.tiny.traces import (
+    LESSONS,
+    Lesson,
+    TraceSettings,
+    completion_text,
+    prompt_text,
+    shuffled,
+    tiny_tokenizer,
+)
 from aha.types import Problem
+from aha.visible import package_yaml
 
-_IGNORED = -100  # the label that cross_entropy skips
+_TOKENS = 4096  # of a microbatch
 _CARD_PROBLEMS = 1_000
 _CHECK = re.compile(r"= (\d+) , (yes|not (\d+)) \.")
 
@@ -61,18 +70,14 @@ class Cycle:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """The settings of a build; the defaults made the shipped weights.
+    """The settings of a build."""
 
-    96 % of the sums are true after the first cycle, 99 % after the two warm restarts.
-    """
-
-    seed: int = 0
-    cycles: tuple[Cycle, ...] = (Cycle(2_000, 3e-3), Cycle(1_000, 1.5e-3), Cycle(1_000, 1.5e-3))
+    seed: int
+    cycles: tuple[Cycle, ...]
     batch_size: int = 192
     final_learning_rate: float = 1e-4
     warmup_steps: int = 100
     weight_decay: float = 0.1
-    bucket_batches: int = 8
     save_every: int = 250
     traces: TraceSettings = field(default_factory=TraceSettings)
 
@@ -94,57 +99,37 @@ def learning_rate_at(step: int, settings: BuildSettings) -> float:
     return settings.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def batches(
+def rows_of(
+    lesson: Lesson,
     problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerFast,
     settings: BuildSettings,
-    first_step: int,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-    """Batches from `first_step` on: token ids, labels and the divisor of the summed loss.
-
-    Ids and labels are (rows, tokens), padded on the right; labels are of completions only. Traces
-    of similar length share a batch, so little is padding. The divisor is the mean number of labels
-    of the batches cut from the same sorted rows. The batch's own number would give tokens of short
-    traces more weight, and teach the model to give up earlier than the traces do.
-    """
-    for bucket in itertools.count(first_step // settings.bucket_batches):
-        rng = random.Random(f"{settings.seed}:{bucket}")
-        rows = []
-        for _ in range(settings.batch_size * settings.bucket_batches):
-            columns = rng.choice(problems).columns
-            nums, target = list(columns["nums"]), columns["target"]
-            rng.shuffle(nums)
-            prompt = tokenizer.encode(prompt_text(nums, target))
-            trace = completion_text({"nums": nums, "target": target}, settings.traces, rng)
-            ids = [*prompt, *tokenizer.encode(trace), tokenizer.eos_token_id]
-            rows.append((ids, [*[_IGNORED] * len(prompt), *ids[len(prompt) :]]))
-        rows.sort(key=lambda row: len(row[0]))
-        trained = sum(label != _IGNORED for _, labels in rows for label in labels)
-        starts = [i * settings.batch_size for i in range(settings.bucket_batches)]
-        rng.shuffle(starts)
-        for index, start in enumerate(starts):
-            if bucket * settings.bucket_batches + index >= first_step:
-                chosen = rows[start : start + settings.batch_size]
-                input_ids = [torch.tensor(ids) for ids, _ in chosen]
-                labels = [torch.tensor(labels) for _, labels in chosen]
-                yield (
-                    pad_sequence(input_ids, True, tokenizer.pad_token_id),
-                    pad_sequence(labels, True, _IGNORED),
-                    trained / settings.bucket_batches,
-                )
+    step: int,
+) -> list[Row]:
+    """The texts of a step as prompts and completions, a function of the seed and the step."""
+    rng, rows = random.Random(f"{settings.seed}:{step}"), []
+    for index in range(settings.batch_size):
+        columns = shuffled(rng.choice(problems).columns, rng)
+        prompt = tokenizer.encode(prompt_text(lesson, columns))
+        trace = tokenizer.encode(completion_text(lesson, columns, settings.traces, rng))
+        rows.append(Row(index, tuple(prompt), (*trace, int(tokenizer.eos_token_id))))
+    return rows
 
 
-def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
+def train(lesson: Lesson, settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
     """Train from the last checkpoint in `work_dir`, or from nothing, with the shipped config.
 
     Errors: SystemExit for a checkpoint of other settings.
     """
+    keep_freed_memory()
     work_dir.mkdir(parents=True, exist_ok=True)
     checkpoint, step = work_dir / "build.pt", 0
     torch.manual_seed(settings.seed)
     # Llama with biases is Qwen2's block. A folder of the type qwen2 would get another pre-tokenizer
     # from AutoTokenizer (transformers 5).
-    model = LlamaForCausalLM(LlamaConfig.from_pretrained(weights_path()))
+    config, tokenizer = LlamaConfig.from_pretrained(weights_path()), tiny_tokenizer(lesson.words)
+    config.vocab_size = max(config.vocab_size, len(tokenizer))
+    model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
     )
@@ -155,27 +140,29 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
-    problems = list(Countdown().generate(TINY_RANGES, "train", settings.seed))
+    problems = list(lesson.task.generate(lesson.ranges, "train", settings.seed))
     print(f"{len(problems)} training problems; starting at step {step} of {settings.steps}")
+    policy = LogprobModel(model, blocks_of(model))
     started, tokens = time.monotonic(), 0
-    for input_ids, labels, divisor in batches(problems, tiny_tokenizer(), settings, step):
-        if step >= settings.steps:
-            break
+    while step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)
-        # Right padding under causal attention changes no earlier token: no mask is needed.
-        logits = model(input_ids=input_ids[:, :-1]).logits
-        wanted = labels[:, 1:].flatten()  # labels that are -100 do not count
-        loss = functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum") / divisor
-        loss.backward()
+        rows, total = rows_of(lesson, problems, tokenizer, settings, step), 0.0
+        trained = sum(len(row.completion_ids) for row in rows)
+        for batch in micro_batches(rows, _TOKENS, model.device):
+            logprobs_N, _ = policy.head(policy.hidden(batch), batch.targets_N, 1.0)
+            loss = -logprobs_N.sum() / trained
+            loss.backward()
+            total += loss.item()
+        policy.gather_gradients()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad()
+        policy.clear_gradients()
         step += 1
-        tokens += input_ids.numel()
+        tokens += sum(row.tokens for row in rows)
         if step % 25 == 0:
             speed = f"{tokens / (time.monotonic() - started):,.0f} tokens/s"
-            print(f"step {step}/{settings.steps}  loss {loss.item():.4f}  {speed}", flush=True)
+            print(f"step {step}/{settings.steps}  loss {total:.4f}  {speed}", flush=True)
         if step % settings.save_every == 0 or step == settings.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             staged = work_dir / "build.pt.tmp"
@@ -184,16 +171,17 @@ def train(settings: BuildSettings, work_dir: Path) -> LlamaForCausalLM:
     return model
 
 
-def measure(folder: Path, problems: int) -> dict[str, float]:
+def measure(lesson: Lesson, folder: Path, problems: int) -> dict[str, float]:
     """The figures of the model in `folder`: one completion for each of the first held-out problems.
 
     Shares are 0 to 1, at temperature 1; lengths are in tokens.
     """
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    held_out = list(itertools.islice(Countdown().generate(TINY_RANGES, "test", seed=0), problems))
+    task = lesson.task
+    held_out = list(itertools.islice(task.generate(lesson.ranges, "test", seed=0), problems))
     compact = PromptSection(style="compact")
-    prompts = [render(problem.columns, Countdown(), compact, tokenizer) for problem in held_out]
+    prompts = [render(problem.columns, task, compact, tokenizer) for problem in held_out]
     sampling = SamplingSettings(max_completion_length=240, temperature=1.0)
     engine = NativeEngine(model, tokenizer, blocks_of(model))
     completions = [group[0] for group in engine.generate(prompts, 1, sampling, seed=0)]
@@ -215,31 +203,39 @@ def measure(folder: Path, problems: int) -> dict[str, float]:
     }
 
 
-def card_text(record: Mapping[str, Any]) -> str:
-    """The model card for a `figures.json`: the figures of `measure`, and `build`'s settings."""
+def card_text(name: str, record: Mapping[str, Any]) -> str:
+    """A model's card for its `figures.json`: the figures of `measure`, and `build`'s settings."""
     template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    words = package_yaml("aha.tiny", "cards.yaml")[name]
     cycles = record["build"]["cycles"]
     return template.format(
         **record,
+        **words,
+        name=name,
         cycles=" and then ".join(f"{cycle['steps']:,}" for cycle in cycles),
         rates=" and ".join(f"{cycle['learning_rate']:g}" for cycle in cycles),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pre-train the embedded model.")
+    parser = argparse.ArgumentParser(description="Pre-train an embedded model.")
+    parser.add_argument("--model", choices=list(LESSONS), default=TINY_NAME)
     parser.add_argument("--output", type=Path, required=True, help="folder for the finished model")
     parser.add_argument("--work-dir", type=Path, default=Path("build/tiny"), help="checkpoints")
-    parser.add_argument("--seed", type=int, default=BuildSettings.seed)
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    settings = BuildSettings(seed=arguments.seed)
-    model = train(settings, arguments.work_dir)
+    lesson = LESSONS[arguments.model]
+    cycles = tuple(Cycle(*cycle) for cycle in lesson.cycles)
+    settings = BuildSettings(arguments.seed, cycles, traces=lesson.traces)
+    model = train(lesson, settings, arguments.work_dir)
     model.save_pretrained(arguments.output)
-    tiny_tokenizer().save_pretrained(arguments.output)
-    record = {**measure(arguments.output, _CARD_PROBLEMS), "build": asdict(settings)}
+    tiny_tokenizer(lesson.words).save_pretrained(arguments.output)
+    record = {**measure(lesson, arguments.output, _CARD_PROBLEMS), "build": asdict(settings)}
     recorded = json.dumps(record, indent=2) + "\n"
     (arguments.output / "figures.json").write_text(recorded, encoding="utf-8")
-    (arguments.output / "README.md").write_text(card_text(record), encoding="utf-8")
+    (arguments.output / "README.md").write_text(
+        card_text(arguments.model, record), encoding="utf-8"
+    )
     print(f"{arguments.output}: {record}")
 
 

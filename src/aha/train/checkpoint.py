@@ -255,8 +255,9 @@ def restore(
     state = read_state(checkpoint)
     optimizer.load_state_dict(state["optimizer"])
     # A checkpoint from before resets were switched on has none: the reference is the start.
-    for name, tensor in state.get("reference", {}).items() if reference is not None else ():
-        reference.get_parameter(name).data.copy_(tensor)
+    if reference is not None:
+        for name, tensor in state.get("reference", {}).items():
+            reference.get_parameter(name).data.copy_(tensor)
     torch.set_rng_state(state["torch_rng"])
     if torch.cuda.is_available() and state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -1,6 +1,6 @@
 """A curriculum: problems are drawn by what the policy solved before.
 
-What it knows stands in the records, so a resumed run draws the same problems.
+Its state stands in the records, so a resumed run draws the same problems.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Class:
 
 @dataclass
 class _Known:
-    """What the records say. `back`: the first step in which a resting problem may be drawn."""
+    """The state that records leave. `back`: when a resting problem may be drawn again."""
 
     classes: dict[str, _Class]
     back: dict[int, int] = field(default_factory=dict)

@@ -100,11 +100,10 @@ class LengthState:
             for name, n, is_right in zip(names, lengths, right_answers(groups), strict=True):
                 if is_right:
                     right.setdefault(name if settings.by_difficulty else "", []).append(n)
-            moved = {
-                name: state.moved(name, found, settings, most)
-                for name, found in sorted(right.items())
-            }
-            state = replace(state, limit=moved.pop("", state.limit), limits=state.limits | moved)
+            limits = dict(state.limits)
+            for name, found in sorted(right.items()):
+                limits[name] = state.moved(name, found, settings, most)
+            state = replace(state, limit=limits.pop("", state.limit), limits=limits)
         if settings.penalty == "held" and settings.target is not None:
             moved = state.strength + settings.gain * (fmean(lengths) / settings.target - 1)
             state = replace(state, strength=min(max(moved, 0.0), settings.penalty_weight))

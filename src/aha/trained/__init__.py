@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aha.model.llama import blocks_of
 from aha.model.load import load_model, load_tokenizer
 from aha.model.lora import is_adapter
-from aha.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from aha.recipe import Recipe, load_recipe
 from aha.rollout.engine import NativeEngine
 from aha.runs import RunDirectory
-from aha.tiny import TINY_NAME
+from aha.tiny import TINY_RECIPES
 from aha.train.checkpoint import latest_checkpoint
 from aha.train.state import build_engine
 from aha.types import UserError
@@ -76,8 +76,8 @@ def recipe_for(subject: Subject, recipe: str | None, overrides: Sequence[str]) -
         if subject.run is None:
             # An exported folder has whole weights, even if its base was quantised in training.
             overrides = [*overrides, "model.quantization=none"]
-    if recipe is None and subject.source == TINY_NAME:
-        recipe = DEFAULT_RECIPE
+    if recipe is None:
+        recipe = TINY_RECIPES.get(subject.source)
     if recipe is None:
         raise UserError(
             f"{subject.name!r} is no run, so nothing says how to ask it; add --recipe NAME "
