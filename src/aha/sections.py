@@ -59,9 +59,9 @@ class TaskSection(Section):
     """The problems: generated, or read from `source`.
 
     The keys from `sizes` on bound generated problems, inclusively. Countdown takes all but
-    `steps`; word-problems takes `steps`, `number_min`, `number_max` and `max_value`; modular the last
-    three, which bound its modulus and its values. `max_value` bounds every intermediate result, so that a model with one token per integer can write each
-    step.
+    `steps`; word-problems takes `steps`, `number_min`, `number_max` and `max_value`; modular takes
+    the last three, which bound its modulus and its values. `max_value` bounds every intermediate
+    result, so that a model with one token per integer can write each step.
     """
 
     name: str = "countdown"
