@@ -153,11 +153,12 @@ def _text(value: object) -> str:
 
 def jobs_of(request: SweepRequest) -> int:
     """Runs at a time; more than there are GPUs share them. Errors: UserError for too few cores."""
-    cores = usable_cores()
-    jobs = (visible_gpus() or 1) if request.jobs is None else request.jobs
-    if jobs > cores:
-        raise UserError(f"--jobs is {jobs}; allowed are 1 to {cores}, the cores here.")
-    return jobs
+    gpus, cores = visible_gpus() or 1, usable_cores()
+    if request.jobs is None:
+        return gpus
+    if request.jobs > max(gpus, cores):
+        raise UserError(f"--jobs is {request.jobs}; allowed are 1 to {cores}, the cores here.")
+    return request.jobs
 
 
 @contextmanager

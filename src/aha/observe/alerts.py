@@ -278,7 +278,7 @@ class Trend:
 
     def _moves(self) -> str:
         first, last = map(self._say, self.medians)
-        return f"{'rises' if self.medians[1] > self.medians[0] else 'falls'} from {first} to {last}"
+        return f"{'rises' if self.state == 'up' else 'falls'} from {first} to {last}"
 
     def beside(self, other: Trend) -> str:
         """The two trends of a reward that is gained without the answer, for people."""

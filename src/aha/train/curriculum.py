@@ -23,19 +23,15 @@ _EVERY = "all"  # the only class, where difficulty plays no part
 
 @dataclass
 class _Class:
-    """Problems of one difficulty: their places, how many were drawn, the running pass rate."""
+    """Problems of one difficulty: their places, how many were drawn, the running pass rate.
+
+    `order` is that of the places in a turn through them all, with the turn's number.
+    """
 
     places: list[int]
     drawn: int = 0
     rate: float = 0.5
-
-
-@dataclass
-class _Known:
-    """The state that records leave. `back`: when a resting problem may be drawn again."""
-
-    classes: dict[str, _Class]
-    back: dict[int, int] = field(default_factory=dict)
+    order: tuple[int, list[int]] = field(default=(-1, []))
 
 
 class Curriculum(ProblemStream):
@@ -59,7 +55,9 @@ class Curriculum(ProblemStream):
         by_class: dict[str, list[int]] = {}
         for place, problem in enumerate(problems):
             by_class.setdefault(self._class(problem), []).append(place)
-        self._known = _Known({name: _Class(by_class[name]) for name in sorted(by_class)})
+        self._classes = {name: _Class(by_class[name]) for name in sorted(by_class)}
+        # The first step in which a resting problem may be drawn again, by its place.
+        self._back: dict[int, int] = {}
 
     def at(self, step: int, round_: int = 0) -> list[Problem]:
         """The problems of the step after those that `next` has seen."""
@@ -67,17 +65,17 @@ class Curriculum(ProblemStream):
         return [self._problems[place] for place in places[-self._per_step :]]
 
     def epoch(self, step: int) -> float:
-        drawn = sum(each.drawn for each in self._known.classes.values())
+        drawn = sum(each.drawn for each in self._classes.values())
         return drawn / len(self._problems)
 
     def replay(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take up the state that a run's records leave."""
         for record in records:
             self._rest(record["step"], record.get(_RESTED, ()))
-        for name, each in self._known.classes.items():
-            if records:
-                each.drawn = records[-1][_DRAWN + name]
-                each.rate = records[-1][_RATE + name]
+        # A run that was resumed with another recipe may have records without these.
+        for name, each in self._classes.items() if records else ():
+            each.drawn = records[-1].get(_DRAWN + name, each.drawn)
+            each.rate = records[-1].get(_RATE + name, each.rate)
 
     def next(self, step: int, groups: Sequence[Group]) -> dict[str, Any]:
         """Learn from a step's groups, all that were drawn; the keys of the record."""
@@ -89,7 +87,7 @@ class Curriculum(ProblemStream):
                 rested.append(self._places[group.problem.key])
         _, drawn = self._draw(step, len(groups) // self._per_step - 1)
         memory, record = self._settings.memory, dict[str, Any]()
-        for name, each in self._known.classes.items():
+        for name, each in self._classes.items():
             each.drawn = drawn[name]
             if name in shares:
                 each.rate = memory * each.rate + (1 - memory) * fmean(shares[name])
@@ -99,7 +97,7 @@ class Curriculum(ProblemStream):
 
     def _rest(self, step: int, places: Sequence[int]) -> None:
         for place in places:
-            self._known.back[place] = step + 1 + self._settings.rest_steps
+            self._back[place] = step + 1 + self._settings.rest_steps
 
     def _class(self, problem: Problem) -> str:
         if self._settings.draw == "epochs":
@@ -108,7 +106,7 @@ class Curriculum(ProblemStream):
 
     def _draw(self, step: int, last_round: int) -> tuple[list[int], dict[str, int]]:
         """The places of all rounds up to one, and each class's count after them."""
-        classes, least = self._known.classes, self._settings.least
+        classes, least = self._classes, self._settings.least
         weights = [max(least, 4 * each.rate * (1 - each.rate)) for each in classes.values()]
         drawn, places = {name: each.drawn for name, each in classes.items()}, list[int]()
         for round_ in range(last_round + 1):
@@ -118,17 +116,17 @@ class Curriculum(ProblemStream):
                 for _ in range(count):
                     place = self._place(name, drawn[name])
                     drawn[name] += 1
-                    if self._known.back.get(place, 0) <= step and place not in places:
+                    if self._back.get(place, 0) <= step and place not in places:
                         break
                 places.append(place)
         return places, drawn
 
     def _place(self, name: str, number: int) -> int:
         """The problem that a class gives as its number 0, 1, ..."""
-        places = self._known.classes[name].places
-        turn, at = divmod(number, len(places))
-        if self._order[0] != (name, turn):
-            order = list(places)
+        each = self._classes[name]
+        turn, at = divmod(number, len(each.places))
+        if each.order[0] != turn:
+            order = list(each.places)
             random.Random(f"{self._seed}:{turn}:{name}").shuffle(order)
-            self._order = ((name, turn), order)
-        return self._order[1][at]
+            each.order = (turn, order)
+        return each.order[1][at]

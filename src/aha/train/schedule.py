@@ -35,7 +35,7 @@ class ProblemStream:
         self._seed = seed
         self._rounds = rounds
         self._first = easy_steps * rounds * per_step
-        self._order: tuple[Any, list[int]] = (-1, [])
+        self._order: tuple[int, list[int]] = (-1, [])
 
     def at(self, step: int, round_: int = 0) -> list[Problem]:
         """The problems of step 1, 2, ...; each round of a step has its own."""
