@@ -77,7 +77,7 @@ def test_its_sums_and_checks_are_right(figures: dict[str, float]) -> None:
 
 
 def test_the_base_leaves_room_to_learn(figures: dict[str, float]) -> None:
-    assert 0.15 <= figures["accuracy"] <= 0.25
+    assert 0.12 <= figures["accuracy"] <= 0.25
 
 
 def test_the_shipped_card_is_written_from_the_shipped_figures(name: str, folder: Path) -> None:
