@@ -131,6 +131,7 @@ def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_said_at_once(tmp_path: Path) -> None:
     code = (
         "import os\nos.environ['HF_ENDPOINT'] = 'http://127.0.0.1:9'\n"
@@ -212,6 +213,7 @@ def test_a_signal_saves_and_has_its_own_code(
     assert checkpoint.name == f"step-{steps:06d}"
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\ndef slow(completions, **kwargs):\n"

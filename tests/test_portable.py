@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOURCE = Path(__file__).parents[1] / "src"
 # Other packages are loaded first: they look after themselves by names of platforms.
 PROGRAM = """
@@ -38,6 +40,7 @@ print(len(names))
 """
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_without_what_only_some_systems_have() -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     done = subprocess.run(

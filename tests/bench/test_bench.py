@@ -65,6 +65,7 @@ def test_filling_the_optimizer_moves_nothing() -> None:
     assert optimizer.state[parameter]["exp_avg"].shape == before.shape
 
 
+@pytest.mark.slow
 def test_workers_take_turns_and_report() -> None:
     spec = Spec("native", "aha-tiny", prompts=2, generations=4, limit=24, threads=1)
     steps = in_turn([spec, spec], runs=2)
@@ -76,6 +77,7 @@ def test_workers_take_turns_and_report() -> None:
     assert [t.tokens for t in steps[0]] == [t.tokens for t in steps[1]]
 
 
+@pytest.mark.slow
 def test_a_prompt_for_every_completion_is_work_too() -> None:
     alone = Spec("native", "aha-tiny", prompts=4, generations=1, limit=8, threads=1)
     ((times,),) = in_turn([alone], runs=1)

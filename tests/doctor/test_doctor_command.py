@@ -34,6 +34,7 @@ def here(monkeypatch: pytest.MonkeyPatch, laptop: Machine) -> Machine:
     return laptop
 
 
+@pytest.mark.slow
 def test_the_whole_command_with_a_planted_token(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "token").write_text(TOKEN)
@@ -285,6 +286,7 @@ def test_the_verdict_names_what_stops_and_what_does_not(
     assert "-> Mend it." in report.as_text()
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_says_why(here: Machine, tmp_path: Path) -> None:
     reward = tmp_path / "bad.py"
     reward.write_text(

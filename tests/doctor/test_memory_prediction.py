@@ -109,7 +109,7 @@ def test_the_command_predicts_what_it_measures(
 @pytest.mark.parametrize(
     ("shape", "changes"),
     [
-        ("deep", ()),
+        slow("deep"),
         slow("wide", "lora={}"),
         slow("deep", "lora={}"),
         slow("deep", "train.tokens_per_microbatch=80", "grpo.beta=0.05"),

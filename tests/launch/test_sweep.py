@@ -108,6 +108,7 @@ def table(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "sweep.csv").read_text(encoding="utf-8").splitlines()))
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_counts_no_run_twice(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     first = folder / "runs" / "01-grpo.loss_type=grpo-seed-0"
@@ -166,6 +167,7 @@ def test_a_stopped_sweep_saves_and_leaves_a_table(tmp_path: Path) -> None:
     assert list((run / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     reward = tmp_path / "rewards.py"

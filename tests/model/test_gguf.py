@@ -184,6 +184,7 @@ def _convert_in_process(home: str, file: str, answers: Any) -> None:
     answers.put(str(converted(Path(file))))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_have_one_folder(tmp_path: Path, cache: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", random_model("llama"), "llama")
     context = multiprocessing.get_context("spawn")

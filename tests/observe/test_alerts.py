@@ -99,6 +99,7 @@ def test_nothing_rewarded_from_the_start_is_called_stagnation() -> None:
     assert kinds(ACCURACY, [0.0] * 120) == ["stagnation"]
 
 
+@pytest.mark.slow
 def test_false_alarms_on_flat_noise() -> None:
     # 13 tests a run at LEVEL each; that their windows overlap makes false alarms fewer.
     runs = [kinds(ACCURACY, noisy(lambda step: 0.3, 160, seed=seed)) for seed in range(300)]

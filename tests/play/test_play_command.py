@@ -28,6 +28,7 @@ def test_out_of_the_box_it_plays_the_embedded_model(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_latest_run_plays_beside_it(run_folder: Path) -> None:
     typed = "15 from 3 13 5\nnothing\n\xff\n\n:n 2\n:again\n"
     done = aha("play", cwd=run_folder.parents[1], typed=typed)

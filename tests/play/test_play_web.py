@@ -247,6 +247,7 @@ def test_a_port_that_is_taken_is_a_sentence(pair: Session) -> None:
             make_server(pair, Draw(), port)
 
 
+@pytest.mark.slow
 def test_the_command_serves_this_machine_only_and_asks_nobody_else(
     run_folder: Path, tmp_path: Path
 ) -> None:

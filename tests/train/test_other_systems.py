@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # torch and transformers are imported first: they have ways of their own on Windows.
 WITHOUT_UNIX = """
 import os, shutil, signal, sys, types
@@ -46,6 +48,7 @@ main(["train", "--max-steps", "1", "--output", "run", "--set", "evaluation.n=4",
 """
 
 
+@pytest.mark.slow
 def test_the_demo_runs_without_what_only_unix_has(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_UNIX],
