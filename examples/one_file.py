@@ -225,9 +225,9 @@ def main():
         texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
         rewards_B = torch.tensor([reward_of(*pair) for pair in zip(rows, texts, strict=True)])
         advantages_B = advantages_of(rewards_B.view(PROBLEMS, GENERATIONS)).flatten()
-        # Rows of similar length go through the model together, so that little is padding.
-        order = sorted(range(len(rows)), key=lambda b: len(completions[b]))
-        for part in (order[i : i + 24] for i in range(0, len(rows), 24)):
+        # Rows without an advantage teach nothing. Rows of similar length go together: less padding.
+        order = sorted(advantages_B.nonzero()[:, 0].tolist(), key=lambda b: len(completions[b]))
+        for part in (order[i : i + 24] for i in range(0, len(order), 24)):
             chosen = [completions[b] for b in part]
             loss = loss_of(weights, prompts_BT[part], chosen, advantages_B[part])
             (loss * len(part) / len(rows)).backward()

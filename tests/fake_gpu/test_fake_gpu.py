@@ -179,6 +179,7 @@ def test_rollouts_never_wait_between_strides(
             ROWS // 2,
             2,
             SamplingSettings(TOKENS),
+            torch.full((ROWS,), TOKENS),
             uniforms(0, range(ROWS), TOKENS),
             engine._end_ids,
             None,
