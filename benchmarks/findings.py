@@ -61,17 +61,19 @@ class Row:
     date: str
 
 
-def cells(names: Sequence[str], seeds: Sequence[int], output: Path) -> list[Cell]:
+def cells(
+    names: Sequence[str], seeds: Sequence[int], output: Path, overrides: Sequence[str] = ()
+) -> list[Cell]:
     """The runs of some settings, seed by seed; a second phase needs its first one done."""
     found = []
     for seed in seeds:
         for name in names:
             setting = DEFINITION["settings"][name]
-            overrides = [*setting.get("set", ()), f"train.seed={seed}"]
+            changes = [*overrides, *setting.get("set", ()), f"train.seed={seed}"]
             if "after" in setting:
                 first = folder(output, setting["after"], seed) / "checkpoints"
-                overrides.append(f"model.name={latest_checkpoint(first)}")
-            found.append(Cell(name, seed, tuple(overrides), folder(output, name, seed)))
+                changes.append(f"model.name={latest_checkpoint(first)}")
+            found.append(Cell(name, seed, tuple(changes), folder(output, name, seed)))
     return found
 
 
@@ -209,12 +211,8 @@ def train(names: Sequence[str], arguments: argparse.Namespace) -> list[Cell]:
     before = [settings[name]["after"] for name in names if "after" in settings[name]]
     later = [name for name in names if "after" in settings[name]]
     for phase in (list(dict.fromkeys(before)), [n for n in names if n not in later], later):
-        found = cells(phase, range(arguments.seeds), arguments.output)
+        found = cells(phase, range(arguments.seeds), arguments.output, arguments.overrides)
         if not arguments.collect:
-            found = [
-                Cell(c.setting, c.seed, (*arguments.overrides, *c.overrides), c.folder)
-                for c in found
-            ]
             waiting = [cell for cell in found if not finished(cell.folder)]
             failed = run_all(waiting, DEFAULT_RECIPE, arguments.jobs, lambda: None, print)
             if failed:

@@ -24,7 +24,7 @@ PROBLEM = Problem("countdown", "k", {"target": 15, "nums": [3, 13, 5]})
 PROMPT = Prompt("Make 15 from 3 13 5 . <think>", "<think>", (1,), layout="think")
 WRONG = "13 + 3 = 16 , not 15 . </think> <answer> 13 + 3 + 5 </answer>"
 RIGHT = "5 - 3 = 2 , 13 + 2 = 15 , yes . </think> <answer> 13 + ( 5 - 3 ) </answer>"
-# What a policy could learn to write, the rewards that would teach it, and from what it begins.
+# A text that a policy could learn to write, the reward that would teach it, and its first text.
 HACKS = {
     "format without an answer": ("</think> <answer> </answer>", "format", "no tags at all"),
     "reflection words": ("Wait, wait. Let me check. Wait, hmm. " + WRONG, "reflection", WRONG),

@@ -17,7 +17,7 @@ import torch
 
 from aha.grpo.update import UpdateStats
 from aha.reasoning.analysis import analyse, step_metrics
-from aha.tasks import check_completions
+from aha.tasks import check_groups
 from aha.types import Group
 
 
@@ -83,12 +83,7 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     lengths = [len(completion.token_ids) for _, completion in rows]
     scores = [score for group in groups for score in group.scores]
     advantages = [advantage for group in groups for advantage in group.advantages]
-    verdicts = check_completions(
-        [group.prompt.text for group, _ in rows],
-        texts,
-        [group.problem.columns for group, _ in rows],
-        groups[0].prompt.layout,
-    )
+    verdicts = check_groups(groups)
     analyses = [
         analyse(text, group.problem.task, verdict.strict)
         for text, (group, _), verdict in zip(texts, rows, verdicts, strict=True)

@@ -27,7 +27,7 @@ from aha.observe.samples import SamplesObserver
 from aha.recipe import Recipe
 from aha.runs import RunDirectory
 from aha.sections import LoggingSection
-from aha.tasks import check_completions
+from aha.tasks import check_groups
 from aha.types import Group, RunFailure, UserError
 from aha.visible import quoted
 
@@ -125,20 +125,15 @@ def observers_of(
 def example(groups: Sequence[Group]) -> str:
     """The wrong completion with the highest reward, in a sentence; "" if all are right."""
     rows = [
-        (score.reward, group, completion.text)
+        (score.reward, completion.text)
         for group in groups
         for completion, score in zip(group.completions, group.scores, strict=True)
     ]
-    verdicts = check_completions(
-        [group.prompt.text for _, group, _ in rows],
-        [text for _, _, text in rows],
-        [group.problem.columns for _, group, _ in rows],
-        groups[0].prompt.layout,
-    )
+    verdicts = check_groups(groups)
     wrong = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict.strict]
     if not wrong:
         return ""
-    reward, _, text = max(wrong, key=lambda row: row[0])
+    reward, text = max(wrong, key=lambda row: row[0])
     return f"A wrong completion with reward {reward:.3g}: {quoted(text)}."
 
 

@@ -14,6 +14,7 @@ from aha.tasks.reasoning_gym import ReasoningGym
 from aha.tasks.task import Split, Task, Verdict
 from aha.tasks.text import BespokeStratos, Custom, Gsm8k, Math, NuminaMathTir
 from aha.tasks.word_problems import WordProblems
+from aha.types import Group
 
 _SHIPPED = (
     Countdown, Modular, WordProblems, Gsm8k, Math, NuminaMathTir, BespokeStratos, ReasoningGym,
@@ -33,6 +34,17 @@ def task_of(columns: Mapping[str, Any]) -> Task:
 def load_problems(section: TaskSection, split: Split, limit: int | None) -> ProblemSet:
     """The problems of a recipe's task. Limits and errors: as `Task.load`."""
     return TASKS[section.name].load(section, split, limit)
+
+
+def check_groups(groups: Sequence[Group]) -> list[Verdict]:
+    """The verdicts on all completions of a step's groups, one after another."""
+    rows = [(group, completion) for group in groups for completion in group.completions]
+    return check_completions(
+        [group.prompt.text for group, _ in rows],
+        [completion.text for _, completion in rows],
+        [group.problem.columns for group, _ in rows],
+        groups[0].prompt.layout,
+    )
 
 
 def check_completions(

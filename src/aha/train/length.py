@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aha.controls import LengthSection
 from aha.recipe import Recipe
-from aha.tasks import TASKS, check_completions
+from aha.tasks import TASKS, check_groups
 from aha.types import Group, Problem, Score
 
 # The penalty's name among a completion's rewards.
@@ -196,11 +196,4 @@ def _difficulty(problem: Problem) -> str:
 
 def right_answers(groups: Sequence[Group]) -> list[bool]:
     """True for each completion with a right answer, in any layout."""
-    rows = [(group, completion) for group in groups for completion in group.completions]
-    verdicts = check_completions(
-        [group.prompt.text for group, _ in rows],
-        [completion.text for _, completion in rows],
-        [group.problem.columns for group, _ in rows],
-        groups[0].prompt.layout,
-    )
-    return [verdict.lenient for verdict in verdicts]
+    return [verdict.lenient for verdict in check_groups(groups)]
